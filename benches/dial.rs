@@ -1,0 +1,96 @@
+//! Opens very many connections without overrunning the server's queue of those not yet accepted.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use rustix::net::sockopt::set_socket_linger;
+
+use crate::wire::{self, EchoRequest, PayloadKind, Stop};
+
+/// Smaller than the shortest queue in use (128 by default in many servers): a connection that finds
+/// it full is tried again only after a second.
+const BATCH_CONNECTIONS: usize = 100;
+
+/// A server that takes longer than this for one call at rest does not work.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Opens `count` connections, blocking, with `TCP_NODELAY`. After each batch `call` is made on the
+/// last one: its answer shows that the server has accepted all that came before.
+///
+/// Closing them resets them, so that ten thousand closed connections do not hold ten thousand ports
+/// for a minute.
+///
+/// # Errors
+///
+/// The socket's, and those of `call`.
+pub fn dial(
+    address: SocketAddr,
+    count: usize,
+    mut call: impl FnMut(&mut TcpStream) -> io::Result<()>,
+) -> io::Result<Vec<TcpStream>> {
+    let mut streams = Vec::with_capacity(count);
+    for index in 0..count {
+        let mut stream = dial_one(address)?;
+        if (index + 1) % BATCH_CONNECTIONS == 0 || index + 1 == count {
+            call(&mut stream)?;
+        }
+        streams.push(stream);
+    }
+    Ok(streams)
+}
+
+fn dial_one(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(CALL_TIMEOUT))?;
+    set_socket_linger(&stream, Some(Duration::ZERO))?;
+    Ok(stream)
+}
+
+/// Sends `message` and waits until as many bytes are back.
+///
+/// # Errors
+///
+/// The socket's; `InvalidData` when other bytes come back.
+pub fn echo_call(stream: &mut TcpStream, message: &[u8]) -> io::Result<()> {
+    stream.write_all(message)?;
+    let mut answer = vec![0; message.len()];
+    stream.read_exact(&mut answer)?;
+    if answer == message {
+        Ok(())
+    } else {
+        Err(wrong_answer("other bytes came back than were sent"))
+    }
+}
+
+/// Calls `echo` with a binary of 32 bytes over MessagePack-RPC and waits for the answer.
+///
+/// # Errors
+///
+/// The socket's; `InvalidData` when the answer is not the expected one.
+pub fn rpc_call(stream: &mut TcpStream, kind: PayloadKind) -> io::Result<()> {
+    const ID: u32 = 1;
+    const PAYLOAD_BYTES: u8 = 32;
+    let mut request = Vec::new();
+    EchoRequest::new(kind, PAYLOAD_BYTES).push(&mut request, ID);
+    stream.write_all(&request)?;
+    let mut bytes = Vec::new();
+    loop {
+        let mut buffer = [0; 256];
+        let count = stream.read(&mut buffer)?;
+        bytes.extend_from_slice(&buffer[..count]);
+        match wire::cut_answer(&bytes) {
+            Ok(answer) if answer.id == ID && answer.payload_bytes == usize::from(PAYLOAD_BYTES) => {
+                return Ok(());
+            }
+            Err(Stop::Incomplete) if count > 0 => {}
+            _ => return Err(wrong_answer("the answer to echo is not the expected one")),
+        }
+    }
+}
+
+/// The server's fault, in words.
+pub fn wrong_answer(what: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}

@@ -1,0 +1,30 @@
+//! What the benchmark programs share. The programs, and the question each one answers:
+//!
+//! | program | question |
+//! |---|---|
+//! | `bare_echo` | how fast is TCP echo with nothing but an event loop? |
+//! | `bare_rpc` | how fast is MessagePack-RPC with nothing but an event loop, a coroutine and serde? |
+//! | `load_echo`, `load_rpc` | how fast does a server answer, and how late? |
+//! | `compare` | which of two servers is faster, by the median of alternating pairs? |
+//! | `idle_connections` | what does an idle connection cost the server in memory? |
+//!
+//! Each prints its options with `--help`. The modules, lowest first:
+
+pub mod machine;
+pub mod payload;
+pub mod wire;
+
+pub mod doze;
+pub mod outgoing;
+pub mod readiness;
+
+pub mod event_loop;
+
+pub mod dial;
+pub mod server_use;
+pub mod window;
+
+pub mod child;
+pub mod pairs;
+pub mod rows;
+pub mod table;

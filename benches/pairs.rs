@@ -1,0 +1,329 @@
+//! The rule by which two servers are compared: many alternating runs, and the median of the ratios
+//! within a round.
+//!
+//! One round runs each contestant once, in order, and then the first one again: `A B A`, `A B A`, …
+//! A ratio is between the two of one round, which lie next to each other in time, so that slow
+//! changes of the machine cancel out. The two runs of the first show what ratio the machine makes
+//! of no difference at all.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::child::Running;
+use crate::window::Report;
+
+/// A server to run, with `{addr}` in its arguments where the address goes.
+#[derive(Clone, Debug)]
+pub struct Contestant {
+    /// What the table calls it.
+    pub name: String,
+    /// Program and arguments.
+    pub command: Vec<String>,
+}
+
+impl Contestant {
+    /// Splits `command` at white space; there is no quoting.
+    pub fn new(name: &str, command: &str) -> Contestant {
+        Contestant {
+            name: name.to_owned(),
+            command: words(command),
+        }
+    }
+}
+
+/// How long and where the runs take place.
+#[derive(Clone, Copy, Debug)]
+pub struct Course {
+    /// Rounds, at least one.
+    pub rounds: usize,
+    /// The measured time of a run.
+    pub seconds: f64,
+    /// The time before it.
+    pub warm_up_seconds: f64,
+    /// The servers' processor.
+    pub server_cpu: usize,
+    /// The load's processor.
+    pub load_cpu: usize,
+    /// Whether one more run of each counts system calls.
+    pub syscalls: bool,
+}
+
+/// The runs of one contestant, in order, and where asked for its system calls.
+#[derive(Clone, Debug, Serialize)]
+pub struct Runs {
+    /// What the table calls it.
+    pub name: String,
+    /// One report a round.
+    pub reports: Vec<Report>,
+    /// System calls per request, counted in a run of its own.
+    pub syscalls: Option<f64>,
+}
+
+/// All runs of one load.
+#[derive(Clone, Debug, Serialize)]
+pub struct Comparison {
+    /// What the load was.
+    pub load: String,
+    /// The contestants; all others are held against the first, or rather it against them.
+    pub contestants: Vec<Runs>,
+    /// The second run of the first contestant in each round.
+    pub again: Vec<Report>,
+}
+
+/// The middle and the ends of some ratios.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Spread {
+    /// Half of them are no larger.
+    pub median: f64,
+    /// The smallest.
+    pub min: f64,
+    /// The largest.
+    pub max: f64,
+}
+
+/// How long a server may take to listen.
+const START_MAX: Duration = Duration::from_secs(10);
+
+/// How long a load may take beyond its warm-up and its measured time: to open its connections, and
+/// to be traced.
+const OVERHEAD_MAX: Duration = Duration::from_secs(60);
+
+impl Comparison {
+    /// Runs all rounds. `progress` is told of each run before it starts. Each run has a fresh
+    /// server, so none inherits the memory of the last, and none shares its processor with a
+    /// resting one.
+    ///
+    /// # Errors
+    ///
+    /// When a server does not start, or a load fails or takes too long.
+    pub fn run(
+        load: &str,
+        contestants: &[Contestant],
+        course: &Course,
+        mut progress: impl FnMut(&str),
+    ) -> io::Result<Comparison> {
+        let runs = contestants.iter().map(|contestant| Runs {
+            name: contestant.name.clone(),
+            reports: Vec::new(),
+            syscalls: None,
+        });
+        let mut comparison = Comparison {
+            load: load.to_owned(),
+            contestants: runs.collect(),
+            again: Vec::new(),
+        };
+        for _ in 0..course.rounds {
+            for (contestant, runs) in contestants.iter().zip(&mut comparison.contestants) {
+                progress(&contestant.name);
+                runs.reports
+                    .push(course.run_once(load, contestant, Counting::Time)?);
+            }
+            progress(&contestants[0].name);
+            comparison
+                .again
+                .push(course.run_once(load, &contestants[0], Counting::Time)?);
+        }
+        if course.syscalls {
+            comparison.count_syscalls(contestants, course, progress)?;
+        }
+        Ok(comparison)
+    }
+
+    fn count_syscalls(
+        &mut self,
+        contestants: &[Contestant],
+        course: &Course,
+        mut progress: impl FnMut(&str),
+    ) -> io::Result<()> {
+        for (contestant, runs) in contestants.iter().zip(&mut self.contestants) {
+            progress(&contestant.name);
+            let report = course.run_once(&self.load, contestant, Counting::SystemCalls)?;
+            runs.syscalls = report.server_syscalls;
+        }
+        Ok(())
+    }
+
+    /// The first contestant's value divided by that of another, round by round.
+    pub fn ratio(&self, other: usize, value: impl Fn(&Report) -> f64) -> Spread {
+        spread_of_ratios(
+            &self.contestants[0].reports,
+            &self.contestants[other].reports,
+            value,
+        )
+    }
+
+    /// The first contestant against itself.
+    pub fn self_ratio(&self, value: impl Fn(&Report) -> f64) -> Spread {
+        spread_of_ratios(&self.contestants[0].reports, &self.again, value)
+    }
+}
+
+impl Runs {
+    /// The median over the rounds.
+    pub fn median(&self, value: impl Fn(&Report) -> f64) -> f64 {
+        spread(self.reports.iter().map(value).collect()).median
+    }
+}
+
+impl Course {
+    /// How many runs a comparison takes.
+    pub fn runs(&self, contestants: usize) -> usize {
+        self.rounds * (contestants + 1) + if self.syscalls { contestants } else { 0 }
+    }
+
+    fn run_once(
+        &self,
+        load: &str,
+        contestant: &Contestant,
+        counting: Counting,
+    ) -> io::Result<Report> {
+        let address = free_address()?;
+        let mut server =
+            Running::start_server(&filled(&contestant.command, address), self.server_cpu)?;
+        wait_until_listening(&mut server, address)
+            .map_err(|error| naming(&contestant.name, &error))?;
+        let load = Running::start_load(
+            &self.load_command(load, address, server.pid(), counting),
+            self.load_cpu,
+        )?;
+        report_of(load, self.run_max()).map_err(|error| naming(&contestant.name, &error))
+    }
+
+    fn load_command(
+        &self,
+        load: &str,
+        address: SocketAddr,
+        server_pid: u32,
+        counting: Counting,
+    ) -> Vec<String> {
+        let mut command = filled(&words(load), address);
+        command.extend(words(&format!(
+            "--json --server-pid {server_pid} --seconds {} --warm-up-seconds {}",
+            self.seconds, self.warm_up_seconds
+        )));
+        if let Counting::SystemCalls = counting {
+            command.push("--syscalls".to_owned());
+        }
+        command
+    }
+
+    fn run_max(&self) -> Duration {
+        OVERHEAD_MAX + Duration::from_secs_f64(self.seconds + self.warm_up_seconds)
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Counting {
+    Time,
+    SystemCalls,
+}
+
+/// An address that nobody listens on. Another process may take it first; then the server says so
+/// and the run fails.
+fn free_address() -> io::Result<SocketAddr> {
+    TcpListener::bind(("127.0.0.1", 0))?.local_addr()
+}
+
+fn wait_until_listening(server: &mut Running, address: SocketAddr) -> io::Result<()> {
+    let give_up_at = Instant::now() + START_MAX;
+    while TcpStream::connect(address).is_err() {
+        if server.has_ended()? {
+            return Err(io::Error::other("the server ended at once"));
+        }
+        if Instant::now() >= give_up_at {
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "the server does not listen on the address it was given",
+            ));
+        }
+        sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}
+
+fn report_of(load: Running, time_max: Duration) -> io::Result<Report> {
+    let output = load.output(time_max)?;
+    if !output.status.success() {
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        return Err(io::Error::other(format!(
+            "the load failed: {}",
+            complaint.trim()
+        )));
+    }
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+fn naming(name: &str, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{name}: {error}"))
+}
+
+fn words(command: &str) -> Vec<String> {
+    command.split_whitespace().map(str::to_owned).collect()
+}
+
+fn filled(command: &[String], address: SocketAddr) -> Vec<String> {
+    command
+        .iter()
+        .map(|word| word.replace("{addr}", &address.to_string()))
+        .collect()
+}
+
+fn spread_of_ratios(ours: &[Report], theirs: &[Report], value: impl Fn(&Report) -> f64) -> Spread {
+    spread(
+        ours.iter()
+            .zip(theirs)
+            .map(|(ours, theirs)| value(ours) / value(theirs))
+            .collect(),
+    )
+}
+
+/// Of no values at all everything is NaN.
+fn spread(mut values: Vec<f64>) -> Spread {
+    values.sort_by(f64::total_cmp);
+    let (Some(&min), Some(&max)) = (values.first(), values.last()) else {
+        return Spread {
+            median: f64::NAN,
+            min: f64::NAN,
+            max: f64::NAN,
+        };
+    };
+    let middle = values.len() / 2;
+    let median = if values.len() % 2 == 1 {
+        values[middle]
+    } else {
+        (values[middle - 1] + values[middle]) / 2.0
+    };
+    Spread { median, min, max }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_of_an_even_number_lies_between_the_middle_two() {
+        assert_eq!(
+            spread(vec![4.0, 1.0, 3.0, 2.0]),
+            Spread {
+                median: 2.5,
+                min: 1.0,
+                max: 4.0
+            }
+        );
+        assert_eq!(spread(vec![3.0, 1.0, 2.0]).median, 2.0);
+        assert!(spread(Vec::new()).median.is_nan());
+    }
+
+    #[test]
+    fn the_address_goes_where_the_command_wants_it() {
+        let address = SocketAddr::from(([127, 0, 0, 1], 7000));
+        assert_eq!(
+            filled(&words("server  --addr {addr}"), address),
+            ["server", "--addr", "127.0.0.1:7000"]
+        );
+    }
+}

@@ -1,0 +1,138 @@
+//! Every bound of the protocol, with its unit, its default and the reason for it.
+//!
+//! A bound is charged at true cost and is on by default. Over it the sender waits where waiting helps, then gets a typed
+//! error that names the bound.
+
+use std::time::Duration;
+
+/// 8 MiB a frame: tarpc's bound and twice gRPC's. Larger things are sent in pieces, so that they do not hold up what shares
+/// their connection.
+pub const FRAME_BYTES_MAX: usize = 8 << 20;
+
+/// 32 levels: Neovim's own bound. Decoders recurse once a level, on a stack of a few pages.
+pub const DEPTH_MAX: usize = 32;
+
+/// What [`Limits::depth_max`] can be raised to: the cutter keeps one counter a level in a fixed table.
+pub const DEPTH_MAX_CEILING: usize = 63;
+
+/// 1 Mi values a frame. A nil takes one byte on the wire and a whole `T` in memory, so bytes alone do not bound a decoded
+/// value.
+pub const ELEMENTS_MAX: u32 = 1 << 20;
+
+/// 100 bytes: Neovim refuses longer method names.
+pub const METHOD_NAME_BYTES_MAX: usize = 100;
+
+/// 1024 handlers at a time for one connection; counted by running handlers, since a cancelled call may leave one behind.
+pub const IN_FLIGHT_PER_CONNECTION_MAX: usize = 1024;
+
+/// 65 536 handlers at a time for one server: at 8 KiB of stack each that is half a GiB.
+pub const IN_FLIGHT_PER_SERVER_MAX: usize = 65_536;
+
+/// 65 536 calls waiting on one client connection: an id table of a few MiB.
+pub const CALLS_PER_CONNECTION_MAX: usize = 65_536;
+
+/// 1 MiB of unsent bytes, from where on callers wait: far above what one write takes, so it costs no throughput.
+pub const UNSENT_BYTES_SOFT_MAX: usize = 1 << 20;
+
+/// 4 MiB of unsent bytes, where a connection is refused more: room for what the callers had in hand when they began to wait.
+pub const UNSENT_BYTES_HARD_MAX: usize = 4 << 20;
+
+/// 1 MiB of frames that were read and not yet given to a handler. Over it reading stops, and TCP holds the peer back.
+pub const QUEUED_BYTES_MAX: usize = 1 << 20;
+
+/// 256 B charged for each queued frame on top of its bytes: a four-byte notification must not buy a task for nothing.
+pub const QUEUED_FRAME_OVERHEAD_BYTES: usize = 256;
+
+/// 65 536 connections: tens of thousands are the purpose. Each takes a descriptor, so the process needs as many.
+pub const CONNECTIONS_MAX: usize = 65_536;
+
+/// 10 s until the first whole frame, so that a silent stranger does not hold a descriptor.
+pub const FIRST_FRAME_WITHIN: Duration = Duration::from_secs(10);
+
+/// 10 s without one byte more of an unfinished frame end the connection.
+pub const FRAME_MUST_GROW_WITHIN: Duration = Duration::from_secs(10);
+
+/// 10 s for a call that names no deadline: tarpc's choice; "for ever" is what users of gRPC complain of.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// 100 answers a second that belong to no call. Late answers after our own timeouts are normal, a flood is not.
+pub const UNKNOWN_ANSWERS_PER_SECOND_MAX: u32 = 100;
+
+/// The bounds of one server or client.
+///
+/// ```
+/// # use dhaga_rpc::Limits;
+/// let limits = Limits { frame_bytes_in_max: 64 << 10, ..Limits::default() };
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of one incoming frame; see [`FRAME_BYTES_MAX`].
+    pub frame_bytes_in_max: usize,
+    /// Bytes of one outgoing frame, checked before it is sent; see [`FRAME_BYTES_MAX`].
+    pub frame_bytes_out_max: usize,
+    /// Arrays and maps inside one another, the message's own array included; at most [`DEPTH_MAX_CEILING`].
+    pub depth_max: usize,
+    /// Values in one frame, each of any size; see [`ELEMENTS_MAX`].
+    pub elements_max: u32,
+    /// Bytes of a method name; see [`METHOD_NAME_BYTES_MAX`].
+    pub method_name_bytes_max: usize,
+    /// Handlers that run at a time for one connection; see [`IN_FLIGHT_PER_CONNECTION_MAX`].
+    pub in_flight_per_connection_max: usize,
+    /// Handlers that run at a time in one server; see [`IN_FLIGHT_PER_SERVER_MAX`].
+    pub in_flight_per_server_max: usize,
+    /// Calls that wait for an answer on one client connection; see [`CALLS_PER_CONNECTION_MAX`].
+    pub calls_per_connection_max: usize,
+    /// Unsent bytes of a connection from where on senders wait; see [`UNSENT_BYTES_SOFT_MAX`].
+    pub unsent_bytes_soft_max: usize,
+    /// Unsent bytes of a connection that are never passed; see [`UNSENT_BYTES_HARD_MAX`].
+    pub unsent_bytes_hard_max: usize,
+    /// Bytes of queued incoming frames of a connection, [`QUEUED_FRAME_OVERHEAD_BYTES`] included for each.
+    pub queued_bytes_max: usize,
+    /// Connections of one server; see [`CONNECTIONS_MAX`].
+    pub connections_max: usize,
+    /// Time until the first whole frame of an accepted connection; see [`FIRST_FRAME_WITHIN`].
+    pub first_frame_within: Duration,
+    /// Time in which an unfinished frame must grow; see [`FRAME_MUST_GROW_WITHIN`].
+    pub frame_must_grow_within: Duration,
+    /// Time for a call that has no deadline of its own; see [`CALL_TIMEOUT`].
+    pub call_timeout: Duration,
+    /// Answers to unknown ids in a second; see [`UNKNOWN_ANSWERS_PER_SECOND_MAX`].
+    pub unknown_answers_per_second_max: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            frame_bytes_in_max: FRAME_BYTES_MAX,
+            frame_bytes_out_max: FRAME_BYTES_MAX,
+            depth_max: DEPTH_MAX,
+            elements_max: ELEMENTS_MAX,
+            method_name_bytes_max: METHOD_NAME_BYTES_MAX,
+            in_flight_per_connection_max: IN_FLIGHT_PER_CONNECTION_MAX,
+            in_flight_per_server_max: IN_FLIGHT_PER_SERVER_MAX,
+            calls_per_connection_max: CALLS_PER_CONNECTION_MAX,
+            unsent_bytes_soft_max: UNSENT_BYTES_SOFT_MAX,
+            unsent_bytes_hard_max: UNSENT_BYTES_HARD_MAX,
+            queued_bytes_max: QUEUED_BYTES_MAX,
+            connections_max: CONNECTIONS_MAX,
+            first_frame_within: FIRST_FRAME_WITHIN,
+            frame_must_grow_within: FRAME_MUST_GROW_WITHIN,
+            call_timeout: CALL_TIMEOUT,
+            unknown_answers_per_second_max: UNKNOWN_ANSWERS_PER_SECOND_MAX,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_do_not_contradict_each_other() {
+        let limits = Limits::default();
+        assert!(limits.depth_max <= DEPTH_MAX_CEILING);
+        assert!(limits.unsent_bytes_soft_max <= limits.unsent_bytes_hard_max);
+        assert!(limits.in_flight_per_connection_max <= limits.in_flight_per_server_max);
+        assert!(limits.elements_max as usize <= limits.frame_bytes_in_max);
+    }
+}

@@ -1,0 +1,261 @@
+//! The deadline and cancel tree: what a dhaga inherits from the code that started it.
+//!
+//! A *scope* is a stretch of sequential code with an optional deadline and a cancel flag. Each spawned dhaga is one, and
+//! `within` opens more inside it. Scopes form a tree; cancelling one flags everything below it:
+//!
+//! ```text
+//!   request (deadline 3 s) ──┬── scoped child      inherits deadline and cancel
+//!                            ├── within(1 s)       inherits both, tightens the deadline
+//!                            └╌╌ plain spawn       inherits the deadline only: not linked, so not cancelled
+//! ```
+//!
+//! This floor only keeps the books. Whoever cancels gets a call of [`Node::wake`] for each flagged scope; the floors
+//! above decide how a sleeper is woken.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Instant;
+
+/// Why a fallible wait gave up although nothing was wrong with what it waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Interrupt {
+    /// The deadline of the scope around the wait has passed.
+    DeadlineExceeded,
+    /// The dhaga, or a scope around the wait, was cancelled.
+    Cancelled,
+    /// The wait was called while its dhaga or thread unwinds from a panic (from a `Drop`, that is). A dhaga never
+    /// switches while it unwinds, because std counts panics per OS thread.
+    Panicking,
+}
+
+impl std::fmt::Display for Interrupt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::DeadlineExceeded => "the deadline of the surrounding scope has passed",
+            Self::Cancelled => "the surrounding scope was cancelled",
+            Self::Panicking => "refused to wait while the stack unwinds from a panic",
+        })
+    }
+}
+
+impl std::error::Error for Interrupt {}
+
+/// A wait ended because its dhaga was cancelled: the inner error of an [`std::io::Error`] of kind `Other`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cancelled;
+
+impl std::fmt::Display for Cancelled {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        Interrupt::Cancelled.fmt(f)
+    }
+}
+
+impl std::error::Error for Cancelled {}
+
+/// A wait was refused because its thread unwinds from a panic: the inner error of an [`std::io::Error`] of kind `Other`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Panicking;
+
+impl std::fmt::Display for Panicking {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        Interrupt::Panicking.fmt(f)
+    }
+}
+
+impl std::error::Error for Panicking {}
+
+/// A deadline becomes `TimedOut`; the others become `Other`, never `Interrupted`, on which std's helpers would loop.
+impl From<Interrupt> for std::io::Error {
+    fn from(interrupt: Interrupt) -> Self {
+        match interrupt {
+            Interrupt::DeadlineExceeded => Self::new(std::io::ErrorKind::TimedOut, interrupt),
+            Interrupt::Cancelled => Self::other(Cancelled),
+            Interrupt::Panicking => Self::other(Panicking),
+        }
+    }
+}
+
+/// Whatever carries a scope: a spawned dhaga, or a stretch of code inside one.
+pub(crate) trait Node: Send + Sync {
+    /// The scope that this node carries.
+    fn scope(&self) -> &Scope;
+    /// Makes whoever waits in this scope look at its flag.
+    fn wake(&self);
+}
+
+/// One node's share of the tree.
+#[derive(Default)]
+pub(crate) struct Scope {
+    cancelled: AtomicBool,
+    /// The earliest deadline of this scope and those around it.
+    deadline: Option<Instant>,
+    /// Who is flagged with this scope. Boxed, because most scopes never have a child.
+    #[allow(
+        clippy::box_collection,
+        reason = "one word in each of a million dhagas instead of three"
+    )]
+    children: Mutex<Option<Box<Vec<Weak<dyn Node>>>>>,
+}
+
+/// Dead links are swept when a scope's list has this many entries, and again at each doubling.
+const CHILDREN_SWEEP_MIN: usize = 32;
+
+impl Scope {
+    /// A scope whose deadline is the earlier of its own and its parent's.
+    pub(crate) fn new(inherited: Option<Instant>, own: Option<Instant>) -> Self {
+        let deadline = match (inherited, own) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        Self {
+            deadline,
+            ..Self::default()
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    #[inline(always)]
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Relaxed)
+    }
+
+    /// Makes `child` follow this scope's cancellation from now on. A scope that is cancelled already flags it at once.
+    pub(crate) fn adopt(&self, child: &Arc<dyn Node>) {
+        let mut children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
+        let list = children.get_or_insert_default();
+        if list.len() >= CHILDREN_SWEEP_MIN && list.len().is_power_of_two() {
+            list.retain(|link| link.strong_count() > 0);
+        }
+        list.push(Arc::downgrade(child));
+        drop(children);
+        // Behind the push: either `cancel` finds the link, or this load sees its flag.
+        if self.cancelled.load(Ordering::SeqCst) {
+            cancel(&**child);
+        }
+    }
+}
+
+/// Flags `node` and everything below it, and wakes whoever waits there. Iterative: a tree may be deep.
+pub(crate) fn cancel(node: &dyn Node) {
+    let mut pending = flag(node);
+    while let Some(link) = pending.pop() {
+        if let Some(child) = link.upgrade() {
+            pending.append(&mut flag(&*child));
+        }
+    }
+}
+
+fn flag(node: &dyn Node) -> Vec<Weak<dyn Node>> {
+    let scope = node.scope();
+    if scope.cancelled.swap(true, Ordering::SeqCst) {
+        return Vec::new();
+    }
+    node.wake();
+    let children = scope
+        .children
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take();
+    children.map_or_else(Vec::new, |list| *list)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicUsize;
+    use std::time::Duration;
+
+    #[derive(Default)]
+    struct Probe {
+        scope: Scope,
+        wakes: AtomicUsize,
+    }
+
+    impl Node for Probe {
+        fn scope(&self) -> &Scope {
+            &self.scope
+        }
+        fn wake(&self) {
+            self.wakes.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    fn child_of(parent: &Probe) -> Arc<Probe> {
+        let child = Arc::new(Probe::default());
+        parent.scope.adopt(&(child.clone() as Arc<dyn Node>));
+        child
+    }
+
+    #[test]
+    fn cancelling_a_scope_flags_all_below_it_and_nothing_beside_it() {
+        let root = Probe::default();
+        let (left, right) = (child_of(&root), child_of(&root));
+        let leaf = child_of(&left);
+        cancel(&*left);
+        let flags = [&root, &*left, &*leaf, &*right].map(|probe| probe.scope.is_cancelled());
+        assert_eq!(flags, [false, true, true, false]);
+    }
+
+    #[test]
+    fn each_scope_is_woken_once_however_often_it_is_cancelled() {
+        let root = Probe::default();
+        let leaf = child_of(&root);
+        cancel(&root);
+        cancel(&root);
+        cancel(&*leaf);
+        assert_eq!(leaf.wakes.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn a_child_adopted_after_the_cancel_is_flagged_at_once() {
+        let root = Probe::default();
+        cancel(&root);
+        assert!(child_of(&root).scope.is_cancelled());
+    }
+
+    #[test]
+    fn a_chain_of_a_hundred_thousand_scopes_is_cancelled_without_recursion() {
+        let root = Arc::new(Probe::default());
+        let mut chain = vec![root.clone()];
+        for _ in 0..100_000 {
+            let next = child_of(chain.last().expect("the chain starts with the root"));
+            chain.push(next);
+        }
+        cancel(&*root);
+        assert!(chain.iter().all(|probe| probe.scope.is_cancelled()));
+    }
+
+    #[test]
+    fn links_to_dropped_children_are_swept() {
+        let root = Probe::default();
+        for _ in 0..10_000 {
+            drop(child_of(&root));
+        }
+        let links = root
+            .scope
+            .children
+            .lock()
+            .expect("no test panics with it")
+            .as_ref()
+            .map_or(0, |list| list.len());
+        assert!(links <= CHILDREN_SWEEP_MIN, "{links} dead links are kept");
+    }
+
+    #[test]
+    fn the_earlier_deadline_counts() {
+        let now = Instant::now();
+        let later = now + Duration::from_secs(1);
+        let check =
+            |inherited, own, expected| assert_eq!(Scope::new(inherited, own).deadline(), expected);
+        check(None, None, None);
+        check(Some(now), None, Some(now));
+        check(None, Some(now), Some(now));
+        check(Some(now), Some(later), Some(now));
+        check(Some(later), Some(now), Some(now));
+    }
+}

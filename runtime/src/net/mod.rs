@@ -1,0 +1,6 @@
+//! Sockets as std's, in which a dhaga that waits parks.
+
+pub(crate) mod source;
+mod tcp;
+
+pub use tcp::{Incoming, TcpListener, TcpStream};

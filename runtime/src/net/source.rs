@@ -1,0 +1,304 @@
+//! A socket and its readiness: try, and wait where the attempt would block. Every socket call of the runtime passes here.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::park::{self, Parked, WaitReason};
+use crate::reactor::{Direction, OnReady, Readiness};
+use crate::run_queue::{Address, Injector, Message};
+use crate::scheduler::{Worker, now, with_worker};
+
+/// A non-blocking descriptor that dhagas of any worker, and plain threads, can wait for. It is registered once, with the
+/// worker of the first dhaga that waits for it, and stays there.
+pub(crate) struct Source<S: AsFd> {
+    socket: S,
+    readiness: Arc<Readiness>,
+    home: Mutex<Option<Home>>,
+    /// The user asked for `WouldBlock` instead of a wait.
+    is_nonblocking: AtomicBool,
+}
+
+/// Where a source is registered.
+#[derive(Clone, Copy)]
+struct Home {
+    injector: &'static Injector,
+    key: usize,
+}
+
+/// How an operation waits.
+#[derive(Clone, Copy)]
+pub(crate) struct Manner {
+    pub(crate) direction: Direction,
+    pub(crate) reason: WaitReason,
+    pub(crate) timeout: Option<Duration>,
+}
+
+impl<S: AsFd> Source<S> {
+    /// Takes a socket that is in non-blocking mode already.
+    pub(crate) fn new(socket: S) -> Self {
+        Self {
+            socket,
+            readiness: Arc::default(),
+            home: Mutex::new(None),
+            is_nonblocking: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn socket(&self) -> &S {
+        &self.socket
+    }
+
+    pub(crate) fn set_nonblocking(&self, nonblocking: bool) {
+        self.is_nonblocking.store(nonblocking, Ordering::Relaxed);
+    }
+
+    /// Attempts until the result is other than `WouldBlock`, and waits in between. `is_drained` says of a success whether
+    /// another attempt would block.
+    #[inline]
+    pub(crate) fn io<T>(
+        &self,
+        manner: Manner,
+        mut attempt: impl FnMut(&S) -> io::Result<T>,
+        is_drained: impl Fn(&T) -> bool,
+    ) -> io::Result<T> {
+        let mut turn = Turn {
+            readiness: &self.readiness,
+            direction: manner.direction,
+            was_woken: false,
+        };
+        let mut deadline = None;
+        loop {
+            park::check()?;
+            if let Some(done) = self.attempt(manner.direction, &mut attempt, &is_drained) {
+                return done;
+            }
+            if self.is_nonblocking.load(Ordering::Relaxed) {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            let own = *deadline.get_or_insert_with(|| manner.timeout.and_then(park::after));
+            if self.wait(manner, own, &mut turn)? == Parked::TimedOut {
+                park::check()?;
+                if own.is_some_and(|own| own <= now()) {
+                    // As std on Unix: a socket's own timeout is `WouldBlock`, a scope's deadline is `TimedOut`.
+                    return self.last_attempt(manner.direction, attempt, is_drained);
+                }
+            }
+        }
+    }
+
+    /// One attempt without a wait. `None`: it would block; if the readiness bit says so, no system call is made.
+    #[inline]
+    pub(crate) fn attempt<T>(
+        &self,
+        direction: Direction,
+        attempt: &mut impl FnMut(&S) -> io::Result<T>,
+        is_drained: &impl Fn(&T) -> bool,
+    ) -> Option<io::Result<T>> {
+        let seen = self.readiness.look();
+        if !seen.is_ready(direction) && seen.is_registered() && is_on_worker() {
+            return None;
+        }
+        loop {
+            match attempt(&self.socket) {
+                Ok(value) => {
+                    if is_drained(&value) {
+                        self.readiness.clear(seen, direction);
+                    }
+                    return Some(Ok(value));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.readiness.clear(seen, direction);
+                    return None;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+
+    /// A wake may have come together with the timeout: what is there is taken.
+    #[cold]
+    fn last_attempt<T>(
+        &self,
+        direction: Direction,
+        mut attempt: impl FnMut(&S) -> io::Result<T>,
+        is_drained: impl Fn(&T) -> bool,
+    ) -> io::Result<T> {
+        self.attempt(direction, &mut attempt, &is_drained)
+            .unwrap_or_else(|| Err(io::ErrorKind::WouldBlock.into()))
+    }
+
+    /// Waits until the direction may be ready. May return early.
+    pub(crate) fn wait(
+        &self,
+        manner: Manner,
+        own: Option<Instant>,
+        turn: &mut Turn<'_>,
+    ) -> io::Result<Parked> {
+        let deadline = park::earliest(own);
+        match park::unparker().address() {
+            Some(me) => self.wait_in_dhaga(manner, deadline, me, turn),
+            None => self.wait_on_thread(manner.direction, deadline),
+        }
+    }
+
+    fn wait_in_dhaga(
+        &self,
+        manner: Manner,
+        deadline: Option<Instant>,
+        me: Address,
+        turn: &mut Turn<'_>,
+    ) -> io::Result<Parked> {
+        self.ensure_registered()?;
+        if !self.readiness.enqueue(manner.direction, me) {
+            return Ok(Parked::Woken);
+        }
+        let queued = Queued {
+            readiness: &self.readiness,
+            direction: manner.direction,
+            me,
+            turn,
+        };
+        let parked = park::park_until(manner.reason, deadline);
+        drop(queued);
+        Ok(parked)
+    }
+
+    fn wait_on_thread(
+        &self,
+        direction: Direction,
+        deadline: Option<Instant>,
+    ) -> io::Result<Parked> {
+        let flags = match direction {
+            Direction::Read => PollFlags::IN,
+            Direction::Write => PollFlags::OUT,
+        };
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(now()));
+        let left = left
+            .map(|left| Timespec::try_from(left))
+            .transpose()
+            .unwrap_or(None);
+        let mut descriptors = [PollFd::new(&self.socket, flags)];
+        match poll(&mut descriptors, left.as_ref()) {
+            Ok(0) => Ok(Parked::TimedOut),
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(Parked::Woken),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn ensure_registered(&self) -> io::Result<()> {
+        if self.readiness.look().is_registered() {
+            return Ok(());
+        }
+        with_worker(|worker| self.register(worker)).unwrap_or(Ok(()))
+    }
+
+    fn register(&self, worker: &Worker) -> io::Result<()> {
+        let mut home = self.home.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.readiness.look().is_registered() {
+            let key = worker.register(self.socket.as_fd().as_raw_fd(), &self.readiness)?;
+            *home = Some(Home {
+                injector: worker.injector,
+                key,
+            });
+        }
+        Ok(())
+    }
+
+    /// Calls `callback` for each event that makes the socket readable, from now on, on the caller's worker. What is there
+    /// already counts as an event.
+    pub(crate) fn on_ready(&self, callback: Arc<dyn OnReady>) -> io::Result<()> {
+        self.readiness.set_callback(Some(callback.clone()));
+        if self.readiness.look().is_registered() {
+            if self.readiness.look().is_ready(Direction::Read) {
+                callback.on_ready();
+            }
+            return Ok(());
+        }
+        let registered = with_worker(|worker| self.register(worker));
+        registered.unwrap_or_else(|| {
+            Err(io::Error::other(
+                "on_ready was called on a plain thread, which has no reactor",
+            ))
+        })
+    }
+
+    /// Whether an attempt may succeed, as far as is known.
+    pub(crate) fn is_ready(&self, direction: Direction) -> bool {
+        self.readiness.look().is_ready(direction)
+    }
+
+    /// Drops the callback, which may own this source.
+    pub(crate) fn stop_callbacks(&self) {
+        self.readiness.set_callback(None);
+    }
+}
+
+impl<S: AsFd> Drop for Source<S> {
+    /// Out of the interest list first, closed second: epoll would keep a stale token if the descriptor had a duplicate.
+    fn drop(&mut self) {
+        let home = self
+            .home
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let Some(Home { injector, key }) = home.filter(|_| self.readiness.look().is_registered())
+        else {
+            return;
+        };
+        injector.deregister(self.socket.as_fd().as_raw_fd());
+        let is_here = with_worker(|worker| {
+            std::ptr::eq(worker.injector, injector).then(|| worker.forget(key))
+        })
+        .flatten();
+        if is_here.is_none() {
+            // A reactor that has gone has forgotten already.
+            let _ = injector.push(Message::Forget(key));
+        }
+    }
+}
+
+/// A plain thread does not rely on the bits: nobody would tell it of a change.
+#[inline(always)]
+fn is_on_worker() -> bool {
+    with_worker(|_| ()).is_some()
+}
+
+/// Who was woken for a source passes the turn on if something is left, and also if it leaves without an attempt: one event
+/// may stand for many connections to accept.
+pub(crate) struct Turn<'a> {
+    readiness: &'a Readiness,
+    direction: Direction,
+    was_woken: bool,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        if self.was_woken
+            && let Some(next) = self.readiness.next_waiter(self.direction)
+        {
+            park::unpark_dhaga(next);
+        }
+    }
+}
+
+/// A place in a source's queue, left when the wait ends, however it ends.
+struct Queued<'a, 'b> {
+    readiness: &'a Readiness,
+    direction: Direction,
+    me: Address,
+    turn: &'a mut Turn<'b>,
+}
+
+impl Drop for Queued<'_, '_> {
+    fn drop(&mut self) {
+        if !self.readiness.dequeue(self.direction, self.me) {
+            self.turn.was_woken = true;
+        }
+    }
+}

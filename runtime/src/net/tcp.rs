@@ -1,0 +1,632 @@
+//! TCP as in `std::net`: the same names, the same behaviour, and a wait that parks.
+
+use std::fmt;
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, ToSocketAddrs};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+
+use super::source::{Manner, Source};
+use crate::park::WaitReason;
+use crate::reactor::{Direction, OnReady};
+
+/// Connections that wait in the kernel to be accepted. std's 128 overflows when ten thousand clients come at once; the
+/// kernel cuts it down to `net.core.somaxconn` (4096 by default).
+const BACKLOG: i32 = 4096;
+
+/// A TCP connection. All its waits park a dhaga and block a plain thread; see [`std::net::TcpStream`] for the rest.
+///
+/// Any number of dhagas may use it at once, on any worker. Clones share it: the connection is closed with the last one.
+///
+/// # Examples
+///
+/// ```no_run
+/// use std::io::{Read, Write};
+/// let mut stream = dhaga::net::TcpStream::connect("127.0.0.1:7")?;
+/// stream.write_all(b"hello")?;
+/// let mut answer = [0; 5];
+/// stream.read_exact(&mut answer)?;
+/// # Ok::<(), std::io::Error>(())
+/// ```
+pub struct TcpStream {
+    source: Arc<Source<std::net::TcpStream>>,
+    timeouts: Arc<Mutex<Timeouts>>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Timeouts {
+    read: Option<Duration>,
+    write: Option<Duration>,
+}
+
+impl TcpStream {
+    /// Opens a connection to the first of the addresses that answers. Waits until it is established.
+    ///
+    /// A host name is looked up on the OS thread; where that may take long, look it up in [`blocking`](crate::blocking).
+    ///
+    /// # Errors
+    ///
+    /// The last address's error; `InvalidInput` when there is none.
+    pub fn connect(addresses: impl ToSocketAddrs) -> io::Result<Self> {
+        each_address(addresses, |address| connect(address, None))
+    }
+
+    /// As [`TcpStream::connect`] to one address, for `timeout` at most.
+    ///
+    /// # Errors
+    ///
+    /// `TimedOut` when the time is over; `InvalidInput` when it is zero.
+    pub fn connect_timeout(address: &SocketAddr, timeout: Duration) -> io::Result<Self> {
+        refuse_zero(Some(timeout))?;
+        connect(address, Some(timeout))
+    }
+
+    fn from_nonblocking(socket: std::net::TcpStream) -> Self {
+        Self {
+            source: Arc::new(Source::new(socket)),
+            timeouts: Arc::default(),
+        }
+    }
+
+    /// Another handle for the same connection, with the same timeouts.
+    ///
+    /// # Errors
+    ///
+    /// None; the signature is std's.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self {
+            source: self.source.clone(),
+            timeouts: self.timeouts.clone(),
+        })
+    }
+
+    /// The address of the other side.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says, as in std.
+    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+        self.source.socket().peer_addr()
+    }
+
+    /// The address of this side.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says, as in std.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.source.socket().local_addr()
+    }
+
+    /// Ends one direction or both. Who waits in it is woken.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says, as in std.
+    pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        self.source.socket().shutdown(how)
+    }
+
+    /// Limits each wait to read. `None`, the default, waits for ever. As in std it is shared by clones, and its expiry is
+    /// an error of kind `WouldBlock`.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` for a timeout of zero.
+    pub fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        refuse_zero(timeout)?;
+        self.with_timeouts(|timeouts| timeouts.read = timeout);
+        Ok(())
+    }
+
+    /// As [`TcpStream::set_read_timeout`], for writes.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` for a timeout of zero.
+    pub fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        refuse_zero(timeout)?;
+        self.with_timeouts(|timeouts| timeouts.write = timeout);
+        Ok(())
+    }
+
+    /// What [`TcpStream::set_read_timeout`] has set.
+    ///
+    /// # Errors
+    ///
+    /// None; the signature is std's.
+    pub fn read_timeout(&self) -> io::Result<Option<Duration>> {
+        Ok(self.with_timeouts(|timeouts| timeouts.read))
+    }
+
+    /// What [`TcpStream::set_write_timeout`] has set.
+    ///
+    /// # Errors
+    ///
+    /// None; the signature is std's.
+    pub fn write_timeout(&self) -> io::Result<Option<Duration>> {
+        Ok(self.with_timeouts(|timeouts| timeouts.write))
+    }
+
+    fn with_timeouts<R>(&self, f: impl FnOnce(&mut Timeouts) -> R) -> R {
+        f(&mut self.timeouts.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Receives without taking: the next read finds the same bytes.
+    ///
+    /// # Errors
+    ///
+    /// As a read.
+    pub fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.source
+            .io(self.reading(), |socket| socket.peek(buffer), |_| false)
+    }
+
+    /// Sends small messages at once instead of gathering them (`TCP_NODELAY`).
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says, as in std.
+    pub fn set_nodelay(&self, nodelay: bool) -> io::Result<()> {
+        self.source.socket().set_nodelay(nodelay)
+    }
+
+    /// Whether `TCP_NODELAY` is set.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says, as in std.
+    pub fn nodelay(&self) -> io::Result<bool> {
+        self.source.socket().nodelay()
+    }
+
+    /// Sets the hop limit of what is sent (`IP_TTL`).
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says, as in std.
+    pub fn set_ttl(&self, ttl: u32) -> io::Result<()> {
+        self.source.socket().set_ttl(ttl)
+    }
+
+    /// The hop limit of what is sent.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says, as in std.
+    pub fn ttl(&self) -> io::Result<u32> {
+        self.source.socket().ttl()
+    }
+
+    /// Takes the error that the kernel keeps for the socket.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says, as in std.
+    pub fn take_error(&self) -> io::Result<Option<io::Error>> {
+        self.source.socket().take_error()
+    }
+
+    /// Whether an operation that would wait returns `WouldBlock` instead. Shared by clones.
+    ///
+    /// # Errors
+    ///
+    /// None; the signature is std's.
+    pub fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
+        self.source.set_nonblocking(nonblocking);
+        Ok(())
+    }
+
+    #[inline]
+    fn reading(&self) -> Manner {
+        Manner {
+            direction: Direction::Read,
+            reason: WaitReason::Read,
+            timeout: self.with_timeouts(|timeouts| timeouts.read),
+        }
+    }
+
+    #[inline]
+    fn writing(&self) -> Manner {
+        Manner {
+            direction: Direction::Write,
+            reason: WaitReason::Write,
+            timeout: self.with_timeouts(|timeouts| timeouts.write),
+        }
+    }
+
+    pub(crate) fn on_ready(&self, callback: Arc<dyn OnReady>) -> io::Result<()> {
+        self.source.on_ready(callback)
+    }
+
+    pub(crate) fn stop_callbacks(&self) {
+        self.source.stop_callbacks();
+    }
+
+    pub(crate) fn try_read(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        let len = buffer.len();
+        self.source
+            .attempt(
+                Direction::Read,
+                &mut |mut socket: &std::net::TcpStream| socket.read(buffer),
+                &|count| *count < len,
+            )
+            .transpose()
+    }
+
+    pub(crate) fn try_write(&self, bytes: &[u8]) -> io::Result<Option<usize>> {
+        self.source
+            .attempt(
+                Direction::Write,
+                &mut |mut socket: &std::net::TcpStream| socket.write(bytes),
+                &|count| *count < bytes.len(),
+            )
+            .transpose()
+    }
+}
+
+impl Read for &TcpStream {
+    #[inline]
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let len = buffer.len();
+        self.source.io(
+            self.reading(),
+            |mut socket| socket.read(buffer),
+            |count| *count < len,
+        )
+    }
+
+    fn read_vectored(&mut self, buffers: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        let len: usize = buffers.iter().map(|buffer| buffer.len()).sum();
+        self.source.io(
+            self.reading(),
+            |mut socket| socket.read_vectored(buffers),
+            |count| *count < len,
+        )
+    }
+}
+
+impl Write for &TcpStream {
+    #[inline]
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.source.io(
+            self.writing(),
+            |mut socket| socket.write(bytes),
+            |count| *count < bytes.len(),
+        )
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let len: usize = slices.iter().map(|slice| slice.len()).sum();
+        self.source.io(
+            self.writing(),
+            |mut socket| socket.write_vectored(slices),
+            |count| *count < len,
+        )
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Read for TcpStream {
+    #[inline]
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        (&*self).read(buffer)
+    }
+
+    fn read_vectored(&mut self, buffers: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        (&*self).read_vectored(buffers)
+    }
+}
+
+impl Write for TcpStream {
+    #[inline]
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        (&*self).write(bytes)
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        (&*self).write_vectored(slices)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl AsFd for TcpStream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.source.socket().as_fd()
+    }
+}
+
+impl AsRawFd for TcpStream {
+    fn as_raw_fd(&self) -> RawFd {
+        self.source.socket().as_raw_fd()
+    }
+}
+
+/// Takes over a connection of std's. Puts it into non-blocking mode, which also concerns std's own clones of it.
+impl TryFrom<std::net::TcpStream> for TcpStream {
+    type Error = io::Error;
+
+    fn try_from(socket: std::net::TcpStream) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        Ok(Self::from_nonblocking(socket))
+    }
+}
+
+impl fmt::Debug for TcpStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.source.socket().fmt(f)
+    }
+}
+
+/// A socket that accepts connections. See [`std::net::TcpListener`].
+///
+/// Any number of dhagas may wait in `accept` at once.
+///
+/// # Examples
+///
+/// ```no_run
+/// use std::io::{Read, Write};
+/// let listener = dhaga::net::TcpListener::bind("127.0.0.1:0")?;
+/// for stream in listener.incoming() {
+///     let mut stream = stream?;
+///     dhaga::spawn(move || std::io::copy(&mut stream.try_clone()?, &mut stream)).detach();
+/// }
+/// # Ok::<(), std::io::Error>(())
+/// ```
+pub struct TcpListener {
+    source: Arc<Source<std::net::TcpListener>>,
+}
+
+impl TcpListener {
+    /// Listens on the first of the addresses that can be had.
+    ///
+    /// # Errors
+    ///
+    /// The last address's error, `AddrInUse` above all; `InvalidInput` when there is none.
+    pub fn bind(addresses: impl ToSocketAddrs) -> io::Result<Self> {
+        each_address(addresses, bind)
+    }
+
+    /// The address it listens on: the port that the kernel chose, if it was bound to port 0.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says, as in std.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.source.socket().local_addr()
+    }
+
+    /// Another handle for the same socket.
+    ///
+    /// # Errors
+    ///
+    /// None; the signature is std's.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self {
+            source: self.source.clone(),
+        })
+    }
+
+    /// Waits for a connection.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says; when the process is out of descriptors the listener lives on, and the connection waits.
+    pub fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        let manner = Manner {
+            direction: Direction::Read,
+            reason: WaitReason::Accept,
+            timeout: None,
+        };
+        self.source.io(manner, accept, |_| false)
+    }
+
+    /// Connections without end.
+    pub fn incoming(&self) -> Incoming<'_> {
+        Incoming { listener: self }
+    }
+
+    /// Sets the hop limit of accepted connections (`IP_TTL`).
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says, as in std.
+    pub fn set_ttl(&self, ttl: u32) -> io::Result<()> {
+        self.source.socket().set_ttl(ttl)
+    }
+
+    /// The hop limit of accepted connections.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says, as in std.
+    pub fn ttl(&self) -> io::Result<u32> {
+        self.source.socket().ttl()
+    }
+
+    /// Takes the error that the kernel keeps for the socket.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says, as in std.
+    pub fn take_error(&self) -> io::Result<Option<io::Error>> {
+        self.source.socket().take_error()
+    }
+
+    /// Whether `accept` returns `WouldBlock` where it would wait. Shared by clones.
+    ///
+    /// # Errors
+    ///
+    /// None; the signature is std's.
+    pub fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
+        self.source.set_nonblocking(nonblocking);
+        Ok(())
+    }
+}
+
+impl AsFd for TcpListener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.source.socket().as_fd()
+    }
+}
+
+impl AsRawFd for TcpListener {
+    fn as_raw_fd(&self) -> RawFd {
+        self.source.socket().as_raw_fd()
+    }
+}
+
+/// Takes over a listener of std's, and puts it into non-blocking mode.
+impl TryFrom<std::net::TcpListener> for TcpListener {
+    type Error = io::Error;
+
+    fn try_from(socket: std::net::TcpListener) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        Ok(Self {
+            source: Arc::new(Source::new(socket)),
+        })
+    }
+}
+
+impl fmt::Debug for TcpListener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.source.socket().fmt(f)
+    }
+}
+
+/// Connections of a [`TcpListener`], without end.
+#[derive(Debug)]
+pub struct Incoming<'a> {
+    listener: &'a TcpListener,
+}
+
+impl Iterator for Incoming<'_> {
+    type Item = io::Result<TcpStream>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        Some(self.listener.accept().map(|(stream, _)| stream))
+    }
+}
+
+fn each_address<T>(
+    addresses: impl ToSocketAddrs,
+    mut attempt: impl FnMut(&SocketAddr) -> io::Result<T>,
+) -> io::Result<T> {
+    let mut last = io::Error::new(
+        io::ErrorKind::InvalidInput,
+        "the name stands for no address",
+    );
+    for address in addresses.to_socket_addrs()? {
+        match attempt(&address) {
+            Ok(value) => return Ok(value),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+fn refuse_zero(timeout: Option<Duration>) -> io::Result<()> {
+    match timeout {
+        Some(Duration::ZERO) => Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "a timeout of zero would never let anything happen",
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn open(address: &SocketAddr) -> io::Result<OwnedFd> {
+    let family = match address {
+        SocketAddr::V4(_) => AddressFamily::INET,
+        SocketAddr::V6(_) => AddressFamily::INET6,
+    };
+    Ok(rustix::net::socket_with(
+        family,
+        SocketType::STREAM,
+        SocketFlags::NONBLOCK | SocketFlags::CLOEXEC,
+        None,
+    )?)
+}
+
+fn bind(address: &SocketAddr) -> io::Result<TcpListener> {
+    let socket = open(address)?;
+    // As std: a server that is restarted must not wait for old connections to leave TIME_WAIT.
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    rustix::net::bind(&socket, address)?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(TcpListener {
+        source: Arc::new(Source::new(socket.into())),
+    })
+}
+
+fn accept(listener: &std::net::TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+    let (socket, address) =
+        rustix::net::acceptfrom_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?;
+    let unspecified = || SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+    let address = address
+        .and_then(|address| SocketAddr::try_from(address).ok())
+        .unwrap_or_else(unspecified);
+    Ok((TcpStream::from_nonblocking(socket.into()), address))
+}
+
+fn connect(address: &SocketAddr, timeout: Option<Duration>) -> io::Result<TcpStream> {
+    crate::park::check()?;
+    let socket = open(&routable(address))?;
+    let begun = rustix::net::connect(&socket, &routable(address));
+    let stream = TcpStream::from_nonblocking(socket.into());
+    match begun {
+        Ok(()) => return Ok(stream),
+        Err(rustix::io::Errno::INPROGRESS | rustix::io::Errno::INTR) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let manner = Manner {
+        direction: Direction::Write,
+        reason: WaitReason::Connect,
+        timeout,
+    };
+    let established = stream.source.io(manner, finish_connect, |()| false);
+    match established {
+        Ok(()) => Ok(stream),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            "the connection was not established in time",
+        )),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether the connection stands: `WouldBlock` while it is under way.
+fn finish_connect(socket: &std::net::TcpStream) -> io::Result<()> {
+    if let Some(error) = socket.take_error()? {
+        return Err(error);
+    }
+    match socket.peer_addr() {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotConnected => {
+            Err(io::ErrorKind::WouldBlock.into())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// To connect to "any address" means this host, as in std.
+fn routable(address: &SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V4(v4) if v4.ip().is_unspecified() => {
+            SocketAddr::from((Ipv4Addr::LOCALHOST, v4.port()))
+        }
+        SocketAddr::V6(v6) if v6.ip().is_unspecified() => {
+            SocketAddr::from((Ipv6Addr::LOCALHOST, v6.port()))
+        }
+        other => *other,
+    }
+}

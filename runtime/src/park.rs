@@ -1,0 +1,463 @@
+//! The narrow waist: everything that waits, waits here, in a dhaga and on a plain OS thread alike.
+//!
+//! A wait is always a loop: register with whoever will wake you, check your own condition, [`park_until`], check again.
+//! A park may end early, so a wake too many is harmless, and a wake that came first is saved as a permit, so none is lost.
+//!
+//! ```text
+//!                     park_until(reason, deadline)
+//!                 ┌──────────────┼─────────────────────┐
+//!            in a dhaga     on a plain thread   while the thread panics
+//!            suspend        block on a condvar  block the OS thread: never switch while unwinding
+//! ```
+
+use std::cell::RefCell;
+use std::panic::resume_unwind;
+use std::rc::Rc;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::panicking;
+use std::time::{Duration, Instant};
+
+pub use crate::context::Interrupt;
+use crate::context::Node;
+use crate::coroutine::Wake;
+use crate::run_queue::{Address, Message};
+use crate::scheduler::{Worker, now, with_worker};
+pub use crate::task::WaitReason;
+use crate::task::{Task, TaskId};
+
+/// How long a lock that is taken while its thread panics may block the OS thread.
+pub(crate) const UNWIND_BLOCK_MAX: Duration = Duration::from_secs(10);
+
+/// What ended a park.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parked {
+    /// An `unpark`, or nothing at all: check your own condition.
+    Woken,
+    /// The deadline passed. Check your own condition all the same: a wake may have come together with it.
+    TimedOut,
+}
+
+/// Wakes one dhaga or plain thread out of its park. A wake for one that is not parked is saved: its next park returns at
+/// once. A wake for one that has ended does nothing.
+#[derive(Clone)]
+pub struct Unparker(Sleeper);
+
+#[derive(Clone)]
+enum Sleeper {
+    Dhaga(Address),
+    Thread(Arc<ThreadParker>),
+}
+
+impl Unparker {
+    /// Wakes the sleeper. Never blocks, never switches; from any thread.
+    #[inline(always)]
+    pub fn unpark(&self) {
+        match &self.0 {
+            Sleeper::Dhaga(address) => unpark_dhaga(*address),
+            Sleeper::Thread(parker) => parker.unpark(),
+        }
+    }
+
+    pub(crate) fn address(&self) -> Option<Address> {
+        match &self.0 {
+            Sleeper::Dhaga(address) => Some(*address),
+            Sleeper::Thread(_) => None,
+        }
+    }
+}
+
+impl std::fmt::Debug for Unparker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.0 {
+            Sleeper::Dhaga(address) => write!(f, "Unparker(dhaga {:?})", address.task),
+            Sleeper::Thread(_) => f.write_str("Unparker(thread)"),
+        }
+    }
+}
+
+#[inline(always)]
+pub(crate) fn unpark_dhaga(address: Address) {
+    if with_worker(|worker| worker.unpark_anywhere(address)).is_none() {
+        // A worker that has ended has no dhaga left to wake.
+        let _ = address.injector.push(Message::Wake(address.task));
+    }
+}
+
+/// The handle that wakes the caller: its dhaga, or its OS thread if it is on a plain one or unwinds from a panic.
+#[inline(always)]
+pub fn unparker() -> Unparker {
+    let dhaga = with_worker(|worker| {
+        if panicking() {
+            None
+        } else {
+            worker.current().map(|task| worker.address(&task))
+        }
+    });
+    match dhaga.flatten() {
+        Some(address) => Unparker(Sleeper::Dhaga(address)),
+        None => Unparker(Sleeper::Thread(THREAD.with(|thread| thread.parker.clone()))),
+    }
+}
+
+/// Parks the caller until its [`Unparker`] is used. May return early; call it in a loop.
+///
+/// # Panics
+///
+/// Where no dhaga runs on a worker's thread, that is in a callback of the runtime, which must not wait.
+#[inline(always)]
+pub fn park(reason: WaitReason) {
+    park_until(reason, None);
+}
+
+/// As [`park`], until `deadline` at the latest.
+///
+/// # Panics
+///
+/// As [`park`].
+#[inline(always)]
+pub fn park_until(reason: WaitReason, deadline: Option<Instant>) -> Parked {
+    match park_raw(reason, deadline) {
+        Wake::TimedOut => Parked::TimedOut,
+        Wake::Unwind => throw(),
+        Wake::Ready | Wake::Report => Parked::Woken,
+    }
+}
+
+/// As [`park_until`], but an order to unwind comes back as a value: for a scope, which must see its children gone first.
+#[inline(always)]
+pub(crate) fn park_raw(reason: WaitReason, deadline: Option<Instant>) -> Wake {
+    let wake = with_worker(|worker| {
+        let task = worker.current();
+        match task {
+            Some(task) if !panicking() => {
+                if task.is_unwinding.get() {
+                    return Some(Wake::Unwind);
+                }
+                Some(worker.suspend(&task, reason, deadline))
+            }
+            Some(_) => None,
+            None => refuse_on_worker(reason),
+        }
+    });
+    match wake.flatten() {
+        Some(wake) => wake,
+        None => block_thread(deadline),
+    }
+}
+
+/// Parks even in a dhaga that was told to unwind, and says whether it was: for a scope, whose end must be waited for.
+pub(crate) fn park_through(reason: WaitReason) -> Wake {
+    let wake = with_task(|worker, task| {
+        if panicking() {
+            return None;
+        }
+        let wake = worker.suspend(task, reason, None);
+        Some(if task.is_unwinding.get() {
+            Wake::Unwind
+        } else {
+            wake
+        })
+    });
+    wake.flatten().unwrap_or_else(|| block_thread(None))
+}
+
+#[cold]
+fn refuse_on_worker(reason: WaitReason) -> ! {
+    panic!(
+        "a wait ({reason:?}) was called on a worker's own context, where no dhaga runs: callbacks of the runtime may only push"
+    );
+}
+
+/// Sends the caller to the tail of the run queue.
+#[inline(always)]
+pub(crate) fn yield_now() {
+    let wake = with_worker(|worker| {
+        let task = worker.current()?;
+        if panicking() {
+            return None;
+        }
+        if task.is_unwinding.get() {
+            return Some(Wake::Unwind);
+        }
+        Some(worker.yield_now(&task))
+    });
+    match wake.flatten() {
+        Some(Wake::Unwind) => throw(),
+        Some(_) => {}
+        None if panicking() => {}
+        None => std::thread::yield_now(),
+    }
+}
+
+/// What unwinds a dhaga at shutdown. Private, so that nobody else can throw it.
+pub(crate) struct Unwound;
+
+/// Throws without the panic hook: nothing has gone wrong.
+#[cold]
+pub(crate) fn throw() -> ! {
+    resume_unwind(Box::new(Unwound))
+}
+
+/// Whether shutdown unwinds the calling dhaga: nothing it drops was left in disorder by a bug, so locks are not poisoned.
+pub fn is_torn_down() -> bool {
+    with_task(|_, task| task.is_unwinding.get()).unwrap_or(false)
+}
+
+/// What stands against a fallible wait: the deadline or cancellation of the scope around it, or that the thread panics.
+///
+/// # Errors
+///
+/// One variant for each.
+#[inline(always)]
+pub fn check() -> Result<(), Interrupt> {
+    if panicking() {
+        return Err(Interrupt::Panicking);
+    }
+    match with_task(|_, task| check_task(task)) {
+        Some(result) => result,
+        None => check_thread(),
+    }
+}
+
+#[inline(always)]
+fn check_task(task: &Task) -> Result<(), Interrupt> {
+    if task.is_unwinding.get() {
+        throw();
+    }
+    if task.shields.get() > 0 {
+        return Ok(());
+    }
+    let scope = task.scope.borrow();
+    match &*scope {
+        Some(node) => check_node(&**node),
+        None => match &*task.job.borrow() {
+            Some(job) => check_node(&**job),
+            None => Ok(()),
+        },
+    }
+}
+
+fn check_thread() -> Result<(), Interrupt> {
+    THREAD.with(|thread| {
+        thread
+            .scope
+            .borrow()
+            .as_ref()
+            .map_or(Ok(()), |node| check_node(&**node))
+    })
+}
+
+#[inline(always)]
+fn check_node<N: Node + ?Sized>(node: &N) -> Result<(), Interrupt> {
+    let scope = node.scope();
+    if scope.is_cancelled() {
+        return Err(Interrupt::Cancelled);
+    }
+    match scope.deadline() {
+        Some(deadline) if deadline <= now() => Err(Interrupt::DeadlineExceeded),
+        _ => Ok(()),
+    }
+}
+
+/// The deadline of the scope around the caller; `None` if there is none, or in an `uncancellable` section.
+#[inline(always)]
+pub(crate) fn scope_deadline() -> Option<Instant> {
+    let of_task = with_task(|_, task| {
+        if task.shields.get() > 0 {
+            return None;
+        }
+        match &*task.scope.borrow() {
+            Some(node) => node.scope().deadline(),
+            None => task
+                .job
+                .borrow()
+                .as_ref()
+                .and_then(|job| job.scope().deadline()),
+        }
+    });
+    of_task.unwrap_or_else(|| {
+        THREAD.with(|thread| {
+            thread
+                .scope
+                .borrow()
+                .as_ref()
+                .and_then(|node| node.scope().deadline())
+        })
+    })
+}
+
+/// The earlier of a wait's own deadline and that of the scope around it.
+#[inline(always)]
+pub(crate) fn earliest(own: Option<Instant>) -> Option<Instant> {
+    match (own, scope_deadline()) {
+        (Some(own), Some(around)) => Some(own.min(around)),
+        (own, around) => own.or(around),
+    }
+}
+
+/// The instant `timeout` from now. `None` (no deadline) when it lies beyond what the clock can tell.
+pub(crate) fn after(timeout: Duration) -> Option<Instant> {
+    now().checked_add(timeout)
+}
+
+/// The innermost scope around the caller.
+pub(crate) fn current_node() -> Option<Arc<dyn Node>> {
+    let of_task = with_task(|_, task| match &*task.scope.borrow() {
+        Some(node) => Some(node.clone()),
+        None => task.job.borrow().clone().map(|job| job as Arc<dyn Node>),
+    });
+    of_task.unwrap_or_else(|| THREAD.with(|thread| thread.scope.borrow().clone()))
+}
+
+/// Puts another scope around what the caller does from now on, and returns the one before.
+pub(crate) fn replace_node(node: Option<Arc<dyn Node>>) -> Option<Arc<dyn Node>> {
+    let mut node = Some(node);
+    let of_task = with_task(|_, task| task.scope.replace(node.take().flatten()));
+    of_task.unwrap_or_else(|| THREAD.with(|thread| thread.scope.replace(node.take().flatten())))
+}
+
+#[inline(always)]
+pub(crate) fn with_task<R>(f: impl FnOnce(&Worker, &Rc<Task>) -> R) -> Option<R> {
+    with_worker(|worker| worker.current().map(|task| f(worker, &task))).flatten()
+}
+
+/// Who holds something: a dhaga, or a plain thread. One word, so that a lock can keep it beside its state.
+///
+/// ```text
+///   63 ........... 48   47 ........ 16   15 ........ 0
+///   ┌─────────────────┬────────────────┬──────────────┐
+///   │ worker's number │ slot           │ generation   │   a dhaga
+///   │ 0               │ thread, from 1 │ 0            │   a plain thread
+///   └─────────────────┴────────────────┴──────────────┘
+/// ```
+///
+/// Only the low half of the generation fits. It serves reports and the question who shares a worker, where a mistake in
+/// 65 536 uses of a slot does no harm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Here(u64);
+
+impl Here {
+    #[inline(always)]
+    fn dhaga(worker: &Worker, task: &Task) -> Self {
+        let TaskId { slot, generation } = task.id();
+        Self(
+            u64::from(worker.injector.number) << 48
+                | u64::from(slot) << 16
+                | u64::from(generation as u16),
+        )
+    }
+
+    fn worker(self) -> u64 {
+        self.0 >> 48
+    }
+
+    fn slot(self) -> u32 {
+        (self.0 >> 16) as u32
+    }
+
+    #[inline(always)]
+    pub(crate) fn to_bits(self) -> u64 {
+        self.0
+    }
+
+    pub(crate) fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+}
+
+/// Whether the caller is a dhaga, which parks, rather than a plain thread, which blocks.
+pub(crate) fn is_in_dhaga() -> bool {
+    with_worker(Worker::is_in_dhaga).unwrap_or(false)
+}
+
+/// Identifies the caller, for as long as it lives.
+#[inline(always)]
+pub(crate) fn here() -> Here {
+    let dhaga = with_task(|worker, task| Here::dhaga(worker, task));
+    dhaga.unwrap_or_else(|| THREAD.with(|thread| Here(u64::from(thread.number) << 16)))
+}
+
+/// Whether the caller, who unwinds from a panic and so cannot switch, would wait for a dhaga of its own worker.
+pub(crate) fn would_deadlock_while_unwinding(owner: Here) -> bool {
+    panicking() && owner.worker() != 0 && here().worker() == owner.worker()
+}
+
+/// Ends the process: `owner` holds what the caller needs, and cannot run while the caller unwinds.
+pub(crate) fn abort_deadlock(what: &str, owner: Here) -> ! {
+    let describe = |who: Here| {
+        let found = with_worker(|worker| worker.describe_slot(who.slot())).flatten();
+        found
+            .filter(|_| who.worker() != 0)
+            .unwrap_or_else(|| "a plain thread".to_owned())
+    };
+    eprintln!(
+        "\n{} unwinds from a panic and waits for {what}, which is held by {} of the same OS thread. A dhaga never switches while \
+         it unwinds, so the wait would never end: aborting. Release {what} before a panic can pass, or keep it out of `Drop`.",
+        describe(here()),
+        describe(owner),
+    );
+    std::process::abort()
+}
+
+/// A plain thread's side of a park: one saved permit under a lock.
+#[derive(Default)]
+struct ThreadParker {
+    permit: Mutex<bool>,
+    condvar: Condvar,
+}
+
+impl ThreadParker {
+    fn unpark(&self) {
+        *self.permit.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.condvar.notify_one();
+    }
+
+    fn park_until(&self, deadline: Option<Instant>) -> Wake {
+        let mut permit = self.permit.lock().unwrap_or_else(PoisonError::into_inner);
+        while !*permit {
+            permit = match deadline {
+                None => self
+                    .condvar
+                    .wait(permit)
+                    .unwrap_or_else(PoisonError::into_inner),
+                Some(deadline) => {
+                    let left = deadline.saturating_duration_since(now());
+                    if left.is_zero() {
+                        return Wake::TimedOut;
+                    }
+                    self.condvar
+                        .wait_timeout(permit, left)
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .0
+                }
+            };
+        }
+        *permit = false;
+        Wake::Ready
+    }
+}
+
+struct PlainThread {
+    parker: Arc<ThreadParker>,
+    number: u32,
+    scope: RefCell<Option<Arc<dyn Node>>>,
+}
+
+thread_local! {
+    static THREAD: PlainThread = PlainThread {
+        parker: Arc::default(),
+        number: next_thread_number(),
+        scope: RefCell::default(),
+    };
+}
+
+fn next_thread_number() -> u32 {
+    static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(1);
+    NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
+}
+
+#[cold]
+fn block_thread(deadline: Option<Instant>) -> Wake {
+    let parker = THREAD.with(|thread| thread.parker.clone());
+    parker.park_until(deadline)
+}

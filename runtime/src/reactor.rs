@@ -1,0 +1,348 @@
+//! The mio poll of one worker and its slab of sources: who became ready, and nothing more.
+//!
+//! A source is registered once, edge-triggered, for both directions, and remembers its readiness in bits, so that a wait
+//! costs no system call and an attempt that must fail is not made. The bits share a word with a counter of events: who
+//! clears a bit does so only if no event came since it looked.
+//!
+//! ```text
+//!   31 ......... 4   3             2             1          0
+//!   ┌───────────────┬─────────────┬─────────────┬──────────┬──────────┐
+//!   │ events seen   │ registered  │ read closed │ writable │ readable │
+//!   └───────────────┴─────────────┴─────────────┴──────────┴──────────┘
+//! ```
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use mio::unix::SourceFd;
+use slab::Slab;
+
+use crate::run_queue::{Address, Doorbell};
+
+const READABLE: u32 = 1;
+const WRITABLE: u32 = 2;
+const READ_CLOSED: u32 = 4;
+const REGISTERED: u32 = 8;
+const EVENT: u32 = 16;
+
+/// Events taken from the kernel in one poll. What is over comes in the next one.
+const EVENTS_MAX: usize = 1024;
+const WAKE_TOKEN: mio::Token = mio::Token(usize::MAX);
+/// A token is a slab key in its low half and the key's generation in its high half: a key that is used again does not
+/// receive the last events of its former owner.
+const KEY_BITS: u32 = 32;
+
+/// One of the two ways of a source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Direction {
+    Read,
+    Write,
+}
+
+impl Direction {
+    fn bit(self) -> u32 {
+        match self {
+            Self::Read => READABLE,
+            Self::Write => WRITABLE,
+        }
+    }
+}
+
+/// The word as somebody saw it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seen(u32);
+
+impl Seen {
+    #[inline(always)]
+    pub(crate) fn is_ready(self, direction: Direction) -> bool {
+        self.0 & direction.bit() != 0
+    }
+
+    /// Whether a reactor tells of its events.
+    pub(crate) fn is_registered(self) -> bool {
+        self.0 & REGISTERED != 0
+    }
+
+    /// Whether the peer has sent its end, or the socket has failed: no further event will tell of it.
+    pub(crate) fn is_read_closed(self) -> bool {
+        self.0 & READ_CLOSED != 0
+    }
+}
+
+/// Who is told when a source becomes readable, instead of a waiter. Belongs to our crates, runs on a worker's own
+/// context, and may only push.
+pub trait OnReady: Send + Sync {
+    /// Called once for each event that makes the source readable.
+    fn on_ready(self: Arc<Self>);
+}
+
+/// Readiness and waiters of one source. Shared between the reactor that learns of events and whoever waits.
+pub(crate) struct Readiness {
+    word: AtomicU32,
+    waiters: Mutex<Waiters>,
+}
+
+#[derive(Default)]
+struct Waiters {
+    read: VecDeque<Address>,
+    write: VecDeque<Address>,
+    callback: Option<Arc<dyn OnReady>>,
+}
+
+impl Waiters {
+    fn queue(&mut self, direction: Direction) -> &mut VecDeque<Address> {
+        match direction {
+            Direction::Read => &mut self.read,
+            Direction::Write => &mut self.write,
+        }
+    }
+}
+
+impl Default for Readiness {
+    /// Ready in both directions until an attempt shows the contrary.
+    fn default() -> Self {
+        Self {
+            word: AtomicU32::new(READABLE | WRITABLE),
+            waiters: Mutex::default(),
+        }
+    }
+}
+
+impl Readiness {
+    #[inline(always)]
+    pub(crate) fn look(&self) -> Seen {
+        Seen(self.word.load(Ordering::SeqCst))
+    }
+
+    /// Notes that an attempt after `seen` found nothing more. Keeps the bit when an event came since, and when the peer
+    /// has closed, since no event will come again.
+    #[inline(always)]
+    pub(crate) fn clear(&self, seen: Seen, direction: Direction) {
+        if direction == Direction::Read && seen.is_read_closed() {
+            return;
+        }
+        let mut current = seen.0;
+        // The other direction's bit may change meanwhile; only another event counts as news.
+        while let Err(now) = self.word.compare_exchange(
+            current,
+            current & !direction.bit(),
+            Ordering::SeqCst,
+            Ordering::SeqCst,
+        ) {
+            if now / EVENT != seen.0 / EVENT {
+                return;
+            }
+            current = now;
+        }
+    }
+
+    /// Before registration: only what the kernel tells from now on counts.
+    fn begin(&self) {
+        self.word.store(REGISTERED, Ordering::SeqCst);
+    }
+
+    /// After its reactor has gone: whoever waits tries again and, on finding nothing, registers the source anew.
+    fn orphan(&self, report: &mut impl FnMut(Report)) {
+        self.word.store(READABLE | WRITABLE, Ordering::SeqCst);
+        let mut waiters = self.lock();
+        waiters.callback = None;
+        let Waiters { read, write, .. } = &mut *waiters;
+        read.drain(..)
+            .chain(write.drain(..))
+            .for_each(|waiter| report(Report::Waiter(waiter)));
+    }
+
+    /// Queues a waiter, unless the direction became ready meanwhile. Returns whether it was queued.
+    pub(crate) fn enqueue(&self, direction: Direction, waiter: Address) -> bool {
+        let mut waiters = self.lock();
+        if self.look().is_ready(direction) {
+            return false;
+        }
+        waiters.queue(direction).push_back(waiter);
+        true
+    }
+
+    /// Takes a waiter out of the queue again. Returns whether it was still there.
+    pub(crate) fn dequeue(&self, direction: Direction, waiter: Address) -> bool {
+        let mut waiters = self.lock();
+        let queue = waiters.queue(direction);
+        let found = queue.iter().position(|entry| *entry == waiter);
+        found.is_some_and(|at| queue.remove(at).is_some())
+    }
+
+    /// The next waiter, if the direction is still ready: who took something and left more passes the turn on.
+    pub(crate) fn next_waiter(&self, direction: Direction) -> Option<Address> {
+        let mut waiters = self.lock();
+        if self.look().is_ready(direction) {
+            waiters.queue(direction).pop_front()
+        } else {
+            None
+        }
+    }
+
+    /// Sends the readable events to `callback` from now on.
+    pub(crate) fn set_callback(&self, callback: Option<Arc<dyn OnReady>>) {
+        let old = std::mem::replace(&mut self.lock().callback, callback);
+        drop(old);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiters> {
+        self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, bits: u32) {
+        let add = |word: u32| Some((word | bits).wrapping_add(EVENT));
+        let _ = self
+            .word
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, add);
+    }
+
+    /// Adds the event to the word, then reports whom it concerns.
+    fn deliver(&self, bits: u32, report: &mut impl FnMut(Report)) {
+        self.note(bits);
+        let mut waiters = self.lock();
+        let everybody = bits & READ_CLOSED != 0;
+        for direction in [Direction::Read, Direction::Write] {
+            if bits & direction.bit() == 0 {
+                continue;
+            }
+            let queue = waiters.queue(direction);
+            let count = if everybody {
+                queue.len()
+            } else {
+                queue.len().min(1)
+            };
+            queue
+                .drain(..count)
+                .for_each(|waiter| report(Report::Waiter(waiter)));
+        }
+        if bits & READABLE != 0
+            && let Some(callback) = &waiters.callback
+        {
+            report(Report::Callback(callback.clone()));
+        }
+    }
+}
+
+/// What a turn of the reactor reports to the scheduler.
+pub(crate) enum Report {
+    /// This dhaga's source is ready; it may live on another worker.
+    Waiter(Address),
+    /// This source's callback wants to push.
+    Callback(Arc<dyn OnReady>),
+}
+
+/// The mio poll of one worker and its sources.
+pub(crate) struct Reactor {
+    poll: mio::Poll,
+    events: mio::Events,
+    sources: Slab<(u32, Arc<Readiness>)>,
+    /// Counts registrations: the generation part of tokens.
+    generation: u32,
+}
+
+impl Reactor {
+    /// A reactor, and what other threads rouse it with.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refused an epoll or eventfd descriptor.
+    pub(crate) fn new() -> io::Result<(Self, Doorbell)> {
+        let poll = mio::Poll::new()?;
+        let doorbell = Doorbell {
+            waker: mio::Waker::new(poll.registry(), WAKE_TOKEN)?,
+            registry: poll.registry().try_clone()?,
+        };
+        let events = mio::Events::with_capacity(EVENTS_MAX);
+        Ok((
+            Self {
+                poll,
+                events,
+                sources: Slab::new(),
+                generation: 0,
+            },
+            doorbell,
+        ))
+    }
+
+    /// Registers a source, whose readiness the kernel tells from now on. Returns its place in the slab.
+    pub(crate) fn register(
+        &mut self,
+        descriptor: RawFd,
+        readiness: &Arc<Readiness>,
+    ) -> io::Result<usize> {
+        self.generation = self.generation.wrapping_add(1) & (u32::MAX >> 1);
+        let entry = self.sources.vacant_entry();
+        let key = entry.key();
+        let token = mio::Token(key | (self.generation as usize) << KEY_BITS);
+        let interest = mio::Interest::READABLE | mio::Interest::WRITABLE;
+        readiness.begin();
+        self.poll
+            .registry()
+            .register(&mut SourceFd(&descriptor), token, interest)?;
+        entry.insert((self.generation, readiness.clone()));
+        Ok(key)
+    }
+
+    /// Drops a source's entry. Its descriptor was taken out of the interest list before.
+    pub(crate) fn forget(&mut self, key: usize) {
+        self.sources.try_remove(key);
+    }
+
+    /// Waits for events up to `timeout` (`None`: for ever), and reports whom they concern. Returns how many came.
+    pub(crate) fn turn(
+        &mut self,
+        timeout: Option<Duration>,
+        mut report: impl FnMut(Report),
+    ) -> usize {
+        match self.poll.poll(&mut self.events, timeout) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return 0,
+            Err(error) => {
+                panic!("epoll_wait of a live descriptor and a live buffer cannot fail: {error}")
+            }
+        }
+        let mut count = 0;
+        for event in &self.events {
+            count += 1;
+            let token = event.token().0;
+            if event.token() == WAKE_TOKEN {
+                continue;
+            }
+            let Some((generation, readiness)) = self.sources.get(token & u32::MAX as usize) else {
+                continue;
+            };
+            if *generation as usize == token >> KEY_BITS {
+                readiness.deliver(bits_of(event), &mut report);
+            }
+        }
+        count
+    }
+
+    /// Sends every source back to its owner as unregistered and ready, so that whoever waits for it tries again and, on
+    /// finding nothing, registers it with a worker that lives.
+    pub(crate) fn close(&mut self, mut report: impl FnMut(Report)) {
+        self.sources
+            .drain()
+            .for_each(|(_, readiness)| readiness.orphan(&mut report));
+    }
+}
+
+fn bits_of(event: &mio::event::Event) -> u32 {
+    let failed = event.is_error();
+    let mut bits = 0;
+    if event.is_readable() || failed {
+        bits |= READABLE;
+    }
+    if event.is_writable() || failed {
+        bits |= WRITABLE;
+    }
+    if event.is_read_closed() || failed {
+        bits |= READABLE | READ_CLOSED;
+    }
+    bits
+}

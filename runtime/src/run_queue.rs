@@ -1,0 +1,329 @@
+//! The queues between a spawn and a first run: what is shared between workers, and how it is handed over.
+//!
+//! ```text
+//!   this worker's code ──▶ fresh (no lock, in the scheduler) ──end of batch──▶ unstarted (locked, stealable)
+//!   another thread     ──▶ injector.messages (one lock a push, one swap a drain) ──▶ fresh or a wake
+//! ```
+//!
+//! **The sleeping protocol.** A worker that is about to block in its poll stores `ASLEEP` and then looks at its messages
+//! once more; a pusher adds its message and then looks at the state. Both with sequential consistency, so at least one
+//! of them sees the other. Only the pusher that turns `ASLEEP` into `AWAKE` writes the eventfd: one write a sleep.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::task::{Job, TaskId};
+
+/// What one thread asks of another's worker.
+pub(crate) enum Message {
+    /// Make this dhaga ready.
+    Wake(TaskId),
+    /// Start this one, or let it be stolen.
+    Start(Arc<dyn Job>),
+    /// Throw in this one at its next wait.
+    Unwind(TaskId),
+    /// The source at this place of the reactor's slab was closed by another thread.
+    Forget(usize),
+    /// The runtime shuts down: unwind what lives, start nothing more.
+    Stop,
+}
+
+/// The one door by which other threads reach a worker. Leaked once and reused by later workers, so that a handle to a
+/// dhaga is two words to copy and never dangles; a message for a worker that has gone is at worst a spurious wake.
+pub(crate) struct Injector {
+    /// Tells injectors apart; never 0.
+    pub(crate) number: u16,
+    messages: Mutex<Inbox>,
+    is_asleep: AtomicBool,
+    waker: Mutex<Option<Doorbell>>,
+    unstarted: Mutex<VecDeque<Arc<dyn Job>>>,
+    /// Length of `unstarted`, to be looked at without its lock.
+    unstarted_len: AtomicUsize,
+    /// Dhagas that run or wait on this worker. Written by it alone.
+    live: AtomicUsize,
+}
+
+/// What rouses a worker from its poll, and takes its sources out of the kernel's interest list.
+pub(crate) struct Doorbell {
+    pub(crate) waker: mio::Waker,
+    pub(crate) registry: mio::Registry,
+}
+
+struct Inbox {
+    list: Vec<Message>,
+    is_open: bool,
+}
+
+/// Where a started dhaga lives: its worker's door, and its id there.
+#[derive(Clone, Copy)]
+pub(crate) struct Address {
+    pub(crate) injector: &'static Injector,
+    pub(crate) task: TaskId,
+}
+
+impl PartialEq for Address {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self.injector, other.injector) && self.task == other.task
+    }
+}
+
+/// Injectors whose worker has ended.
+static RETIRED: Mutex<Vec<&'static Injector>> = Mutex::new(Vec::new());
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Injector {
+    /// A retired injector, or a new one. It takes messages from now on.
+    pub(crate) fn lease(doorbell: Doorbell) -> &'static Self {
+        let retired = lock(&RETIRED).pop();
+        let injector = retired.unwrap_or_else(|| Box::leak(Box::new(Self::new())));
+        injector.is_asleep.store(false, Ordering::SeqCst);
+        *lock(&injector.waker) = Some(doorbell);
+        lock(&injector.messages).is_open = true;
+        injector
+    }
+
+    fn new() -> Self {
+        static NEXT: AtomicU16 = AtomicU16::new(1);
+        let number = NEXT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |number| {
+            number.checked_add(1)
+        });
+        Self {
+            number: number.expect("fewer than 65 536 workers live at once"),
+            messages: Mutex::new(Inbox {
+                list: Vec::new(),
+                is_open: false,
+            }),
+            is_asleep: AtomicBool::new(false),
+            waker: Mutex::new(None),
+            unstarted: Mutex::new(VecDeque::new()),
+            unstarted_len: AtomicUsize::new(0),
+            live: AtomicUsize::new(0),
+        }
+    }
+
+    /// Takes no more messages, if none is left. Returns whether it closed.
+    pub(crate) fn close_if_empty(&self) -> bool {
+        let mut inbox = lock(&self.messages);
+        inbox.is_open = !inbox.list.is_empty();
+        !inbox.is_open
+    }
+
+    /// Gives the injector to whichever worker comes next.
+    pub(crate) fn retire(&'static self) {
+        *lock(&self.waker) = None;
+        self.live.store(0, Ordering::Relaxed);
+        lock(&RETIRED).push(self);
+    }
+
+    /// Delivers a message, and wakes the worker if it sleeps.
+    ///
+    /// # Errors
+    ///
+    /// The message comes back when the worker has ended.
+    pub(crate) fn push(&self, message: Message) -> Result<(), Message> {
+        let mut inbox = lock(&self.messages);
+        if !inbox.is_open {
+            return Err(message);
+        }
+        inbox.list.push(message);
+        drop(inbox);
+        self.rouse();
+        Ok(())
+    }
+
+    /// As `push`, for several messages and one wake.
+    pub(crate) fn push_all(&self, messages: &mut Vec<Message>) -> Result<(), Vec<Message>> {
+        let mut inbox = lock(&self.messages);
+        if !inbox.is_open {
+            return Err(std::mem::take(messages));
+        }
+        inbox.list.append(messages);
+        drop(inbox);
+        self.rouse();
+        Ok(())
+    }
+
+    /// Wakes the worker if it sleeps. Returns whether it did.
+    pub(crate) fn rouse(&self) -> bool {
+        std::sync::atomic::fence(Ordering::SeqCst);
+        if !self.is_asleep() || !self.is_asleep.swap(false, Ordering::SeqCst) {
+            return false;
+        }
+        if let Some(doorbell) = &*lock(&self.waker) {
+            doorbell
+                .waker
+                .wake()
+                .expect("an eventfd takes a write at any time");
+        }
+        true
+    }
+
+    pub(crate) fn is_asleep(&self) -> bool {
+        self.is_asleep.load(Ordering::SeqCst)
+    }
+
+    /// First half of going to sleep: from now on pushers write the eventfd. The worker must look at its messages and at
+    /// what it could steal once more before it blocks.
+    pub(crate) fn fall_asleep(&self) {
+        self.is_asleep.store(true, Ordering::SeqCst);
+        std::sync::atomic::fence(Ordering::SeqCst);
+    }
+
+    pub(crate) fn get_up(&self) {
+        self.is_asleep.store(false, Ordering::SeqCst);
+    }
+
+    pub(crate) fn has_messages(&self) -> bool {
+        !lock(&self.messages).list.is_empty()
+    }
+
+    /// Swaps the whole inbox for the empty `into`.
+    pub(crate) fn drain(&self, into: &mut Vec<Message>) {
+        debug_assert!(into.is_empty(), "the last drain was used up");
+        std::mem::swap(&mut lock(&self.messages).list, into);
+    }
+
+    /// Takes a file descriptor out of this worker's interest list, from any thread.
+    pub(crate) fn deregister(&self, descriptor: std::os::fd::RawFd) {
+        if let Some(doorbell) = &*lock(&self.waker) {
+            // An error means that the kernel dropped it already: nothing is left to do.
+            let _ = doorbell
+                .registry
+                .deregister(&mut mio::unix::SourceFd(&descriptor));
+        }
+    }
+
+    /// Lets other workers steal these.
+    pub(crate) fn publish(&self, jobs: impl Iterator<Item = Arc<dyn Job>>) {
+        let mut unstarted = lock(&self.unstarted);
+        unstarted.extend(jobs);
+        self.unstarted_len.store(unstarted.len(), Ordering::SeqCst);
+    }
+
+    #[inline(always)]
+    pub(crate) fn unstarted_len(&self) -> usize {
+        self.unstarted_len.load(Ordering::SeqCst)
+    }
+
+    /// Takes the oldest unstarted dhagas: `share` of them at most, one at least if there is one.
+    pub(crate) fn take_unstarted(
+        &self,
+        share: impl FnOnce(usize) -> usize,
+        into: &mut VecDeque<Arc<dyn Job>>,
+    ) -> usize {
+        if self.unstarted_len() == 0 {
+            return 0;
+        }
+        let mut unstarted = lock(&self.unstarted);
+        let count = share(unstarted.len()).max(1).min(unstarted.len());
+        into.extend(unstarted.drain(..count));
+        self.unstarted_len.store(unstarted.len(), Ordering::SeqCst);
+        count
+    }
+
+    pub(crate) fn live(&self) -> usize {
+        self.live.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_live(&self, count: usize) {
+        self.live.store(count, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn injector() -> (mio::Poll, &'static Injector) {
+        let poll = mio::Poll::new().expect("a test can make an epoll");
+        let waker = mio::Waker::new(poll.registry(), mio::Token(0)).expect("and an eventfd");
+        let registry = poll.registry().try_clone().expect("and duplicate it");
+        (poll, Injector::lease(Doorbell { waker, registry }))
+    }
+
+    fn wake(slot: u32) -> Message {
+        Message::Wake(TaskId {
+            slot,
+            generation: 0,
+        })
+    }
+
+    fn rings(poll: &mut mio::Poll) -> usize {
+        let mut events = mio::Events::with_capacity(8);
+        poll.poll(&mut events, Some(Duration::ZERO))
+            .expect("a poll of nothing succeeds");
+        events.iter().count()
+    }
+
+    #[test]
+    fn only_the_first_push_to_a_sleeper_rings() {
+        let (mut poll, injector) = injector();
+        assert!(injector.push(wake(1)).is_ok());
+        assert_eq!(rings(&mut poll), 0, "an awake worker needs no ring");
+        injector.fall_asleep();
+        assert!(injector.push(wake(2)).is_ok());
+        assert_eq!(rings(&mut poll), 1);
+        assert!(injector.push(wake(3)).is_ok());
+        assert_eq!(rings(&mut poll), 0, "it was roused already");
+    }
+
+    #[test]
+    fn messages_are_drained_in_their_order() {
+        let (_poll, injector) = injector();
+        for slot in 0..3 {
+            assert!(injector.push(wake(slot)).is_ok());
+        }
+        let mut drained = Vec::new();
+        injector.drain(&mut drained);
+        let slots: Vec<_> = drained
+            .iter()
+            .map(|message| {
+                if let Message::Wake(id) = message {
+                    id.slot
+                } else {
+                    9
+                }
+            })
+            .collect();
+        assert_eq!(slots, [0, 1, 2]);
+        assert!(!injector.has_messages());
+    }
+
+    #[test]
+    fn a_closed_injector_hands_messages_back() {
+        let (_poll, injector) = injector();
+        assert!(injector.push(wake(1)).is_ok());
+        assert!(!injector.close_if_empty(), "a message is left");
+        injector.drain(&mut Vec::new());
+        assert!(injector.close_if_empty());
+        assert!(injector.push(wake(2)).is_err());
+        assert!(injector.push_all(&mut vec![wake(3)]).is_err());
+    }
+
+    #[test]
+    fn no_message_to_a_worker_that_falls_asleep_is_lost() {
+        let (mut poll, injector) = injector();
+        const MESSAGES: usize = 20_000;
+        std::thread::scope(|threads| {
+            threads.spawn(|| (0..MESSAGES).for_each(|_| assert!(injector.push(wake(0)).is_ok())));
+            let (mut seen, mut batch) = (0, Vec::new());
+            let mut events = mio::Events::with_capacity(8);
+            while seen < MESSAGES {
+                injector.drain(&mut batch);
+                seen += batch.drain(..).count();
+                injector.fall_asleep();
+                if !injector.has_messages() && seen < MESSAGES {
+                    poll.poll(&mut events, Some(Duration::from_secs(10)))
+                        .expect("the poll lives");
+                    assert!(!events.is_empty(), "a message came without a ring");
+                }
+                injector.get_up();
+            }
+        });
+    }
+}

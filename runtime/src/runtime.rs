@@ -1,0 +1,428 @@
+//! A runtime: its workers, how they start, where a dhaga from outside goes, and how all of it ends.
+
+use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use crate::machine;
+use crate::overflow;
+use crate::park::{self, Unparker, WaitReason};
+use crate::reactor::Reactor;
+use crate::run_queue::{Injector, Message};
+use crate::scheduler::{Shared, Worker, run_worker, with_worker};
+use crate::stack::{Guards, StackPool};
+use crate::task::Job;
+
+pub use crate::stack::STACK_BYTES_DEFAULT;
+
+/// What a parked dhaga takes at least: a page of stack, its share of page tables, and the runtime's own books.
+const TASK_BYTES: u64 = 5 << 10;
+/// Workers of one runtime at most: a bound on nonsense, far above what a machine has.
+const WORKERS_MAX: usize = 1024;
+/// How long dropping a runtime waits for its dhagas to unwind.
+pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
+
+/// Workers with their dhagas. Most programs never name one: [`spawn`](crate::spawn) starts the default runtime at first use.
+///
+/// Dropping a runtime unwinds its dhagas: each wait in them throws, so that their `Drop` code runs, and what has not
+/// ended within [`SHUTDOWN_GRACE`] is left alone and logged. The default runtime is not shut down at process exit, just
+/// as std does not join threads.
+///
+/// # Panics
+///
+/// Dropping a runtime inside one of its own dhagas panics: it would wait for itself.
+///
+/// # Examples
+///
+/// ```
+/// let runtime = dhaga::Runtime::builder().workers(1).build()?;
+/// assert_eq!(runtime.spawn(|| 6 * 7).join()?, 42);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Runtime {
+    shared: Arc<Shared>,
+    ended: Arc<Ended>,
+    threads: Vec<thread::JoinHandle<()>>,
+}
+
+/// How a [`Runtime`] shall be.
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing before `build`"]
+pub struct RuntimeBuilder {
+    workers: Option<usize>,
+    stack_bytes: usize,
+    tasks_max: Option<usize>,
+    name: String,
+    guards: Guards,
+}
+
+/// Who waits for workers to end, and how many have.
+#[derive(Default)]
+struct Ended {
+    count: AtomicUsize,
+    waiter: Mutex<Option<Unparker>>,
+}
+
+impl RuntimeBuilder {
+    /// OS threads that run dhagas. Default: one a core that the process may use, by its affinity and cgroup quota.
+    pub fn workers(mut self, count: usize) -> Self {
+        self.workers = Some(count);
+        self
+    }
+
+    /// Bytes of address space of a stack, guard included. Default: [`STACK_BYTES_DEFAULT`].
+    pub fn stack_size(mut self, bytes: usize) -> Self {
+        self.stack_bytes = bytes;
+        self
+    }
+
+    /// Dhagas that may live at once, started or not; beyond it [`Builder::spawn`](crate::Builder::spawn) is an error.
+    /// Default: three quarters of the available memory at 5 KiB each. Workers reserve in lots, so with several workers
+    /// up to an eighth of the limit may be held back.
+    pub fn tasks_max(mut self, count: usize) -> Self {
+        self.tasks_max = Some(count);
+        self
+    }
+
+    /// First part of the names of the workers' OS threads. Default: `dhaga`.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// For tests: guards that take `mprotect`, as on kernels that know nothing better.
+    #[doc(hidden)]
+    pub fn protect_guards(mut self) -> Self {
+        self.guards = Guards::Protect;
+        self
+    }
+
+    /// Starts the workers.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput`: no worker, more than 1024, or a limit of no dhagas. Otherwise what the kernel said when it was
+    /// asked for a thread, an epoll or an eventfd.
+    pub fn build(self) -> io::Result<Runtime> {
+        let cores = machine::cores();
+        let workers = self.workers.unwrap_or(cores);
+        let tasks_max = self.tasks_max.unwrap_or_else(default_tasks_max);
+        if workers == 0 || workers > WORKERS_MAX || tasks_max == 0 {
+            let reason = format!(
+                "a runtime needs 1 to {WORKERS_MAX} workers and room for a dhaga, not {workers} and {tasks_max}"
+            );
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
+        }
+        let shared = Arc::new(Shared::new(
+            workers,
+            tasks_max,
+            self.stack_bytes,
+            workers <= cores,
+        ));
+        let mut runtime = Runtime {
+            shared,
+            ended: Arc::default(),
+            threads: Vec::new(),
+        };
+        runtime.start(workers, &self)?;
+        log::debug!(
+            "runtime {:?} started: {workers} workers, room for {tasks_max} dhagas, stacks of {} bytes",
+            self.name,
+            self.stack_bytes
+        );
+        Ok(runtime)
+    }
+}
+
+/// How many dhagas fit into three quarters of the memory that is left.
+fn default_tasks_max() -> usize {
+    usize::try_from(machine::memory_bytes() / 4 * 3 / TASK_BYTES)
+        .unwrap_or(usize::MAX)
+        .max(1)
+}
+
+impl Runtime {
+    /// Sets out to build a runtime.
+    pub fn builder() -> RuntimeBuilder {
+        RuntimeBuilder {
+            workers: None,
+            stack_bytes: STACK_BYTES_DEFAULT,
+            tasks_max: None,
+            name: "dhaga".to_owned(),
+            guards: Guards::Install,
+        }
+    }
+
+    /// The number of workers.
+    pub fn workers(&self) -> usize {
+        self.shared.workers
+    }
+
+    /// Dhagas that live now, started or not. A snapshot of counters that move meanwhile.
+    pub fn tasks(&self) -> usize {
+        self.shared
+            .injectors()
+            .iter()
+            .map(|injector| injector.live() + injector.unstarted_len())
+            .sum()
+    }
+
+    /// Unwinds all dhagas, and waits for them up to `grace`.
+    ///
+    /// # Errors
+    ///
+    /// What has not ended: its OS threads and stacks are left as they are, since to free them would pull stacks away
+    /// under running code.
+    ///
+    /// # Panics
+    ///
+    /// Inside a dhaga of this runtime.
+    pub fn shutdown(mut self, grace: Duration) -> Result<(), ShutdownError> {
+        self.stop(grace)
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    fn start(&mut self, workers: usize, builder: &RuntimeBuilder) -> io::Result<()> {
+        let (sender, receiver) = mpsc::channel();
+        for index in 0..workers {
+            let (shared, ended, sender) = (self.shared.clone(), self.ended.clone(), sender.clone());
+            let guards = builder.guards;
+            let thread = thread::Builder::new().name(format!("{}-{index}", builder.name));
+            self.threads
+                .push(thread.spawn(move || run_thread(shared, &ended, guards, sender))?);
+        }
+        drop(sender);
+        let doors: Result<Vec<_>, _> = receiver.iter().take(workers).collect();
+        // On an error the threads that did start find no doors, and end.
+        let (doors, result) =
+            doors.map_or_else(|error| (Vec::new(), Err(error)), |doors| (doors, Ok(())));
+        assert!(
+            self.shared.injectors.set(doors.into()).is_ok(),
+            "a runtime starts once"
+        );
+        result
+    }
+
+    fn stop(&mut self, grace: Duration) -> Result<(), ShutdownError> {
+        let inside =
+            with_worker(|worker| Arc::ptr_eq(&worker.shared, &self.shared)).unwrap_or(false);
+        assert!(
+            !inside || thread::panicking(),
+            "a runtime cannot be shut down or dropped inside one of its own dhagas: it would wait for itself"
+        );
+        for injector in self.shared.injectors() {
+            // A worker that has ended takes no messages, and needs none.
+            let _ = injector.push(Message::Stop);
+        }
+        if inside || !self.ended.wait(self.shared.injectors().len(), grace) {
+            let error = ShutdownError {
+                workers: self.shared.injectors().len() - self.ended.count(),
+                dhagas: self.tasks(),
+            };
+            log::error!("{error}");
+            self.threads.clear();
+            return Err(error);
+        }
+        for thread in self.threads.drain(..) {
+            thread
+                .join()
+                .expect("a worker catches what its dhagas throw");
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Runtime {
+    fn drop(&mut self) {
+        if !self.threads.is_empty() {
+            // It was logged.
+            let _ = self.stop(SHUTDOWN_GRACE);
+        }
+    }
+}
+
+impl std::fmt::Debug for Runtime {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Runtime")
+            .field("workers", &self.workers())
+            .field("tasks", &self.tasks())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What had not ended when the grace of a shutdown was over. It is left running, with its stacks and OS threads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShutdownError {
+    /// Workers that still run.
+    pub workers: usize,
+    /// Dhagas that still live on them.
+    pub dhagas: usize,
+}
+
+impl std::fmt::Display for ShutdownError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{} dhagas on {} workers did not unwind within the grace of the shutdown and are left as they are",
+            self.dhagas, self.workers
+        )
+    }
+}
+
+impl std::error::Error for ShutdownError {}
+
+impl Ended {
+    fn count(&self) -> usize {
+        self.count.load(Ordering::SeqCst)
+    }
+
+    fn add_one(&self) {
+        self.count.fetch_add(1, Ordering::SeqCst);
+        if let Some(waiter) = &*self.waiter.lock().unwrap_or_else(PoisonError::into_inner) {
+            waiter.unpark();
+        }
+    }
+
+    /// Waits until `workers` have ended; false when `grace` is over before.
+    fn wait(&self, workers: usize, grace: Duration) -> bool {
+        let deadline = park::after(grace);
+        *self.waiter.lock().unwrap_or_else(PoisonError::into_inner) = Some(park::unparker());
+        loop {
+            if self.count() >= workers {
+                return true;
+            }
+            if park::park_until(WaitReason::Join, deadline) == park::Parked::TimedOut {
+                return self.count() >= workers;
+            }
+        }
+    }
+}
+
+type Door = io::Result<&'static Injector>;
+
+/// The life of a worker's OS thread.
+fn run_thread(shared: Arc<Shared>, ended: &Ended, guards: Guards, doors: mpsc::Sender<Door>) {
+    let worker = match Reactor::new() {
+        Ok((reactor, doorbell)) => {
+            Worker::new(shared.clone(), reactor, doorbell, StackPool::new(guards))
+        }
+        Err(error) => {
+            // Nobody hears it if another worker failed first: the runtime is not built either way.
+            let _ = doors.send(Err(error));
+            return;
+        }
+    };
+    let _ = doors.send(Ok(worker.injector));
+    drop(doors);
+    if !shared.injectors.wait().is_empty() {
+        overflow::install();
+        overflow::ensure_alternate_stack();
+        run_worker(worker);
+    }
+    ended.add_one();
+}
+
+/// The runtime of everybody who names none: started at first use, never shut down.
+///
+/// # Panics
+///
+/// When the kernel refuses its threads or descriptors: nothing could run.
+pub(crate) fn default_runtime() -> &'static Runtime {
+    static DEFAULT: OnceLock<Runtime> = OnceLock::new();
+    DEFAULT.get_or_init(|| match Runtime::builder().build() {
+        Ok(runtime) => runtime,
+        Err(error) => panic!("the default runtime cannot start: {error}; build one with dhaga::Runtime::builder() to handle this"),
+    })
+}
+
+/// Why a dhaga was not spawned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SpawnError {
+    /// As many dhagas live as the runtime has room for.
+    TooMany {
+        /// The limit, set by [`RuntimeBuilder::tasks_max`].
+        limit: usize,
+    },
+    /// The stack asked for is larger or smaller than what can be given.
+    StackSize {
+        /// Bytes asked for with [`Builder::stack_size`](crate::Builder::stack_size).
+        bytes: usize,
+    },
+    /// The runtime is being shut down.
+    ShuttingDown,
+}
+
+impl std::fmt::Display for SpawnError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::TooMany { limit } => write!(
+                f,
+                "the runtime's limit of {limit} dhagas is reached; wait for some to end, or raise it with RuntimeBuilder::tasks_max"
+            ),
+            Self::StackSize { bytes } => write!(
+                f,
+                "a stack of {bytes} bytes cannot be given: Builder::stack_size takes {} to {}",
+                crate::stack::STACK_BYTES_MIN,
+                crate::stack::STACK_BYTES_MAX
+            ),
+            Self::ShuttingDown => {
+                f.write_str("the runtime is being shut down and starts nothing more")
+            }
+        }
+    }
+}
+
+impl std::error::Error for SpawnError {}
+
+impl From<SpawnError> for io::Error {
+    fn from(error: SpawnError) -> Self {
+        Self::other(error)
+    }
+}
+
+/// Queues a dhaga: in the runtime given, else in the caller's, else in the default one.
+pub(crate) fn submit(runtime: Option<&Runtime>, job: Arc<dyn Job>) -> Result<(), SpawnError> {
+    let mut job = Some(job);
+    let local = with_worker(|worker| {
+        if runtime.is_some_and(|runtime| !Arc::ptr_eq(&runtime.shared, &worker.shared)) {
+            return None;
+        }
+        Some(match worker.take_credit() {
+            true => {
+                worker.push_fresh(job.take().expect("it is taken once"));
+                Ok(())
+            }
+            false => Err(SpawnError::TooMany {
+                limit: worker.shared.tasks_max,
+            }),
+        })
+    });
+    match local.flatten() {
+        Some(result) => result,
+        None => submit_from_outside(
+            runtime.unwrap_or_else(|| default_runtime()).shared(),
+            job.expect("it was not taken"),
+        ),
+    }
+}
+
+fn submit_from_outside(shared: &Shared, job: Arc<dyn Job>) -> Result<(), SpawnError> {
+    if shared.draw_credit(1) == 0 {
+        return Err(SpawnError::TooMany {
+            limit: shared.tasks_max,
+        });
+    }
+    let injector = shared
+        .least_loaded()
+        .expect("a runtime that was built has a worker");
+    injector.push(Message::Start(job)).map_err(|_| {
+        shared.return_credit(1);
+        SpawnError::ShuttingDown
+    })
+}

@@ -1,0 +1,775 @@
+//! One worker: the loop, the dhaga that runs now, suspend and wake.
+//!
+//! [`Worker::run`] is the loop, and with it the whole runtime: everything else here is one of its steps, or is called by
+//! the dhaga that one of its steps resumed.
+//!
+//! Nobody signals a worker that is awake: it looks at its injector once a turn. It sleeps in the poll only after it said
+//! so (see `run_queue`), so whoever pushes knows whether to ring.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::coroutine::{self, Coroutine, Outcome, Wake};
+use crate::reactor::{Reactor, Readiness, Report};
+use crate::run_queue::{Address, Doorbell, Injector, Message};
+use crate::stack::{StackError, StackPool};
+use crate::task::{Job, State, Task, TaskId, TaskTable, WaitReason};
+use crate::timer::Timers;
+
+/// How long ready dhagas run before timers and sockets are looked at again: long against a switch (nanoseconds) and a
+/// poll (about a microsecond), short against what a network client notices.
+const BATCH_MAX: Duration = Duration::from_micros(100);
+/// Resumes between two looks at the clock, which costs as much as a few switches.
+const RESUMES_PER_CLOCK_READ: u32 = 32;
+/// Every so many starts and resumes an unstarted dhaga goes before the ready ones, so that dhagas which never stop
+/// yielding to each other cannot keep it out.
+const RESUMES_PER_FORCED_START: u32 = 16;
+/// How long a worker that had work polls without blocking before it sleeps. Waking a sleeping thread costs the other
+/// side several microseconds, more than a loopback round trip.
+const DOZE_MAX: Duration = Duration::from_micros(50);
+/// A worker with fewer live dhagas never sends new ones away: the mean of small numbers says nothing.
+const PLACEMENT_LIVE_MIN: usize = 8;
+/// Spawn credit is drawn from and returned to the runtime in lots of this size, so that a spawn touches no shared line.
+const CREDIT_LOT_MAX: usize = 256;
+
+/// What the workers of one runtime share.
+pub(crate) struct Shared {
+    /// The doors of all workers, in their order; filled once all have started.
+    pub(crate) injectors: std::sync::OnceLock<Box<[&'static Injector]>>,
+    /// Workers in, or on their way into, a blocking poll.
+    asleep: AtomicUsize,
+    /// A worker was woken to steal and has not looked yet.
+    is_searching: AtomicBool,
+    /// Dhagas that may still be spawned.
+    credit: AtomicUsize,
+    pub(crate) workers: usize,
+    pub(crate) tasks_max: usize,
+    pub(crate) stack_bytes: usize,
+    /// Polls without blocking before it sleeps; off when workers outnumber cores.
+    pub(crate) dozes: bool,
+}
+
+impl Shared {
+    pub(crate) fn new(workers: usize, tasks_max: usize, stack_bytes: usize, dozes: bool) -> Self {
+        Self {
+            injectors: std::sync::OnceLock::new(),
+            asleep: AtomicUsize::new(0),
+            is_searching: AtomicBool::new(false),
+            credit: AtomicUsize::new(tasks_max),
+            workers,
+            tasks_max,
+            stack_bytes,
+            dozes,
+        }
+    }
+
+    pub(crate) fn injectors(&self) -> &[&'static Injector] {
+        self.injectors.get().map_or(&[], |list| list)
+    }
+
+    /// Reserves room for `wanted` dhagas or fewer. Returns for how many there was room.
+    pub(crate) fn draw_credit(&self, wanted: usize) -> usize {
+        let mut drawn = 0;
+        let _ = self
+            .credit
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                drawn = wanted.min(left);
+                Some(left - drawn)
+            });
+        drawn
+    }
+
+    pub(crate) fn return_credit(&self, count: usize) {
+        self.credit.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// The worker with the fewest live dhagas.
+    pub(crate) fn least_loaded(&self) -> Option<&'static Injector> {
+        self.injectors()
+            .iter()
+            .copied()
+            .min_by_key(|injector| injector.live() + injector.unstarted_len())
+    }
+
+    fn has_unstarted(&self) -> bool {
+        self.injectors()
+            .iter()
+            .any(|injector| injector.unstarted_len() > 0)
+    }
+
+    /// Wakes a sleeping worker to steal, unless one is on its way already. Who steals and leaves work behind calls this
+    /// again, so that a burst wakes the workers in a chain.
+    fn wake_thief(&self) {
+        if self.asleep.load(Ordering::SeqCst) == 0 || self.is_searching.swap(true, Ordering::SeqCst)
+        {
+            return;
+        }
+        if !self.injectors().iter().any(|injector| injector.rouse()) {
+            self.is_searching.store(false, Ordering::SeqCst);
+        }
+    }
+}
+
+/// Work for the end of a turn. Belongs to our crates, runs on the worker's own context, and may only push or do I/O that
+/// cannot block.
+pub trait AtEnd: Send + Sync {
+    /// Called once, at the end of the turn in which it was asked for.
+    fn at_end(self: Arc<Self>);
+}
+
+/// An OS thread with a scheduler. Everything in it belongs to that thread; other threads reach its injector only.
+pub(crate) struct Worker {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) injector: &'static Injector,
+    tasks: RefCell<TaskTable>,
+    current: RefCell<Option<Rc<Task>>>,
+    ready: RefCell<VecDeque<Rc<Task>>>,
+    /// Unstarted dhagas that no other worker sees before the end of the batch.
+    fresh: RefCell<VecDeque<Arc<dyn Job>>>,
+    /// Unstarted dhagas that must start here.
+    local: RefCell<VecDeque<Arc<dyn Job>>>,
+    /// Closures of `local`, which cannot leave this thread.
+    closures: RefCell<slab::Slab<Box<dyn FnOnce()>>>,
+    timers: RefCell<Timers<TaskId>>,
+    reactor: RefCell<Reactor>,
+    stacks: RefCell<StackPool>,
+    at_end: RefCell<Vec<Arc<dyn AtEnd>>>,
+    /// Swapped with the inbox at each drain; kept for its capacity.
+    inbox: RefCell<Vec<Message>>,
+    /// Room for dhagas that is reserved already.
+    credit: Cell<usize>,
+    credit_lot: usize,
+    /// Something ran since the worker last slept.
+    was_useful: Cell<bool>,
+    is_stopping: Cell<bool>,
+    pub(crate) extensions: crate::extensions::Extensions,
+}
+
+thread_local! {
+    static WORKER: OnceCell<Worker> = const { OnceCell::new() };
+}
+
+/// Calls `f` with the worker of this OS thread; `None` on a plain thread.
+#[inline(always)]
+pub(crate) fn with_worker<R>(f: impl FnOnce(&Worker) -> R) -> Option<R> {
+    WORKER.try_with(|worker| worker.get().map(f)).ok().flatten()
+}
+
+/// Makes this OS thread a worker and runs its loop until the runtime has stopped and every dhaga has ended.
+pub(crate) fn run_worker(worker: Worker) {
+    WORKER.with(|cell| {
+        assert!(
+            cell.set(worker).is_ok(),
+            "an OS thread becomes a worker only once"
+        );
+        let worker = cell.get().expect("it was set a line ago");
+        worker.run();
+        worker.injector.retire();
+    });
+}
+
+impl Worker {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        reactor: Reactor,
+        doorbell: Doorbell,
+        stacks: StackPool,
+    ) -> Self {
+        let credit_lot = (shared.tasks_max / (8 * shared.workers)).clamp(1, CREDIT_LOT_MAX);
+        Self {
+            shared,
+            injector: Injector::lease(doorbell),
+            tasks: RefCell::default(),
+            current: RefCell::default(),
+            ready: RefCell::default(),
+            fresh: RefCell::default(),
+            local: RefCell::default(),
+            closures: RefCell::default(),
+            timers: RefCell::new(Timers::new(now())),
+            reactor: RefCell::new(reactor),
+            stacks: RefCell::new(stacks),
+            at_end: RefCell::default(),
+            inbox: RefCell::default(),
+            credit: Cell::new(0),
+            credit_lot,
+            was_useful: Cell::new(false),
+            is_stopping: Cell::new(false),
+            extensions: crate::extensions::Extensions::default(),
+        }
+    }
+
+    /// THE LOOP. Each line is one step of a turn; see the steps below in the same order.
+    fn run(&self) {
+        while !self.is_finished() {
+            self.drain_injector();
+            self.expire_timers();
+            self.run_batch();
+            self.share_unstarted();
+            self.end_turn();
+            self.poll();
+        }
+        self.close();
+    }
+
+    /// Step 1: what other threads want of this worker.
+    fn drain_injector(&self) {
+        let mut batch = self.inbox.take();
+        self.injector.drain(&mut batch);
+        for message in batch.drain(..) {
+            match message {
+                Message::Wake(task) => self.unpark(task),
+                Message::Start(job) => self.fresh.borrow_mut().push_back(job),
+                Message::Unwind(task) => self.unwind(task),
+                Message::Forget(source) => self.reactor.borrow_mut().forget(source),
+                Message::Stop => self.stop(),
+            }
+        }
+        self.inbox.replace(batch);
+    }
+
+    /// Step 2: dhagas whose deadline has passed go before those that are merely ready.
+    fn expire_timers(&self) {
+        let mut timers = self.timers.borrow_mut();
+        if timers.is_empty() {
+            return;
+        }
+        let (now, tasks) = (now(), self.tasks.borrow());
+        let mut late = Vec::new();
+        while let Some(id) = timers.pop_expired(now) {
+            late.extend(tasks.get(id).cloned());
+        }
+        let mut ready = self.ready.borrow_mut();
+        for task in late.into_iter().rev() {
+            task.timer.set(None);
+            if let State::Parked(_) = task.state.get() {
+                task.state.set(State::Ready);
+                task.verdict.set(Wake::TimedOut);
+                ready.push_front(task);
+            }
+        }
+    }
+
+    /// Step 3: ready and unstarted dhagas, until none is left or the batch's time is over.
+    fn run_batch(&self) {
+        let mut count: u32 = 0;
+        let mut started = None;
+        while self.run_one(count.is_multiple_of(RESUMES_PER_FORCED_START)) {
+            count = count.wrapping_add(1);
+            if count.is_multiple_of(RESUMES_PER_CLOCK_READ) {
+                let started = *started.get_or_insert_with(now);
+                if now() - started > BATCH_MAX {
+                    break;
+                }
+            }
+        }
+        if count > 0 {
+            self.was_useful.set(true);
+        }
+    }
+
+    /// Runs one dhaga until it waits or ends. Returns whether there was one.
+    #[inline(always)]
+    fn run_one(&self, unstarted_first: bool) -> bool {
+        if unstarted_first && self.start_next() {
+            return true;
+        }
+        let next = self.ready.borrow_mut().pop_front();
+        match next {
+            Some(task) => {
+                self.resume(task);
+                true
+            }
+            None => self.start_next(),
+        }
+    }
+
+    /// Step 4: what this batch did not start, idle workers may take.
+    fn share_unstarted(&self) {
+        if self.shared.workers < 2 {
+            return;
+        }
+        let mut fresh = self.fresh.borrow_mut();
+        if !fresh.is_empty() {
+            self.injector.publish(fresh.drain(..));
+        }
+        drop(fresh);
+        if self.injector.unstarted_len() > 0 {
+            self.shared.wake_thief();
+        }
+    }
+
+    /// Step 5: what was asked for the end of the turn: each dirty connection is flushed once.
+    fn end_turn(&self) {
+        let mut list = self.at_end.take();
+        for work in list.drain(..) {
+            work.at_end();
+        }
+        let mut current = self.at_end.borrow_mut();
+        if current.is_empty() {
+            *current = list;
+        }
+    }
+
+    /// Step 6: the sockets. Blocks if there is nothing else to do.
+    fn poll(&self) {
+        if self.has_work() || self.steal() {
+            self.turn_reactor(Some(Duration::ZERO));
+        } else if !self.doze() {
+            self.sleep();
+        }
+    }
+
+    /// Polls without blocking for a little while after useful work. Returns whether it found some.
+    fn doze(&self) -> bool {
+        if !self.shared.dozes || !self.was_useful.get() {
+            return false;
+        }
+        let until = now() + DOZE_MAX;
+        loop {
+            if self.turn_reactor(Some(Duration::ZERO)) > 0
+                || self.has_work()
+                || self.injector.has_messages()
+                || self.steal()
+            {
+                return true;
+            }
+            let now = now();
+            if now >= until
+                || self
+                    .timers
+                    .borrow()
+                    .next_deadline()
+                    .is_some_and(|deadline| deadline <= now)
+            {
+                return false;
+            }
+        }
+    }
+
+    /// Blocks in the poll until an event, a message, or the earliest deadline.
+    fn sleep(&self) {
+        self.was_useful.set(false);
+        self.shared.asleep.fetch_add(1, Ordering::SeqCst);
+        self.injector.fall_asleep();
+        // Looked at again now that pushers see the sleeper; see `run_queue` for the protocol.
+        if self.injector.has_messages() || self.shared.has_unstarted() {
+            self.turn_reactor(Some(Duration::ZERO));
+        } else {
+            self.turn_reactor(self.until_next_deadline());
+        }
+        self.injector.get_up();
+        self.shared.asleep.fetch_sub(1, Ordering::SeqCst);
+        self.shared.is_searching.store(false, Ordering::SeqCst);
+        self.steal();
+    }
+
+    fn until_next_deadline(&self) -> Option<Duration> {
+        let deadline = self.timers.borrow().next_deadline()?;
+        Some(deadline.saturating_duration_since(now()))
+    }
+
+    fn turn_reactor(&self, timeout: Option<Duration>) -> usize {
+        self.reactor
+            .borrow_mut()
+            .turn(timeout, |report| self.take_report(report))
+    }
+
+    fn take_report(&self, report: Report) {
+        match report {
+            Report::Waiter(address) => self.unpark_anywhere(address),
+            Report::Callback(callback) => callback.on_ready(),
+        }
+    }
+
+    fn has_work(&self) -> bool {
+        !self.ready.borrow().is_empty()
+            || !self.fresh.borrow().is_empty()
+            || !self.local.borrow().is_empty()
+            || !self.at_end.borrow().is_empty()
+            || self.injector.unstarted_len() > 0
+    }
+
+    /// Takes half of what another worker has not started. Returns whether it got some.
+    fn steal(&self) -> bool {
+        if self.is_stopping.get() {
+            return false;
+        }
+        let others = self
+            .shared
+            .injectors()
+            .iter()
+            .filter(|other| !std::ptr::eq(**other, self.injector));
+        for victim in others {
+            let taken = victim.take_unstarted(|len| len.div_ceil(2), &mut self.fresh.borrow_mut());
+            if taken > 0 {
+                if victim.unstarted_len() > 0 {
+                    self.shared.wake_thief();
+                }
+                return true;
+            }
+        }
+        false
+    }
+}
+
+/// Starting and resuming dhagas.
+impl Worker {
+    /// Starts the next unstarted dhaga. Returns whether there was one.
+    fn start_next(&self) -> bool {
+        let Some(job) = self.next_unstarted() else {
+            return false;
+        };
+        if self.is_stopping.get() {
+            self.start(job, |job| job.discard());
+        } else {
+            self.start(job, |job| job.run());
+        }
+        true
+    }
+
+    fn next_unstarted(&self) -> Option<Arc<dyn Job>> {
+        if let Some(job) = self.local.borrow_mut().pop_front() {
+            return Some(job);
+        }
+        loop {
+            let job = self.next_shareable()?;
+            match self.placement() {
+                Some(other) => match other.push(Message::Start(job)) {
+                    // Its reservation goes with it: credit is returned where a dhaga ends, and the lots even out.
+                    Ok(()) => {}
+                    Err(Message::Start(job)) => return Some(job),
+                    Err(_) => unreachable!("the injector hands back what it was given"),
+                },
+                None => return Some(job),
+            }
+        }
+    }
+
+    /// The oldest first: what was published before what is fresh.
+    fn next_shareable(&self) -> Option<Arc<dyn Job>> {
+        if self.injector.unstarted_len() > 0 {
+            let mut fresh = VecDeque::new();
+            self.injector.take_unstarted(|_| 1, &mut fresh);
+            if let Some(job) = fresh.pop_front() {
+                return Some(job);
+            }
+        }
+        self.fresh.borrow_mut().pop_front()
+    }
+
+    /// Where a new dhaga belongs if this worker has more than 1.25 times the mean of live ones.
+    fn placement(&self) -> Option<&'static Injector> {
+        let (workers, live) = (self.shared.workers, self.injector.live());
+        if workers < 2 || live < PLACEMENT_LIVE_MIN || self.is_stopping.get() {
+            return None;
+        }
+        let total: usize = self
+            .shared
+            .injectors()
+            .iter()
+            .map(|injector| injector.live())
+            .sum();
+        if live * workers * 4 <= total * 5 {
+            return None;
+        }
+        self.shared
+            .least_loaded()
+            .filter(|other| !std::ptr::eq(*other, self.injector))
+    }
+
+    fn start(&self, job: Arc<dyn Job>, body: impl FnOnce(Arc<dyn Job>) + 'static) {
+        let label = job.label();
+        let stack_bytes = if label.stack_bytes == 0 {
+            self.shared.stack_bytes
+        } else {
+            label.stack_bytes
+        };
+        let stack = self.stacks.borrow_mut().take(stack_bytes);
+        match stack {
+            Ok(stack) => {
+                stack.set_label(label.name.as_deref(), label.site);
+                let work = job.clone();
+                let task = self
+                    .tasks
+                    .borrow_mut()
+                    .insert(job, |_| Coroutine::new(stack, move || body(work)));
+                self.publish_live();
+                self.resume(task);
+            }
+            Err(error) => self.refuse(&job, &error),
+        }
+    }
+
+    /// There is no memory for a stack. The closure is lost, which whoever joins it learns; nobody else may know.
+    #[cold]
+    fn refuse(&self, job: &Arc<dyn Job>, error: &StackError) {
+        log::error!(
+            "dhaga {:?} spawned at {} never ran: {error}",
+            job.label().display_name(),
+            job.label().site
+        );
+        job.discard();
+        self.return_one_credit();
+    }
+
+    fn publish_live(&self) {
+        self.injector.set_live(self.tasks.borrow().len());
+    }
+
+    /// The one place where a dhaga is resumed.
+    #[inline(always)]
+    fn resume(&self, task: Rc<Task>) {
+        task.state.set(State::Running);
+        let verdict = task.verdict.replace(Wake::Ready);
+        *self.current.borrow_mut() = Some(task.clone());
+        let outcome = {
+            let mut coroutine = task.coroutine.borrow_mut();
+            coroutine
+                .as_mut()
+                .expect("a dhaga that is ready has its coroutine")
+                .resume(verdict)
+        };
+        *self.current.borrow_mut() = None;
+        if let Outcome::Finished = outcome {
+            self.end(&task);
+        }
+    }
+
+    #[inline(never)]
+    fn end(&self, task: &Task) {
+        let (coroutine, job) = self.tasks.borrow_mut().remove(task);
+        if let Some(coroutine) = coroutine {
+            self.stacks.borrow_mut().give_back(coroutine.into_stack());
+        }
+        drop(job);
+        self.publish_live();
+        self.return_one_credit();
+    }
+
+    /// Reserves room for one dhaga.
+    #[inline(always)]
+    pub(crate) fn take_credit(&self) -> bool {
+        if self.credit.get() == 0 {
+            self.credit.set(self.shared.draw_credit(self.credit_lot));
+            if self.credit.get() == 0 {
+                return false;
+            }
+        }
+        self.credit.set(self.credit.get() - 1);
+        true
+    }
+
+    #[inline(always)]
+    fn return_one_credit(&self) {
+        let credit = self.credit.get() + 1;
+        if credit < 2 * self.credit_lot {
+            self.credit.set(credit);
+        } else {
+            self.shared.return_credit(credit);
+            self.credit.set(0);
+        }
+    }
+
+    /// Queues an unstarted dhaga. Signals nobody: the end of the batch does.
+    #[inline(always)]
+    pub(crate) fn push_fresh(&self, job: Arc<dyn Job>) {
+        self.fresh.borrow_mut().push_back(job);
+    }
+
+    /// Queues a dhaga that must start on this worker.
+    pub(crate) fn push_local(&self, job: Arc<dyn Job>) {
+        self.local.borrow_mut().push_back(job);
+    }
+
+    /// Keeps a closure that cannot leave this thread until its dhaga starts.
+    pub(crate) fn keep_closure(&self, closure: Box<dyn FnOnce()>) -> usize {
+        self.closures.borrow_mut().insert(closure)
+    }
+
+    pub(crate) fn take_closure(&self, key: usize) -> Option<Box<dyn FnOnce()>> {
+        self.closures.borrow_mut().try_remove(key)
+    }
+
+    pub(crate) fn push_at_end(&self, work: Arc<dyn AtEnd>) {
+        self.at_end.borrow_mut().push(work);
+    }
+}
+
+/// Waiting and waking.
+impl Worker {
+    #[inline(always)]
+    pub(crate) fn current(&self) -> Option<Rc<Task>> {
+        self.current.borrow().clone()
+    }
+
+    pub(crate) fn address(&self, task: &Task) -> Address {
+        Address {
+            injector: self.injector,
+            task: task.id(),
+        }
+    }
+
+    /// Suspends the running dhaga until it is unparked or the deadline passes. The one way to wait.
+    #[inline(always)]
+    pub(crate) fn suspend(
+        &self,
+        task: &Task,
+        reason: WaitReason,
+        deadline: Option<Instant>,
+    ) -> Wake {
+        if task.permit.replace(false) {
+            return Wake::Ready;
+        }
+        if let Some(deadline) = deadline {
+            let key = self.timers.borrow_mut().arm(deadline, task.id());
+            task.timer.set(Some(key));
+        }
+        task.state.set(State::Parked(reason));
+        let wake = coroutine::suspend();
+        if deadline.is_some()
+            && let Some(key) = task.timer.take()
+        {
+            self.timers.borrow_mut().cancel(key);
+        }
+        wake
+    }
+
+    /// Sends the running dhaga to the tail of the queue.
+    #[inline(always)]
+    pub(crate) fn yield_now(&self, task: &Rc<Task>) -> Wake {
+        task.state.set(State::Ready);
+        self.ready.borrow_mut().push_back(task.clone());
+        coroutine::suspend()
+    }
+
+    /// Makes a dhaga of this worker ready, or saves it the wake if it is not parked.
+    #[inline(always)]
+    pub(crate) fn unpark(&self, id: TaskId) {
+        let tasks = self.tasks.borrow();
+        let Some(task) = tasks.get(id) else { return };
+        match task.state.get() {
+            State::Parked(_) => {
+                task.state.set(State::Ready);
+                self.ready.borrow_mut().push_back(task.clone());
+            }
+            State::Ready | State::Running => task.permit.set(true),
+            State::Free => unreachable!("the table finds live dhagas only"),
+        }
+    }
+
+    /// Makes a dhaga of any worker ready.
+    #[inline(always)]
+    pub(crate) fn unpark_anywhere(&self, address: Address) {
+        if std::ptr::eq(address.injector, self.injector) {
+            self.unpark(address.task);
+        } else {
+            // A worker that has ended has no dhaga left to wake.
+            let _ = address.injector.push(Message::Wake(address.task));
+        }
+    }
+
+    pub(crate) fn register(
+        &self,
+        descriptor: std::os::fd::RawFd,
+        readiness: &Arc<Readiness>,
+    ) -> std::io::Result<usize> {
+        self.reactor.borrow_mut().register(descriptor, readiness)
+    }
+
+    pub(crate) fn forget(&self, source: usize) {
+        self.reactor.borrow_mut().forget(source);
+    }
+
+    /// Name and wait reason of each live dhaga, for reports.
+    pub(crate) fn describe(&self) -> Vec<String> {
+        self.tasks
+            .borrow()
+            .live()
+            .map(|task| describe(task))
+            .collect()
+    }
+
+    pub(crate) fn describe_slot(&self, slot: u32) -> Option<String> {
+        self.tasks
+            .borrow()
+            .live()
+            .find(|task| task.slot == slot)
+            .map(|task| describe(task))
+    }
+}
+
+fn describe(task: &Task) -> String {
+    let job = task.job.borrow();
+    let Some(job) = &*job else {
+        return "a dhaga that has ended".to_owned();
+    };
+    let state = match task.state.get() {
+        State::Parked(reason) => format!("waits ({reason:?})"),
+        state => format!("{state:?}").to_lowercase(),
+    };
+    format!(
+        "dhaga {:?} (spawned at {}): {state}",
+        job.label().display_name(),
+        job.label().site
+    )
+}
+
+/// Stopping.
+impl Worker {
+    /// Unwinds every dhaga; what is unstarted will be discarded instead of run.
+    fn stop(&self) {
+        self.is_stopping.set(true);
+        let live: Vec<_> = self.tasks.borrow().live().map(|task| task.id()).collect();
+        if cfg!(panic = "unwind") {
+            live.into_iter().for_each(|id| self.unwind(id));
+        }
+    }
+
+    /// Throws in a dhaga at its next wait, or in the one in which it is parked.
+    pub(crate) fn unwind(&self, id: TaskId) {
+        let tasks = self.tasks.borrow();
+        let Some(task) = tasks.get(id) else { return };
+        task.is_unwinding.set(true);
+        if let State::Parked(_) = task.state.get() {
+            task.state.set(State::Ready);
+            task.verdict.set(Wake::Unwind);
+            self.ready.borrow_mut().push_back(task.clone());
+        }
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.is_stopping.get()
+    }
+
+    fn is_finished(&self) -> bool {
+        self.is_stopping.get()
+            && self.tasks.borrow().len() == 0
+            && !self.has_work()
+            && self.injector.close_if_empty()
+    }
+
+    /// The worker's last act: no dhaga of its own is left, and its injector is closed.
+    fn close(&self) {
+        self.reactor
+            .borrow_mut()
+            .close(|report| self.take_report(report));
+        self.end_turn();
+        self.extensions.clear();
+        self.shared.return_credit(self.credit.take());
+    }
+
+    /// Whether a dhaga runs on this worker right now, rather than the worker's own context.
+    pub(crate) fn is_in_dhaga(&self) -> bool {
+        self.current.borrow().is_some()
+    }
+}
+
+/// The one door to the clock.
+#[inline(always)]
+pub(crate) fn now() -> Instant {
+    Instant::now()
+}

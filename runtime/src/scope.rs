@@ -1,0 +1,272 @@
+//! Structured spawning: dhagas that borrow from the code that waits for them.
+//!
+//! What makes the borrow sound is that [`scope`] does not return, and does not unwind out, before the last of its dhagas
+//! has dropped its closure and its result: not on a panic, and not when shutdown unwinds the dhaga that called it.
+
+use std::any::Any;
+use std::marker::PhantomData;
+use std::panic::{AssertUnwindSafe, Location, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::coroutine::Wake;
+use crate::park::{self, Unparker, Unwound, WaitReason};
+use crate::runtime::SpawnError;
+use crate::spawn::{Builder, Inherit, JoinError, JoinHandle};
+
+/// Runs `f`, which may spawn dhagas that borrow what lives outside of it, and waits until all of them have ended. As
+/// `std::thread::scope`. They inherit the caller's deadline, and are cancelled with it.
+///
+/// The wait goes on in spite of a deadline or a cancel: they reach the dhagas inside, which then end by themselves.
+///
+/// # Panics
+///
+/// When a dhaga of the scope panicked and its handle was not joined.
+///
+/// # Examples
+///
+/// ```
+/// let words = ["one", "two", "three"];
+/// let total = std::sync::atomic::AtomicUsize::new(0);
+/// dhaga::scope(|s| {
+///     for word in &words {
+///         s.spawn(|| total.fetch_add(word.len(), std::sync::atomic::Ordering::Relaxed));
+///     }
+/// });
+/// assert_eq!(total.into_inner(), 11);
+/// ```
+pub fn scope<'env, F, T>(f: F) -> T
+where
+    F: for<'scope> FnOnce(&'scope Scope<'scope, 'env>) -> T,
+{
+    let scope = Scope {
+        data: Arc::default(),
+        scope: PhantomData,
+        env: PhantomData,
+    };
+    let result = catch_unwind(AssertUnwindSafe(|| f(&scope)));
+    let was_unwound = scope.data.wait_for_all();
+    match result {
+        Err(payload) => resume_unwind(payload),
+        Ok(_) if was_unwound => park::throw(),
+        Ok(_) if scope.data.has_panicked.load(Ordering::SeqCst) => {
+            panic!("a scoped dhaga panicked")
+        }
+        Ok(value) => value,
+    }
+}
+
+/// Where scoped dhagas are spawned. Made by [`scope`].
+pub struct Scope<'scope, 'env: 'scope> {
+    data: Arc<Data>,
+    /// Invariant, as in std: the lifetimes must not be shortened under a spawned closure.
+    scope: PhantomData<&'scope mut &'scope ()>,
+    env: PhantomData<&'env mut &'env ()>,
+}
+
+#[derive(Default)]
+struct Data {
+    running: AtomicUsize,
+    has_panicked: AtomicBool,
+    /// Who waits in `scope`.
+    waiter: Mutex<Option<Unparker>>,
+}
+
+impl Data {
+    /// Parks until no dhaga of the scope is left. Returns whether shutdown wants this dhaga to unwind.
+    fn wait_for_all(&self) -> bool {
+        let mut was_unwound = false;
+        loop {
+            *self.waiter.lock().unwrap_or_else(PoisonError::into_inner) = Some(park::unparker());
+            if self.running.load(Ordering::SeqCst) == 0 {
+                return was_unwound;
+            }
+            was_unwound |= park::park_through(WaitReason::Scope) == Wake::Unwind;
+        }
+    }
+}
+
+/// One count of `running`. Dropped last in a closure, when nothing of it borrows any more.
+struct Running(Arc<Data>);
+
+impl Running {
+    fn new(data: &Arc<Data>) -> Self {
+        data.running.fetch_add(1, Ordering::SeqCst);
+        Self(data.clone())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.0.running.fetch_sub(1, Ordering::SeqCst) == 1
+            && let Some(waiter) = &*self.0.waiter.lock().unwrap_or_else(PoisonError::into_inner)
+        {
+            waiter.unpark();
+        }
+    }
+}
+
+type Outcome<T> = Result<T, Box<dyn Any + Send>>;
+
+/// Where a scoped dhaga leaves its result. Notes a panic that nobody took.
+struct Slot<T> {
+    outcome: Mutex<Option<Outcome<T>>>,
+    data: Arc<Data>,
+}
+
+impl<T> Slot<T> {
+    fn take(&self) -> Option<Outcome<T>> {
+        self.outcome
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+    }
+}
+
+impl<T> Drop for Slot<T> {
+    fn drop(&mut self) {
+        if let Some(Err(payload)) = self.take()
+            && !payload.is::<Unwound>()
+        {
+            self.data.has_panicked.store(true, Ordering::SeqCst);
+        }
+    }
+}
+
+/// What a scoped dhaga runs. The order of its fields is the order in which they are dropped if it never runs.
+struct Body<F, T> {
+    closure: F,
+    slot: Arc<Slot<T>>,
+    running: Running,
+}
+
+impl<F: FnOnce() -> T, T> Body<F, T> {
+    fn run(self) {
+        let Self {
+            closure,
+            slot,
+            running,
+        } = self;
+        let outcome = catch_unwind(AssertUnwindSafe(closure));
+        *slot.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
+        // If the handle is gone, the result is dropped here; a panic in its `Drop` has nobody else to go to.
+        if catch_unwind(AssertUnwindSafe(|| drop(slot))).is_err() {
+            running.0.has_panicked.store(true, Ordering::SeqCst);
+        }
+    }
+}
+
+impl<'scope> Scope<'scope, '_> {
+    /// Spawns a dhaga that the scope waits for. While the caller's thread unwinds from a panic, `f` runs inline instead,
+    /// because a `Drop` that opens a scope could not wait for it.
+    ///
+    /// # Panics
+    ///
+    /// When the runtime's limit of dhagas is reached.
+    #[track_caller]
+    pub fn spawn<F, T>(&'scope self, f: F) -> ScopedJoinHandle<'scope, T>
+    where
+        F: FnOnce() -> T + Send + 'scope,
+        T: Send + 'scope,
+    {
+        match self.try_spawn(Builder::new(), Location::caller(), f) {
+            Ok(handle) => handle,
+            Err(error) => panic!("cannot spawn a dhaga: {error}"),
+        }
+    }
+
+    fn try_spawn<F, T>(
+        &'scope self,
+        builder: Builder,
+        site: &'static Location<'static>,
+        f: F,
+    ) -> Result<ScopedJoinHandle<'scope, T>, SpawnError>
+    where
+        F: FnOnce() -> T + Send + 'scope,
+        T: Send + 'scope,
+    {
+        let slot = Arc::new(Slot {
+            outcome: Mutex::new(None),
+            data: self.data.clone(),
+        });
+        let body = Body {
+            closure: f,
+            slot: slot.clone(),
+            running: Running::new(&self.data),
+        };
+        if std::thread::panicking() {
+            body.run();
+            return Ok(ScopedJoinHandle {
+                handle: None,
+                slot,
+                scope: PhantomData,
+            });
+        }
+        let closure: Box<dyn FnOnce() + Send + 'scope> = Box::new(move || body.run());
+        // SAFETY: only the lifetime changes. Whatever `closure` borrows lives until `scope` returns or unwinds, and that
+        // happens after `running` fell to zero; `Running` is the last field of `Body`, so by then the closure and its
+        // result are dropped, whether it ran, panicked, was unwound, or was discarded unrun. Should a dhaga be leaked at a
+        // shutdown, its count never falls and `scope` never returns.
+        let closure = unsafe {
+            std::mem::transmute::<
+                Box<dyn FnOnce() + Send + 'scope>,
+                Box<dyn FnOnce() + Send + 'static>,
+            >(closure)
+        };
+        let handle = builder
+            .inherit(Inherit::DeadlineAndCancel)
+            .spawn_at(site, closure)?;
+        Ok(ScopedJoinHandle {
+            handle: Some(handle),
+            slot,
+            scope: PhantomData,
+        })
+    }
+}
+
+impl std::fmt::Debug for Scope<'_, '_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Scope")
+            .field("running", &self.data.running)
+            .finish_non_exhaustive()
+    }
+}
+
+/// As [`JoinHandle`], for a scoped dhaga. Dropping it changes nothing: the scope waits all the same.
+pub struct ScopedJoinHandle<'scope, T> {
+    /// `None`: it ran inline.
+    handle: Option<JoinHandle<()>>,
+    slot: Arc<Slot<T>>,
+    scope: PhantomData<&'scope ()>,
+}
+
+impl<T> ScopedJoinHandle<'_, T> {
+    /// Waits for the dhaga and returns its result.
+    ///
+    /// # Errors
+    ///
+    /// As [`JoinHandle::join`]. The handle in [`JoinError::Stopped`] can be joined again, but without the result.
+    pub fn join(self) -> Result<T, JoinError<()>> {
+        if let Some(handle) = self.handle {
+            handle.join()?;
+        }
+        match self.slot.take() {
+            Some(Err(payload)) if payload.is::<Unwound>() => Err(JoinError::Unwound),
+            Some(Ok(value)) => Ok(value),
+            Some(Err(payload)) => Err(JoinError::panicked(payload)),
+            None => Err(JoinError::NeverRan),
+        }
+    }
+
+    /// As [`JoinHandle::is_finished`].
+    pub fn is_finished(&self) -> bool {
+        self.handle.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// As [`JoinHandle::cancel`].
+    pub fn cancel(&self) {
+        if let Some(handle) = &self.handle {
+            handle.cancel();
+        }
+    }
+}

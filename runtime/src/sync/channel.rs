@@ -1,0 +1,603 @@
+//! Messages from many to many, each received once.
+//!
+//! ```text
+//!   senders that wait,        buffer,            receivers that wait,
+//!   each with its message     up to capacity     each with an empty place
+//!   [e] [f] ───────────────>  [b] [c] [d]
+//!                                                [ ] [ ]  <─── the next message
+//! ```
+//!
+//! Whoever comes second does the work of both, under one short lock: a sender puts its message into the
+//! place of the first receiver that waits; a receiver, as it takes from the buffer, moves the message of the
+//! first sender that waits to the end of it. So a waiter is woken when its wait is over and not before,
+//! order is strict, nobody overtakes, and one message wakes one waiter. At most one of the two sides waits:
+//! senders only while the buffer is full, receivers only while it is empty.
+//!
+//! A message is always in one of these three places and belongs to the channel, save that a waiting
+//! sender may take its own back. If a receiver is torn down with a message in its place, the message goes to
+//! the next receiver or back to the front.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+pub use super::error::{
+    RecvError, RecvTimeoutError, SendError, SendTimeoutError, TryRecvError, TrySendError,
+};
+use super::wait_queue::{
+    Place, Stage, Stopped, WaitQueue, check_scope, deadline_after, locked, park_fallibly,
+    unpark_each,
+};
+use crate::park::{self, Unparker, WaitReason};
+
+/// A channel that holds up to `capacity` messages; when it is full, senders wait. With a capacity of
+/// 0 it is a [`rendezvous`].
+///
+/// # Examples
+///
+/// ```
+/// let (sender, receiver) = dhaga::sync::channel::bounded(8);
+/// dhaga::spawn(move || {
+///     for number in 1..=100 {
+///         sender.send(number)?;
+///     }
+///     Ok::<(), dhaga::sync::channel::SendError<u64>>(())
+/// });
+/// assert_eq!(receiver.iter().sum::<u64>(), 5050);
+/// ```
+pub fn bounded<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
+    let state = State {
+        capacity,
+        buffer: VecDeque::new(),
+        waiting_senders: WaitQueue::new(),
+        waiting_receivers: WaitQueue::new(),
+        senders: 1,
+        receivers: 1,
+    };
+    let channel = Arc::new(Channel {
+        state: Mutex::new(state),
+    });
+    let sender = Sender {
+        channel: channel.clone(),
+    };
+    (sender, Receiver { channel })
+}
+
+/// A channel whose senders never wait. It grows as long as memory lasts: prefer [`bounded`] wherever
+/// the sender can be faster than the receiver.
+pub fn unbounded<T>() -> (Sender<T>, Receiver<T>) {
+    bounded(UNBOUNDED)
+}
+
+/// A channel that holds nothing: each sender waits for a receiver to take its message.
+pub fn rendezvous<T>() -> (Sender<T>, Receiver<T>) {
+    bounded(0)
+}
+
+/// More messages than memory can hold.
+const UNBOUNDED: usize = usize::MAX;
+
+/// The sending side of a channel. Clone it for each sender.
+///
+/// When the last one is dropped, receivers get what is left, and then `Disconnected`.
+pub struct Sender<T> {
+    channel: Arc<Channel<T>>,
+}
+
+/// The receiving side of a channel. Clone it for several receivers; each message goes to one of them.
+///
+/// When the last one is dropped, messages that are left are dropped too, and senders get
+/// `Disconnected`.
+pub struct Receiver<T> {
+    channel: Arc<Channel<T>>,
+}
+
+impl<T> Sender<T> {
+    /// Sends a message. Suspends while the channel is full, in a rendezvous until a receiver takes
+    /// the message.
+    ///
+    /// # Errors
+    ///
+    /// If all receivers are gone, or the scope is cancelled or out of time. The message is inside.
+    #[inline(always)]
+    pub fn send(&self, value: T) -> Result<(), SendError<T>> {
+        let sent = self.channel.send(value, || None);
+        sent.map_err(SendTimeoutError::without_timeout)
+    }
+
+    /// Sends a message if there is room. Never suspends.
+    ///
+    /// # Errors
+    ///
+    /// If there is no room, or all receivers are gone. The message is inside.
+    #[inline]
+    pub fn try_send(&self, value: T) -> Result<(), TrySendError<T>> {
+        let receiver = locked(&self.channel.state).offer(value)?;
+        if let Some(receiver) = receiver {
+            receiver.unpark();
+        }
+        Ok(())
+    }
+
+    /// Sends a message. Suspends as [`send`](Self::send) does, for `timeout` at most.
+    ///
+    /// # Errors
+    ///
+    /// If the time is over, all receivers are gone, or the scope is cancelled or out of time. The
+    /// message is inside, and nobody has received it.
+    pub fn send_timeout(&self, value: T, timeout: Duration) -> Result<(), SendTimeoutError<T>> {
+        self.channel.send(value, || deadline_after(timeout))
+    }
+
+    /// How many messages the channel holds.
+    pub fn len(&self) -> usize {
+        self.channel.len()
+    }
+
+    /// Whether the channel holds no message.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many messages the channel can hold; `None` if there is no limit.
+    pub fn capacity(&self) -> Option<usize> {
+        self.channel.capacity()
+    }
+
+    /// Whether all receivers are gone.
+    pub fn is_disconnected(&self) -> bool {
+        locked(&self.channel.state).receivers == 0
+    }
+}
+
+impl<T> Receiver<T> {
+    /// Receives a message. Suspends until there is one.
+    ///
+    /// # Errors
+    ///
+    /// If all senders are gone and nothing is left, or the scope is cancelled or out of time.
+    #[inline(always)]
+    pub fn recv(&self) -> Result<T, RecvError> {
+        let received = self.channel.recv(|| None);
+        received.map_err(RecvTimeoutError::without_timeout)
+    }
+
+    /// Receives a message if there is one. Never suspends.
+    ///
+    /// # Errors
+    ///
+    /// If there is none now, or all senders are gone and nothing is left.
+    #[inline]
+    pub fn try_recv(&self) -> Result<T, TryRecvError> {
+        let (value, sender) = locked(&self.channel.state).take()?;
+        if let Some(sender) = sender {
+            sender.unpark();
+        }
+        Ok(value)
+    }
+
+    /// Receives a message. Suspends until there is one, for `timeout` at most.
+    ///
+    /// # Errors
+    ///
+    /// If the time is over, all senders are gone and nothing is left, or the scope is cancelled or
+    /// out of time.
+    pub fn recv_timeout(&self, timeout: Duration) -> Result<T, RecvTimeoutError> {
+        self.channel.recv(|| deadline_after(timeout))
+    }
+
+    /// Receives a message. Suspends until there is one or the deadline passes.
+    ///
+    /// # Errors
+    ///
+    /// As [`recv_timeout`](Self::recv_timeout).
+    pub fn recv_deadline(&self, deadline: Instant) -> Result<T, RecvTimeoutError> {
+        self.channel.recv(|| Some(deadline))
+    }
+
+    /// All messages to come: it suspends for each, and ends when all senders are gone, or when the
+    /// scope is cancelled or out of time.
+    pub fn iter(&self) -> Iter<'_, T> {
+        Iter { receiver: self }
+    }
+
+    /// The messages that are there already. Never suspends.
+    pub fn try_iter(&self) -> TryIter<'_, T> {
+        TryIter { receiver: self }
+    }
+
+    /// How many messages the channel holds.
+    pub fn len(&self) -> usize {
+        self.channel.len()
+    }
+
+    /// Whether the channel holds no message.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many messages the channel can hold; `None` if there is no limit.
+    pub fn capacity(&self) -> Option<usize> {
+        self.channel.capacity()
+    }
+}
+
+struct Channel<T> {
+    state: Mutex<State<T>>,
+}
+
+struct State<T> {
+    capacity: usize,
+    buffer: VecDeque<T>,
+    /// Each with the message it wants to send; a granted one's was taken.
+    waiting_senders: WaitQueue<Option<T>>,
+    /// Each with room for a message; a granted one's is there.
+    waiting_receivers: WaitQueue<Option<T>>,
+    senders: usize,
+    receivers: usize,
+}
+
+impl<T> State<T> {
+    /// Gives a message to the first receiver that waits, which is to be unparked, or to the buffer.
+    #[inline(always)]
+    fn offer(&mut self, value: T) -> Result<Option<Unparker>, TrySendError<T>> {
+        if let Some((place, receiver)) = self.waiting_receivers.grant() {
+            *place = Some(value);
+            return Ok(Some(receiver));
+        }
+        if self.receivers == 0 {
+            return Err(TrySendError::Disconnected(value));
+        }
+        if self.buffer.len() >= self.capacity {
+            return Err(TrySendError::Full(value));
+        }
+        self.buffer.push_back(value);
+        Ok(None)
+    }
+
+    /// Takes a message; the room goes to the first sender that waits, which is to be unparked.
+    #[inline(always)]
+    fn take(&mut self) -> Result<(T, Option<Unparker>), TryRecvError> {
+        if self.waiting_senders.is_empty() {
+            return match self.buffer.pop_front() {
+                Some(value) => Ok((value, None)),
+                None if self.senders == 0 => Err(TryRecvError::Disconnected),
+                None => Err(TryRecvError::Empty),
+            };
+        }
+        Ok(self.take_and_refill())
+    }
+
+    fn take_and_refill(&mut self) -> (T, Option<Unparker>) {
+        // A message that came back makes the buffer longer than it may be: then there is no room yet.
+        if self.buffer.len() > self.capacity
+            && let Some(value) = self.buffer.pop_front()
+        {
+            return (value, None);
+        }
+        let (message, sender) = self.waiting_senders.grant().expect("a sender waits");
+        let message = message.take().expect("a waiting sender has a message");
+        match self.buffer.pop_front() {
+            Some(value) => {
+                self.buffer.push_back(message);
+                (value, Some(sender))
+            }
+            None => (message, Some(sender)),
+        }
+    }
+
+    /// Takes a message back from a receiver that cannot use it.
+    fn put_back(&mut self, value: T) -> Option<Unparker> {
+        let Some((place, receiver)) = self.waiting_receivers.grant() else {
+            self.buffer.push_front(value);
+            return None;
+        };
+        *place = Some(value);
+        Some(receiver)
+    }
+}
+
+impl<T> Channel<T> {
+    #[inline(always)]
+    fn send(
+        &self,
+        value: T,
+        deadline: impl FnOnce() -> Option<Instant>,
+    ) -> Result<(), SendTimeoutError<T>> {
+        if let Err(interrupt) = check_scope() {
+            return Err(SendTimeoutError::Interrupted(value, interrupt));
+        }
+        let mut state = locked(&self.state);
+        let receiver = match state.offer(value) {
+            Ok(receiver) => receiver,
+            Err(TrySendError::Full(value)) => return self.wait_for_room(state, value, deadline),
+            Err(TrySendError::Disconnected(value)) => {
+                return Err(SendTimeoutError::Disconnected(value));
+            }
+        };
+        drop(state);
+        if let Some(receiver) = receiver {
+            receiver.unpark();
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn recv(&self, deadline: impl FnOnce() -> Option<Instant>) -> Result<T, RecvTimeoutError> {
+        check_scope().map_err(RecvTimeoutError::Interrupted)?;
+        let mut state = locked(&self.state);
+        let (value, sender) = match state.take() {
+            Ok(taken) => taken,
+            Err(TryRecvError::Empty) => return self.wait_for_message(state, deadline),
+            Err(TryRecvError::Disconnected) => return Err(RecvTimeoutError::Disconnected),
+        };
+        drop(state);
+        if let Some(sender) = sender {
+            sender.unpark();
+        }
+        Ok(value)
+    }
+
+    #[inline(always)]
+    fn wait_for_room(
+        &self,
+        mut state: MutexGuard<'_, State<T>>,
+        value: T,
+        deadline: impl FnOnce() -> Option<Instant>,
+    ) -> Result<(), SendTimeoutError<T>> {
+        if let Err(interrupt) = park::check() {
+            return Err(SendTimeoutError::Interrupted(value, interrupt));
+        }
+        let place = state.waiting_senders.join(park::unparker(), Some(value));
+        drop(state);
+        let waiting = WaitingSender {
+            channel: self,
+            place,
+        };
+        let deadline = deadline();
+        loop {
+            let stopped = park_fallibly(WaitReason::Send, deadline);
+            if let Some((stage, message)) = waiting.leave_if_decided_or(stopped) {
+                std::mem::forget(waiting);
+                return outcome_of_sending(stage, message, stopped);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn wait_for_message(
+        &self,
+        mut state: MutexGuard<'_, State<T>>,
+        deadline: impl FnOnce() -> Option<Instant>,
+    ) -> Result<T, RecvTimeoutError> {
+        park::check().map_err(RecvTimeoutError::Interrupted)?;
+        let place = state.waiting_receivers.join(park::unparker(), None);
+        drop(state);
+        let waiting = WaitingReceiver {
+            channel: self,
+            place,
+        };
+        let deadline = deadline();
+        loop {
+            let stopped = park_fallibly(WaitReason::Recv, deadline);
+            if let Some(received) = waiting.leave_if_decided_or(stopped) {
+                std::mem::forget(waiting);
+                return received;
+            }
+        }
+    }
+
+    fn len(&self) -> usize {
+        locked(&self.state).buffer.len()
+    }
+
+    fn capacity(&self) -> Option<usize> {
+        let capacity = locked(&self.state).capacity;
+        (capacity != UNBOUNDED).then_some(capacity)
+    }
+}
+
+#[inline(always)]
+fn outcome_of_sending<T>(
+    stage: Stage,
+    message: Option<T>,
+    stopped: Option<Stopped>,
+) -> Result<(), SendTimeoutError<T>> {
+    let Some(value) = message else {
+        debug_assert_eq!(
+            stage,
+            Stage::Granted,
+            "only a receiver takes a sender's message"
+        );
+        return Ok(());
+    };
+    Err(match stopped {
+        _ if stage == Stage::Dismissed => SendTimeoutError::Disconnected(value),
+        Some(Stopped::Interrupted(interrupt)) => SendTimeoutError::Interrupted(value, interrupt),
+        _ => SendTimeoutError::Timeout(value),
+    })
+}
+
+/// The place of a sender. If it is dropped by an unwinding, so is the message.
+struct WaitingSender<'a, T> {
+    channel: &'a Channel<T>,
+    place: Place,
+}
+
+impl<T> WaitingSender<'_, T> {
+    #[inline(always)]
+    fn leave_if_decided_or(&self, stopped: Option<Stopped>) -> Option<(Stage, Option<T>)> {
+        let mut state = locked(&self.channel.state);
+        match stopped {
+            None => state.waiting_senders.leave_if_decided(self.place),
+            Some(_) => Some(state.waiting_senders.leave(self.place)),
+        }
+    }
+}
+
+impl<T> Drop for WaitingSender<'_, T> {
+    fn drop(&mut self) {
+        let left = locked(&self.channel.state)
+            .waiting_senders
+            .leave(self.place);
+        // Only now, after the lock: the message's own drop may use this channel.
+        drop(left);
+    }
+}
+
+/// The place of a receiver. If it is dropped by an unwinding, a message in it goes back.
+struct WaitingReceiver<'a, T> {
+    channel: &'a Channel<T>,
+    place: Place,
+}
+
+impl<T> WaitingReceiver<'_, T> {
+    #[inline(always)]
+    fn leave_if_decided_or(&self, stopped: Option<Stopped>) -> Option<Result<T, RecvTimeoutError>> {
+        let mut state = locked(&self.channel.state);
+        let (stage, message) = match stopped {
+            None => state.waiting_receivers.leave_if_decided(self.place)?,
+            Some(_) => state.waiting_receivers.leave(self.place),
+        };
+        Some(match (message, stopped) {
+            (Some(value), _) => Ok(value),
+            // The last message may have come back from a receiver that was torn down.
+            (None, _) if stage == Stage::Dismissed => match state.take() {
+                Ok((value, _)) => Ok(value),
+                Err(_) => Err(RecvTimeoutError::Disconnected),
+            },
+            (None, Some(Stopped::Interrupted(why))) => Err(RecvTimeoutError::Interrupted(why)),
+            (None, _) => Err(RecvTimeoutError::Timeout),
+        })
+    }
+}
+
+impl<T> Drop for WaitingReceiver<'_, T> {
+    fn drop(&mut self) {
+        let mut state = locked(&self.channel.state);
+        let (_, message) = state.waiting_receivers.leave(self.place);
+        let next = message.and_then(|value| state.put_back(value));
+        drop(state);
+        if let Some(next) = next {
+            next.unpark();
+        }
+    }
+}
+
+impl<T> Clone for Sender<T> {
+    fn clone(&self) -> Self {
+        locked(&self.channel.state).senders += 1;
+        Sender {
+            channel: self.channel.clone(),
+        }
+    }
+}
+
+impl<T> Clone for Receiver<T> {
+    fn clone(&self) -> Self {
+        locked(&self.channel.state).receivers += 1;
+        Receiver {
+            channel: self.channel.clone(),
+        }
+    }
+}
+
+impl<T> Drop for Sender<T> {
+    fn drop(&mut self) {
+        let mut state = locked(&self.channel.state);
+        state.senders -= 1;
+        let last = state.senders == 0;
+        drop(state);
+        if last {
+            unpark_each(|| locked(&self.channel.state).waiting_receivers.dismiss());
+        }
+    }
+}
+
+impl<T> Drop for Receiver<T> {
+    fn drop(&mut self) {
+        let mut state = locked(&self.channel.state);
+        state.receivers -= 1;
+        if state.receivers > 0 {
+            return;
+        }
+        let left = std::mem::take(&mut state.buffer);
+        drop(state);
+        unpark_each(|| locked(&self.channel.state).waiting_senders.dismiss());
+        // Only now, after the lock: a message's own drop may use this channel.
+        drop(left);
+    }
+}
+
+impl<T> fmt::Debug for Sender<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sender").finish_non_exhaustive()
+    }
+}
+
+impl<T> fmt::Debug for Receiver<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Receiver").finish_non_exhaustive()
+    }
+}
+
+/// All messages to come; made by [`Receiver::iter`].
+#[derive(Debug)]
+pub struct Iter<'a, T> {
+    receiver: &'a Receiver<T>,
+}
+
+/// The messages that are there; made by [`Receiver::try_iter`].
+#[derive(Debug)]
+pub struct TryIter<'a, T> {
+    receiver: &'a Receiver<T>,
+}
+
+/// All messages to come, with the receiver inside.
+#[derive(Debug)]
+pub struct IntoIter<T> {
+    receiver: Receiver<T>,
+}
+
+impl<T> Iterator for Iter<'_, T> {
+    type Item = T;
+
+    fn next(&mut self) -> Option<T> {
+        self.receiver.recv().ok()
+    }
+}
+
+impl<T> Iterator for TryIter<'_, T> {
+    type Item = T;
+
+    fn next(&mut self) -> Option<T> {
+        self.receiver.try_recv().ok()
+    }
+}
+
+impl<T> Iterator for IntoIter<T> {
+    type Item = T;
+
+    fn next(&mut self) -> Option<T> {
+        self.receiver.recv().ok()
+    }
+}
+
+impl<'a, T> IntoIterator for &'a Receiver<T> {
+    type Item = T;
+    type IntoIter = Iter<'a, T>;
+
+    fn into_iter(self) -> Iter<'a, T> {
+        self.iter()
+    }
+}
+
+impl<T> IntoIterator for Receiver<T> {
+    type Item = T;
+    type IntoIter = IntoIter<T>;
+
+    fn into_iter(self) -> IntoIter<T> {
+        IntoIter { receiver: self }
+    }
+}

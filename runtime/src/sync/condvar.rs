@@ -1,0 +1,293 @@
+//! Waiting, outside a lock, for what the lock guards to change.
+
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{LockResult, Mutex as InnerMutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::mutex::MutexGuard;
+use super::wait_queue::{Place, Stage, Stopped, WaitQueue, deadline_after, locked, park_fallibly};
+use crate::park::{self, Interrupt, Parked, Unparker, WaitReason};
+
+/// A condition variable, as [`std::sync::Condvar`], for a [`Mutex`](super::Mutex).
+///
+/// Who waits first is notified first. A notification that reaches a waiter just as it gives up counts
+/// as received; one whose receiver is torn down goes to the next.
+///
+/// # Examples
+///
+/// ```
+/// use std::sync::Arc;
+/// use dhaga::sync::{Condvar, Mutex};
+///
+/// let shared = Arc::new((Mutex::new(false), Condvar::new()));
+/// let there = shared.clone();
+/// let opener = dhaga::spawn(move || {
+///     if let Ok(mut open) = there.0.lock() {
+///         *open = true;
+///     }
+///     there.1.notify_one();
+/// });
+/// let (open, changed) = &*shared;
+/// let guard = open.lock().expect("nobody panicked");
+/// let guard = changed.wait_while(guard, |open| !*open).expect("nobody panicked");
+/// assert!(*guard);
+/// # drop(guard);
+/// # opener.join().expect("nobody panicked");
+/// ```
+pub struct Condvar {
+    /// How many wait: lets a notification without receivers end with one load. Changed under the
+    /// queue's lock; whoever changes the condition under the mutex sees all who wait because of it.
+    waiting: AtomicUsize,
+    queue: InnerMutex<WaitQueue<()>>,
+}
+
+/// How a wait of limited time ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WaitTimeoutResult(Option<Stopped>);
+
+impl WaitTimeoutResult {
+    /// Whether the wait ended for another reason than a notification: the timeout passed, or the
+    /// scope ended.
+    pub fn timed_out(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// What ended the wait before its time, if anything did.
+    pub fn interrupt(&self) -> Option<Interrupt> {
+        match self.0 {
+            Some(Stopped::Interrupted(interrupt)) => Some(interrupt),
+            _ => None,
+        }
+    }
+}
+
+impl Condvar {
+    /// A condition variable that nobody waits for.
+    pub const fn new() -> Self {
+        Condvar {
+            waiting: AtomicUsize::new(0),
+            queue: InnerMutex::new(WaitQueue::new()),
+        }
+    }
+
+    /// Unlocks, suspends until notified, and locks again. Goes on when the scope is cancelled or out
+    /// of time. Call it in a loop: it may return without a notification.
+    ///
+    /// On a thread that is unwinding it blocks, and returns every ten seconds.
+    ///
+    /// # Errors
+    ///
+    /// If the mutex is poisoned. The guard is inside the error.
+    pub fn wait<'a, T: ?Sized>(&self, guard: MutexGuard<'a, T>) -> LockResult<MutexGuard<'a, T>> {
+        let waiting = self.join();
+        let mutex = guard.unlock_to_wait();
+        if std::thread::panicking() {
+            waiting.block_while_unwinding();
+        } else {
+            waiting.park();
+        }
+        mutex.lock()
+    }
+
+    /// Waits for as long as `condition` holds, as [`wait`](Self::wait) does.
+    ///
+    /// # Errors
+    ///
+    /// If the mutex is poisoned. The guard is inside the error.
+    pub fn wait_while<'a, T: ?Sized>(
+        &self,
+        mut guard: MutexGuard<'a, T>,
+        mut condition: impl FnMut(&mut T) -> bool,
+    ) -> LockResult<MutexGuard<'a, T>> {
+        while condition(&mut guard) {
+            guard = self.wait(guard)?;
+        }
+        Ok(guard)
+    }
+
+    /// Unlocks, suspends until notified, for `timeout` at most, and locks again.
+    ///
+    /// If the scope is or gets cancelled or out of time, the wait ends at once, others run, and the
+    /// result says so. A loop must look at the result, or ask the condition, to end.
+    ///
+    /// # Errors
+    ///
+    /// If the mutex is poisoned. The guard and the result are inside the error.
+    pub fn wait_timeout<'a, T: ?Sized>(
+        &self,
+        guard: MutexGuard<'a, T>,
+        timeout: Duration,
+    ) -> LockResult<(MutexGuard<'a, T>, WaitTimeoutResult)> {
+        self.wait_until(guard, deadline_after(timeout))
+    }
+
+    /// Waits for as long as `condition` holds, for `timeout` at most. The result tells of a timeout
+    /// or of the end of the scope only if the condition still holds.
+    ///
+    /// # Errors
+    ///
+    /// If the mutex is poisoned. The guard and the result are inside the error.
+    pub fn wait_timeout_while<'a, T: ?Sized>(
+        &self,
+        mut guard: MutexGuard<'a, T>,
+        timeout: Duration,
+        mut condition: impl FnMut(&mut T) -> bool,
+    ) -> LockResult<(MutexGuard<'a, T>, WaitTimeoutResult)> {
+        let deadline = deadline_after(timeout);
+        let mut result = WaitTimeoutResult(None);
+        while condition(&mut guard) {
+            if result.timed_out() {
+                return Ok((guard, result));
+            }
+            (guard, result) = self.wait_until(guard, deadline)?;
+        }
+        Ok((guard, WaitTimeoutResult(None)))
+    }
+
+    /// Wakes the one who has waited longest. Costs next to nothing if nobody waits.
+    #[inline]
+    pub fn notify_one(&self) {
+        if self.waiting.load(Ordering::Acquire) > 0
+            && let Some(unparker) = self.notify()
+        {
+            unparker.unpark();
+        }
+    }
+
+    /// Wakes all who wait now.
+    #[inline]
+    pub fn notify_all(&self) {
+        // Counted first: those who wait again as soon as they are woken must not be woken again.
+        for _ in 0..self.waiting.load(Ordering::Acquire) {
+            self.notify_one();
+        }
+    }
+
+    fn wait_until<'a, T: ?Sized>(
+        &self,
+        guard: MutexGuard<'a, T>,
+        deadline: Option<Instant>,
+    ) -> LockResult<(MutexGuard<'a, T>, WaitTimeoutResult)> {
+        // An interrupted wait is one of no length, but not none: the lock is free meanwhile, and
+        // others run. A loop that ignores the result would otherwise keep them out for ever.
+        let deadline = match park::check() {
+            Ok(()) => deadline,
+            Err(_) => deadline_after(Duration::ZERO),
+        };
+        let waiting = self.join();
+        let mutex = guard.unlock_to_wait();
+        let result = WaitTimeoutResult(waiting.park_until(deadline));
+        match mutex.lock() {
+            Ok(guard) => Ok((guard, result)),
+            Err(poisoned) => Err(PoisonError::new((poisoned.into_inner(), result))),
+        }
+    }
+
+    #[cold]
+    fn notify(&self) -> Option<Unparker> {
+        let mut queue = locked(&self.queue);
+        let (_, unparker) = queue.grant()?;
+        self.waiting.fetch_sub(1, Ordering::Release);
+        Some(unparker)
+    }
+
+    fn join(&self) -> Waiting<'_> {
+        let mut queue = locked(&self.queue);
+        let place = queue.join(park::unparker(), ());
+        self.waiting.fetch_add(1, Ordering::Release);
+        Waiting {
+            condvar: self,
+            place,
+        }
+    }
+}
+
+impl Default for Condvar {
+    fn default() -> Self {
+        Condvar::new()
+    }
+}
+
+impl fmt::Debug for Condvar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Condvar").finish_non_exhaustive()
+    }
+}
+
+/// A place in the queue. If it is dropped by an unwinding, its notification goes to the next.
+struct Waiting<'a> {
+    condvar: &'a Condvar,
+    place: Place,
+}
+
+impl Waiting<'_> {
+    fn park(mut self) {
+        loop {
+            park::park(WaitReason::Condvar);
+            match self.end_if_notified_or(false) {
+                Ok(_) => return,
+                Err(still_waiting) => self = still_waiting,
+            }
+        }
+    }
+
+    /// What ended the wait instead of a notification.
+    fn park_until(mut self, deadline: Option<Instant>) -> Option<Stopped> {
+        loop {
+            let stopped = park_fallibly(WaitReason::Condvar, deadline);
+            match self.end_if_notified_or(stopped.is_some()) {
+                Ok(Stage::Waiting) => return stopped,
+                Ok(_) => return None,
+                Err(still_waiting) => self = still_waiting,
+            }
+        }
+    }
+
+    /// Waits as one who unwinds: on the OS thread. Nobody owns a condition, so nothing tells a long
+    /// wait from a deadlock; it says so, and returns as a spurious wake.
+    fn block_while_unwinding(mut self) {
+        let deadline = deadline_after(park::UNWIND_BLOCK_MAX);
+        loop {
+            let timed_out = park::park_until(WaitReason::Condvar, deadline) == Parked::TimedOut;
+            match self.end_if_notified_or(timed_out) {
+                Ok(Stage::Waiting) => {
+                    let waited = park::UNWIND_BLOCK_MAX;
+                    return log::error!("a panicking thread has waited {waited:?} on a condvar");
+                }
+                Ok(_) => return,
+                Err(still_waiting) => self = still_waiting,
+            }
+        }
+    }
+
+    /// Ends the wait, and says at which stage, if it was notified or gives up.
+    fn end_if_notified_or(self, gives_up: bool) -> Result<Stage, Self> {
+        let mut queue = locked(&self.condvar.queue);
+        if !gives_up && !queue.is_decided(self.place) {
+            drop(queue);
+            return Err(self);
+        }
+        let stage = self.leave(&mut queue);
+        drop(queue);
+        std::mem::forget(self);
+        Ok(stage)
+    }
+
+    fn leave(&self, queue: &mut WaitQueue<()>) -> Stage {
+        let (stage, ()) = queue.leave(self.place);
+        if stage == Stage::Waiting {
+            self.condvar.waiting.fetch_sub(1, Ordering::Release);
+        }
+        stage
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let stage = self.leave(&mut locked(&self.condvar.queue));
+        if stage == Stage::Granted {
+            self.condvar.notify_one();
+        }
+    }
+}

@@ -1,0 +1,331 @@
+//! One enters at a time: the lock of [`Mutex`](super::Mutex), without the value.
+//!
+//! ```text
+//!   state     LOCKED   somebody is inside
+//!             QUEUED   whoever leaves must look at the queue
+//!   queue     behind a std mutex, touched only when two meet
+//! ```
+//!
+//! With nobody else around, entering and leaving are one compare-exchange each. `QUEUED` changes only
+//! under the queue's mutex, and this holds whenever that is free: if somebody waits, either `QUEUED`
+//! is set, or one waiter was woken and is on its way, and it will set it.
+//!
+//! Whoever leaves wakes the first waiter but does not hand the lock over: who comes running by may
+//! take it (*barging*). A hand-over would leave the lock idle for as long as the wake takes, each time,
+//! and a lock that is often wanted would from then on go at the pace of wakes. But a waiter that has
+//! come in vain `LOST_MAX` times, keeping its place, is handed the lock: so nobody starves.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard};
+use std::time::Instant;
+
+use super::wait_queue::park_fallibly;
+use super::wait_queue::{Place, Stage, Stopped, WaitQueue, check_scope, deadline_after, locked};
+use crate::park::{self, Here, Parked, Unparker, WaitReason};
+
+const LOCKED: u32 = 1;
+const QUEUED: u32 = 2;
+
+/// How often a waiter may be woken and find that somebody else was faster. At 4, a fifth of all
+/// wakes at most are hand-overs, which are what makes a wanted lock slow.
+const LOST_MAX: u8 = 4;
+
+/// No owner, or one that is just coming or going.
+const NOBODY: u64 = 0;
+
+#[derive(Debug)]
+pub(super) struct RawLock {
+    state: AtomicU32,
+    /// Who is inside. Read only by the panicking, to tell a long wait from a deadlock; it names
+    /// somebody only while that one is inside.
+    owner: AtomicU64,
+    queue: Mutex<Queue>,
+}
+
+#[derive(Debug)]
+struct Queue {
+    waiters: WaitQueue<Contender>,
+    /// A waiter was woken and has not tried yet. Until then nobody else is woken.
+    woken: bool,
+}
+
+#[derive(Debug)]
+struct Contender {
+    here: Here,
+    lost: u8,
+    handed_over: bool,
+}
+
+impl RawLock {
+    pub(super) const fn new() -> Self {
+        let queue = Queue {
+            waiters: WaitQueue::new(),
+            woken: false,
+        };
+        RawLock {
+            state: AtomicU32::new(0),
+            owner: AtomicU64::new(NOBODY),
+            queue: Mutex::new(queue),
+        }
+    }
+
+    /// Enters. Suspends while somebody else is inside, whatever becomes of the scope.
+    #[inline]
+    pub(super) fn acquire(&self) {
+        if !self.acquire_at_once() {
+            self.acquire_contended();
+        }
+        self.record_owner();
+    }
+
+    /// Enters, or gives up when `deadline` has passed or the scope has ended.
+    #[inline]
+    pub(super) fn acquire_until(
+        &self,
+        deadline: impl FnOnce() -> Option<Instant>,
+    ) -> Result<(), Stopped> {
+        check_scope().map_err(Stopped::Interrupted)?;
+        if !self.acquire_at_once() {
+            self.acquire_contended_until(deadline)?;
+        }
+        self.record_owner();
+        Ok(())
+    }
+
+    /// Enters if nobody is inside.
+    #[inline]
+    pub(super) fn try_acquire(&self) -> bool {
+        let free = |state| (state & LOCKED == 0).then_some(state | LOCKED);
+        let entered = self
+            .state
+            .fetch_update(Ordering::Acquire, Ordering::Relaxed, free);
+        if entered.is_ok() {
+            self.record_owner();
+        }
+        entered.is_ok()
+    }
+
+    /// Leaves. Only who is inside may call this.
+    #[inline]
+    pub(super) fn release(&self) {
+        self.owner.store(NOBODY, Ordering::Relaxed);
+        let left = self
+            .state
+            .compare_exchange(LOCKED, 0, Ordering::Release, Ordering::Relaxed);
+        if left.is_err() {
+            self.release_contended();
+        }
+    }
+
+    #[inline]
+    fn acquire_at_once(&self) -> bool {
+        let entered = self
+            .state
+            .compare_exchange(0, LOCKED, Ordering::Acquire, Ordering::Relaxed);
+        entered.is_ok()
+    }
+
+    #[inline]
+    fn record_owner(&self) {
+        self.owner.store(park::here().to_bits(), Ordering::Relaxed);
+    }
+
+    #[cold]
+    fn acquire_contended(&self) {
+        let Some(waiting) = self.enter_or_wait() else {
+            return;
+        };
+        if std::thread::panicking() {
+            return waiting.block_while_unwinding();
+        }
+        let mut waiting = waiting;
+        loop {
+            park::park(WaitReason::Lock);
+            match waiting.retry() {
+                Ok(()) => return,
+                Err(still_waiting) => waiting = still_waiting,
+            }
+        }
+    }
+
+    #[cold]
+    fn acquire_contended_until(
+        &self,
+        deadline: impl FnOnce() -> Option<Instant>,
+    ) -> Result<(), Stopped> {
+        let Some(mut waiting) = self.enter_or_wait() else {
+            return Ok(());
+        };
+        if let Err(interrupt) = park::check() {
+            return waiting.give_up(Stopped::Interrupted(interrupt));
+        }
+        let deadline = deadline();
+        loop {
+            let stopped = park_fallibly(WaitReason::Lock, deadline);
+            match (waiting.retry(), stopped) {
+                (Ok(()), _) => return Ok(()),
+                (Err(still_waiting), Some(stopped)) => return still_waiting.give_up(stopped),
+                (Err(still_waiting), None) => waiting = still_waiting,
+            }
+        }
+    }
+
+    /// Enters, or joins the queue.
+    fn enter_or_wait(&self) -> Option<Waiting<'_>> {
+        let mut queue = locked(&self.queue);
+        if self.enter_or_flag(&queue) {
+            return None;
+        }
+        let contender = Contender {
+            here: park::here(),
+            lost: 0,
+            handed_over: false,
+        };
+        // Who unwinds blocks its worker, and those ahead of it may need that worker to run.
+        let place = match std::thread::panicking() {
+            true => queue.waiters.join_front(park::unparker(), contender),
+            false => queue.waiters.join(park::unparker(), contender),
+        };
+        Some(Waiting { lock: self, place })
+    }
+
+    /// Enters, or makes sure that whoever is inside looks at the queue as it leaves.
+    fn enter_or_flag(&self, queue: &Queue) -> bool {
+        let queued = if queue.waiters.is_empty() { 0 } else { QUEUED };
+        let next = |state: u32| match state & LOCKED {
+            0 => Some(LOCKED | queued),
+            _ => Some(state | QUEUED),
+        };
+        let before = self
+            .state
+            .fetch_update(Ordering::Acquire, Ordering::Relaxed, next);
+        before.is_ok_and(|state| state & LOCKED == 0)
+    }
+
+    #[cold]
+    fn release_contended(&self) {
+        let mut queue = locked(&self.queue);
+        // We are inside and hold the queue: nobody else changes the state, so stores will do.
+        let next = match queue.waiters.first() {
+            Some(first) if first.lost >= LOST_MAX && !queue.woken => self.hand_over(&mut queue),
+            _ => {
+                self.state.store(0, Ordering::Release);
+                queue.wake_first()
+            }
+        };
+        drop(queue);
+        if let Some(next) = next {
+            next.unpark();
+        }
+    }
+
+    /// Makes the first waiter the owner without opening the lock.
+    fn hand_over(&self, queue: &mut Queue) -> Option<Unparker> {
+        let (first, unparker) = queue.waiters.grant()?;
+        first.handed_over = true;
+        self.owner.store(first.here.to_bits(), Ordering::Relaxed);
+        let queued = if queue.waiters.is_empty() { 0 } else { QUEUED };
+        self.state.store(LOCKED | queued, Ordering::Release);
+        Some(unparker)
+    }
+
+    fn owner(&self) -> Here {
+        Here::from_bits(self.owner.load(Ordering::Relaxed))
+    }
+}
+
+impl Queue {
+    /// Wakes the first waiter, unless one is on its way already.
+    fn wake_first(&mut self) -> Option<Unparker> {
+        if self.woken {
+            return None;
+        }
+        let (_, unparker) = self.waiters.grant()?;
+        self.woken = true;
+        Some(unparker)
+    }
+}
+
+/// A place in the queue. If it is dropped, whatever its waiter was given goes on to the next.
+struct Waiting<'a> {
+    lock: &'a RawLock,
+    place: Place,
+}
+
+impl<'a> Waiting<'a> {
+    /// Tries to enter if this waiter was woken; gives the place back if it has to wait on.
+    fn retry(mut self) -> Result<(), Self> {
+        let mut queue = locked(&self.lock.queue);
+        let Some((_, contender)) = queue.waiters.leave_if_decided(self.place) else {
+            drop(queue);
+            return Err(self);
+        };
+        if contender.handed_over || self.enter_woken(&mut queue) {
+            drop(queue);
+            std::mem::forget(self);
+            return Ok(());
+        }
+        let lost = contender.lost.saturating_add(1);
+        let contender = Contender { lost, ..contender };
+        self.place = queue.waiters.join_front(park::unparker(), contender);
+        drop(queue);
+        Err(self)
+    }
+
+    /// Ends the wait without the lock; with it, if it was handed over or is free by now.
+    fn give_up(self, stopped: Stopped) -> Result<(), Stopped> {
+        let mut queue = locked(&self.lock.queue);
+        let entered = match queue.waiters.leave(self.place) {
+            (Stage::Waiting, _) => false,
+            (_, contender) => contender.handed_over || self.enter_woken(&mut queue),
+        };
+        drop(queue);
+        std::mem::forget(self);
+        if entered { Ok(()) } else { Err(stopped) }
+    }
+
+    fn enter_woken(&self, queue: &mut MutexGuard<'_, Queue>) -> bool {
+        queue.woken = false;
+        self.lock.enter_or_flag(queue)
+    }
+
+    /// Waits as one who unwinds: on the OS thread, and not for ever.
+    fn block_while_unwinding(self) {
+        const WHAT: &str = "a mutex";
+        let mut waiting = self;
+        let deadline = deadline_after(park::UNWIND_BLOCK_MAX);
+        loop {
+            let owner = waiting.lock.owner();
+            if owner.to_bits() != NOBODY && park::would_deadlock_while_unwinding(owner) {
+                park::abort_deadlock(WHAT, owner);
+            }
+            let parked = park::park_until(WaitReason::Lock, deadline);
+            match waiting.retry() {
+                Ok(()) => return,
+                Err(_) if parked == Parked::TimedOut => park::abort_deadlock(WHAT, owner),
+                Err(still_waiting) => waiting = still_waiting,
+            }
+        }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let mut queue = locked(&self.lock.queue);
+        let next = match queue.waiters.leave(self.place) {
+            (Stage::Waiting, _) => None,
+            (_, contender) if contender.handed_over => {
+                drop(queue);
+                return self.lock.release();
+            }
+            _ => {
+                queue.woken = false;
+                queue.wake_first()
+            }
+        };
+        drop(queue);
+        if let Some(next) = next {
+            next.unpark();
+        }
+    }
+}

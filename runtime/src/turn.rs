@@ -1,0 +1,90 @@
+//! The seam for protocol crates: what they need of a worker's turn to read on demand and to flush once.
+//!
+//! Exempt from semantic versioning. Everything here is safe, but what it takes runs on a worker's own context, where a
+//! wait panics: it may push, and do I/O that cannot block, and nothing else.
+//!
+//! ```text
+//!   one turn of a worker:   events ──▶ on_ready: start a reader ──▶ dhagas run, answers are buffered ──▶ at_end: flush
+//! ```
+
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::net::TcpStream;
+
+pub use crate::reactor::OnReady;
+pub use crate::scheduler::AtEnd;
+use crate::scheduler::with_worker;
+
+/// Calls `work` at the end of the worker's current turn. On a plain thread, which has no turns, at once.
+pub fn at_end(work: Arc<dyn AtEnd>) {
+    let mut work = Some(work);
+    with_worker(|worker| worker.push_at_end(work.take().expect("it is taken once")));
+    if let Some(work) = work {
+        work.at_end();
+    }
+}
+
+/// Calls `callback` for each event that makes `stream` readable, on the caller's worker, from now on. Bytes that are there
+/// already count as an event.
+///
+/// # Errors
+///
+/// What the kernel says to the registration; an error in words on a plain thread.
+pub fn on_ready(stream: &TcpStream, callback: Arc<dyn OnReady>) -> io::Result<()> {
+    stream.on_ready(callback)
+}
+
+/// Takes the callback away again, and drops it.
+pub fn stop_on_ready(stream: &TcpStream) {
+    stream.stop_callbacks();
+}
+
+/// Reads what is there. `None`: nothing is, and an event will tell when something comes.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn try_read(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    stream.try_read(buffer)
+}
+
+/// Writes what the kernel takes. `None`: it takes nothing now; a plain `write` waits until it does.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn try_write(stream: &TcpStream, bytes: &[u8]) -> io::Result<Option<usize>> {
+    stream.try_write(bytes)
+}
+
+/// A number for the caller's worker, the same for as long as the worker lives; `None` on a plain thread.
+pub fn worker_id() -> Option<usize> {
+    with_worker(|worker| usize::from(worker.injector.number))
+}
+
+/// The one value of type `T` of the caller's worker, made by its `Default` at first use; `None` on a plain thread.
+pub fn worker_local<T: Default + 'static>() -> Option<Rc<T>> {
+    with_worker(|worker| worker.extensions.get::<T>())
+}
+
+/// Bytes of a worker's read buffer: enough for a burst of small messages in one system call.
+pub const READ_BUFFER_BYTES: usize = 64 << 10;
+
+#[derive(Default)]
+struct Spare(std::cell::RefCell<Option<Box<[u8]>>>);
+
+/// The worker's read buffer, taken by value; who finds none makes another. Give it back with [`return_read_buffer`]
+/// before you wait, so that idle connections hold none.
+pub fn read_buffer() -> Box<[u8]> {
+    let spare = worker_local::<Spare>().and_then(|spare| spare.0.take());
+    spare.unwrap_or_else(|| vec![0; READ_BUFFER_BYTES].into_boxed_slice())
+}
+
+/// Gives a read buffer back to the worker.
+pub fn return_read_buffer(buffer: Box<[u8]>) {
+    if let Some(spare) = worker_local::<Spare>() {
+        spare.0.replace(Some(buffer));
+    }
+}
