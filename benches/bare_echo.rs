@@ -34,11 +34,9 @@ fn main() -> io::Result<()> {
     options.cpu.map(machine::pin_to).transpose()?;
     machine::raise_open_files()?;
     let mut buffer = [0; BUFFER_BYTES];
-    serve_forever(
-        options.addr,
-        Doze::new(Duration::from_micros(options.doze_us)),
-        |connection| echo_once(connection, &mut buffer),
-    )
+    serve_forever(options.addr, Doze::new(Duration::from_micros(options.doze_us)), |connection| {
+        echo_once(connection, &mut buffer)
+    })
 }
 
 /// One read, and what it brought written back.
@@ -52,12 +50,6 @@ fn echo_once(connection: &mut Connection<()>, buffer: &mut [u8]) -> io::Result<N
     if count < buffer.len() {
         connection.readiness.note_short_read();
     }
-    connection
-        .outgoing
-        .send(&mut connection.stream, &buffer[..count])?;
-    Ok(if connection.readiness.readable {
-        Next::ServeAgain
-    } else {
-        Next::AwaitEvent
-    })
+    connection.outgoing.send(&mut connection.stream, &buffer[..count])?;
+    Ok(if connection.readiness.readable { Next::ServeAgain } else { Next::AwaitEvent })
 }

@@ -46,11 +46,9 @@ fn main() -> io::Result<()> {
     options.cpu.map(machine::pin_to).transpose()?;
     machine::raise_open_files()?;
     let mut service = Service::new()?;
-    serve_forever(
-        options.addr,
-        Doze::new(Duration::from_micros(options.doze_us)),
-        |connection| service.serve(connection),
-    )
+    serve_forever(options.addr, Doze::new(Duration::from_micros(options.doze_us)), |connection| {
+        service.serve(connection)
+    })
 }
 
 /// What all connections use in turn.
@@ -76,18 +74,13 @@ type Unread = Vec<u8>;
 
 impl Service {
     fn new() -> io::Result<Service> {
-        let handler =
-            Coroutine::with_stack(DefaultStack::new(STACK_BYTES)?, |yielder, mut job: Job| {
-                loop {
-                    echo(&mut job);
-                    job = yielder.suspend(job);
-                }
-            });
-        Ok(Service {
-            handler,
-            input: vec![0; READ_BYTES],
-            output: Vec::with_capacity(READ_BYTES),
-        })
+        let handler = Coroutine::with_stack(DefaultStack::new(STACK_BYTES)?, |yielder, mut job: Job| {
+            loop {
+                echo(&mut job);
+                job = yielder.suspend(job);
+            }
+        });
+        Ok(Service { handler, input: vec![0; READ_BYTES], output: Vec::with_capacity(READ_BYTES) })
     }
 
     /// One read, all its requests, one write.
@@ -109,15 +102,9 @@ impl Service {
             return Ok(Next::Close);
         };
         self.keep_rest(done..end, &mut connection.state)?;
-        connection
-            .outgoing
-            .send(&mut connection.stream, &self.output)?;
+        connection.outgoing.send(&mut connection.stream, &self.output)?;
         self.output.clear();
-        Ok(if connection.readiness.readable {
-            Next::ServeAgain
-        } else {
-            Next::AwaitEvent
-        })
+        Ok(if connection.readiness.readable { Next::ServeAgain } else { Next::AwaitEvent })
     }
 
     /// Answers each whole request in the first `end` bytes of input; returns where the rest begins.
@@ -145,20 +132,9 @@ impl Service {
 
     #[inline]
     fn run(&mut self, id: u32, params: Range<usize>) {
-        let (input, output) = (
-            std::mem::take(&mut self.input),
-            std::mem::take(&mut self.output),
-        );
-        let job = self
-            .handler
-            .resume(Job {
-                id,
-                params,
-                input,
-                output,
-            })
-            .as_yield()
-            .expect("the handler's loop has no end");
+        let (input, output) = (std::mem::take(&mut self.input), std::mem::take(&mut self.output));
+        let job =
+            self.handler.resume(Job { id, params, input, output }).as_yield().expect("the handler's loop has no end");
         self.input = job.input;
         self.output = job.output;
     }
@@ -166,10 +142,7 @@ impl Service {
     /// Leaves an unfinished request with its connection, which mostly has none.
     fn keep_rest(&self, rest: Range<usize>, unread: &mut Unread) -> io::Result<()> {
         if rest.len() == self.input.len() {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "a request is larger than the read buffer",
-            ));
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a request is larger than the read buffer"));
         }
         unread.clear();
         unread.extend_from_slice(&self.input[rest]);
@@ -183,11 +156,8 @@ fn echo(job: &mut Job) {
     match rmp_serde::from_slice::<(Payload,)>(&job.input[job.params.clone()]) {
         Ok((payload,)) => {
             wire::begin_answer(&mut job.output, job.id);
-            rmp_serde::encode::write(&mut job.output, &payload)
-                .expect("a vector takes all that is written to it");
+            rmp_serde::encode::write(&mut job.output, &payload).expect("a vector takes all that is written to it");
         }
-        Err(_) => {
-            wire::push_error_answer(&mut job.output, job.id, "echo takes one string or binary")
-        }
+        Err(_) => wire::push_error_answer(&mut job.output, job.id, "echo takes one string or binary"),
     }
 }

@@ -12,9 +12,7 @@ use std::time::Duration;
 
 use clap::Args;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{
-    Pid, PidfdFlags, Signal, getppid, pidfd_open, set_parent_process_death_signal,
-};
+use rustix::process::{Pid, PidfdFlags, Signal, getppid, pidfd_open, set_parent_process_death_signal};
 
 use crate::machine;
 
@@ -37,9 +35,7 @@ impl Pinned {
     pub fn exec(&self) -> io::Error {
         match self.bind() {
             Ok(()) => {
-                let error = Command::new(&self.command[0])
-                    .args(&self.command[1..])
-                    .exec();
+                let error = Command::new(&self.command[0]).args(&self.command[1..]).exec();
                 io::Error::new(error.kind(), format!("{}: {error}", self.command[0]))
             }
             Err(error) => error,
@@ -78,10 +74,7 @@ impl Running {
     ///
     /// The kernel's.
     pub fn start_load(command: &[String], cpu: usize) -> io::Result<Running> {
-        let child = pinned(command, cpu)?
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()?;
+        let child = pinned(command, cpu)?.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         Ok(Running { child: Some(child) })
     }
 
@@ -111,15 +104,9 @@ impl Running {
         let timeout = Timespec::try_from(time_max).expect("a benchmark's time fits the kernel's");
         let ready = poll(&mut [PollFd::new(&ended, PollFlags::IN)], Some(&timeout))?;
         if ready == 0 {
-            return Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                "the load took too long and was killed",
-            ));
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "the load took too long and was killed"));
         }
-        self.child
-            .take()
-            .expect(OWNED_UNTIL_OUTPUT)
-            .wait_with_output()
+        self.child.take().expect(OWNED_UNTIL_OUTPUT).wait_with_output()
     }
 
     fn child(&self) -> &Child {
@@ -141,14 +128,7 @@ impl Drop for Running {
 
 fn pinned(command: &[String], cpu: usize) -> io::Result<Command> {
     let mut pinned = Command::new(std::env::current_exe()?);
-    pinned.args([
-        "pinned",
-        "--parent",
-        &std::process::id().to_string(),
-        "--cpu",
-        &cpu.to_string(),
-        "--",
-    ]);
+    pinned.args(["pinned", "--parent", &std::process::id().to_string(), "--cpu", &cpu.to_string(), "--"]);
     pinned.args(command).stdin(Stdio::null());
     Ok(pinned)
 }

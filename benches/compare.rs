@@ -115,20 +115,12 @@ fn run(what: What) -> Result<(), Box<dyn Error>> {
 
 fn compare_pair(pair: &Pair) -> Result<(), Box<dyn Error>> {
     let contestants = [Contestant::new("A", &pair.a), Contestant::new("B", &pair.b)];
-    let load = if pair.load.contains("{addr}") {
-        pair.load.clone()
-    } else {
-        format!("{} --addr {{addr}}", pair.load)
-    };
+    let load = if pair.load.contains("{addr}") { pair.load.clone() } else { format!("{} --addr {{addr}}", pair.load) };
     let course = pair.common.course();
     let bar = progress_bar(course.runs(contestants.len()));
     let comparison = Comparison::run(&load, &contestants, &course, |name| step(&bar, "", name))?;
     bar.finish_and_clear();
-    print!(
-        "{}{}",
-        table::heading(),
-        table::lines("", &comparison, None)
-    );
+    print!("{}{}", table::heading(), table::lines("", &comparison, None));
     pair.common.write_json(&[comparison])
 }
 
@@ -155,15 +147,8 @@ fn compare_rows(
     bar.suspend(|| print!("{}", table::heading()));
     for row in rows {
         let load = format!("{} {}", load_of(&programs, row), options.load_options);
-        let comparison = Comparison::run(&load, &contestants, &course, |name| {
-            step(&bar, &row.name(), name)
-        })?;
-        bar.suspend(|| {
-            print!(
-                "{}",
-                table::lines(&row.name(), &comparison, Some(&row.goal))
-            )
-        });
+        let comparison = Comparison::run(&load, &contestants, &course, |name| step(&bar, &row.name(), name))?;
+        bar.suspend(|| print!("{}", table::lines(&row.name(), &comparison, Some(&row.goal))));
         comparisons.push(comparison);
     }
     bar.finish_and_clear();
@@ -172,20 +157,11 @@ fn compare_rows(
 
 fn rpc_load(programs: &Path, row: &Row) -> String {
     let program = programs.join("load_rpc");
-    format!(
-        "{} --addr {{addr}} --connections {} --in-flight {}",
-        program.display(),
-        row.connections,
-        row.in_flight
-    )
+    format!("{} --addr {{addr}} --connections {} --in-flight {}", program.display(), row.connections, row.in_flight)
 }
 
 fn echo_load(programs: &Path, row: &Row) -> String {
-    format!(
-        "{} --addr {{addr}} --connections {}",
-        programs.join("load_echo").display(),
-        row.connections
-    )
+    format!("{} --addr {{addr}} --connections {}", programs.join("load_echo").display(), row.connections)
 }
 
 /// The rows with the wanted names, or all when none is named. A name needs no spaces.
@@ -193,23 +169,14 @@ fn chosen<'a>(rows: &'a [Row], names: &[String]) -> Result<Vec<&'a Row>, Box<dyn
     if names.is_empty() {
         return Ok(rows.iter().collect());
     }
-    let find = |name: &String| {
-        rows.iter()
-            .find(|row| row.name().replace(' ', "") == name.replace(' ', ""))
-    };
-    names
-        .iter()
-        .map(|name| find(name).ok_or_else(|| format!("the table has no row {name}").into()))
-        .collect()
+    let find = |name: &String| rows.iter().find(|row| row.name().replace(' ', "") == name.replace(' ', ""));
+    names.iter().map(|name| find(name).ok_or_else(|| format!("the table has no row {name}").into())).collect()
 }
 
 /// The other benchmarks are built into the same directory.
 fn programs_beside_this_one() -> Result<PathBuf, Box<dyn Error>> {
     let this = std::env::current_exe()?;
-    Ok(this
-        .parent()
-        .ok_or("this program lies in no directory")?
-        .to_owned())
+    Ok(this.parent().ok_or("this program lies in no directory")?.to_owned())
 }
 
 impl Common {

@@ -57,11 +57,7 @@ pub fn echo_call(stream: &mut TcpStream, message: &[u8]) -> io::Result<()> {
     stream.write_all(message)?;
     let mut answer = vec![0; message.len()];
     stream.read_exact(&mut answer)?;
-    if answer == message {
-        Ok(())
-    } else {
-        Err(wrong_answer("other bytes came back than were sent"))
-    }
+    if answer == message { Ok(()) } else { Err(wrong_answer("other bytes came back than were sent")) }
 }
 
 /// Calls `echo` with a binary of 32 bytes over MessagePack-RPC and waits for the answer.

@@ -25,12 +25,7 @@ impl Doze {
     /// # Errors
     ///
     /// The kernel's, from `epoll_wait`.
-    pub fn wait(
-        &self,
-        poll: &mut Poll,
-        events: &mut Events,
-        block_max: Option<Duration>,
-    ) -> io::Result<()> {
+    pub fn wait(&self, poll: &mut Poll, events: &mut Events, block_max: Option<Duration>) -> io::Result<()> {
         if self.limit > Duration::ZERO && self.events_while_dozing(poll, events)? {
             return Ok(());
         }

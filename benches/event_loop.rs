@@ -56,14 +56,8 @@ pub fn serve_forever<S: Default>(
 ) -> io::Result<()> {
     let poll = Poll::new()?;
     let mut listener = TcpListener::bind(address)?;
-    poll.registry()
-        .register(&mut listener, LISTENER, Interest::READABLE)?;
-    let mut server = Server {
-        poll,
-        listener,
-        connections: Slab::new(),
-        again: VecDeque::new(),
-    };
+    poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+    let mut server = Server { poll, listener, connections: Slab::new(), again: VecDeque::new() };
     let mut events = Events::with_capacity(EVENTS_MAX);
     loop {
         server.wait(doze, &mut events)?;
@@ -124,11 +118,7 @@ impl<S: Default> Server<S> {
     }
 
     #[inline]
-    fn serve(
-        &mut self,
-        key: usize,
-        serve: &mut impl FnMut(&mut Connection<S>) -> io::Result<Next>,
-    ) {
+    fn serve(&mut self, key: usize, serve: &mut impl FnMut(&mut Connection<S>) -> io::Result<Next>) {
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };
@@ -157,11 +147,7 @@ impl<S: Default> Server<S> {
         // A peer that is gone already shows itself at the first read.
         let _ = stream.set_nodelay(true);
         let entry = self.connections.vacant_entry();
-        self.poll.registry().register(
-            &mut stream,
-            Token(entry.key()),
-            Interest::READABLE | Interest::WRITABLE,
-        )?;
+        self.poll.registry().register(&mut stream, Token(entry.key()), Interest::READABLE | Interest::WRITABLE)?;
         entry.insert(Connection {
             stream,
             readiness: Readiness::default(),
@@ -173,8 +159,5 @@ impl<S: Default> Server<S> {
 }
 
 fn is_the_peers_doing(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted
-    )
+    matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted)
 }

@@ -54,18 +54,11 @@ impl EchoLoad {
     fn new(options: &Options) -> io::Result<EchoLoad> {
         let poll = Poll::new()?;
         let mut connections = Vec::with_capacity(options.connections);
-        for stream in dial(options.window.addr, options.connections, |stream| {
-            echo_call(stream, MESSAGE)
-        })? {
+        for stream in dial(options.window.addr, options.connections, |stream| echo_call(stream, MESSAGE))? {
             stream.set_nonblocking(true)?;
             let mut stream = TcpStream::from_std(stream);
-            poll.registry()
-                .register(&mut stream, Token(connections.len()), Interest::READABLE)?;
-            connections.push(Connection {
-                stream,
-                sent_at: Instant::now(),
-                received_bytes: 0,
-            });
+            poll.registry().register(&mut stream, Token(connections.len()), Interest::READABLE)?;
+            connections.push(Connection { stream, sent_at: Instant::now(), received_bytes: 0 });
         }
         Ok(EchoLoad {
             poll,
@@ -77,22 +70,18 @@ impl EchoLoad {
     }
 
     fn start(&mut self) -> io::Result<()> {
-        self.connections
-            .iter_mut()
-            .try_for_each(|connection| connection.send(Instant::now()))
+        self.connections.iter_mut().try_for_each(|connection| connection.send(Instant::now()))
     }
 }
 
 impl Load for EchoLoad {
     fn turn(&mut self, block_max: Duration) -> io::Result<()> {
-        self.doze
-            .wait(&mut self.poll, &mut self.events, Some(block_max))?;
+        self.doze.wait(&mut self.poll, &mut self.events, Some(block_max))?;
         for event in &self.events {
             let connection = &mut self.connections[event.token().0];
             if connection.receive()? {
                 let now = Instant::now();
-                self.latencies
-                    .saturating_record((now - connection.sent_at).as_nanos() as u64);
+                self.latencies.saturating_record((now - connection.sent_at).as_nanos() as u64);
                 connection.send(now)?;
             }
         }
@@ -108,11 +97,7 @@ impl Connection {
     fn send(&mut self, now: Instant) -> io::Result<()> {
         self.sent_at = now;
         // The socket is empty, since the last message is back.
-        if self.stream.write(MESSAGE)? == MESSAGE.len() {
-            Ok(())
-        } else {
-            Err(io::ErrorKind::WriteZero.into())
-        }
+        if self.stream.write(MESSAGE)? == MESSAGE.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
     }
 
     /// Reads once; returns whether the message is back whole.

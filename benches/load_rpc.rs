@@ -67,16 +67,10 @@ impl RpcLoad {
     fn new(options: &Options) -> io::Result<RpcLoad> {
         let poll = Poll::new()?;
         let mut connections = Vec::with_capacity(options.connections);
-        for stream in dial(options.window.addr, options.connections, |stream| {
-            rpc_call(stream, options.payload)
-        })? {
+        for stream in dial(options.window.addr, options.connections, |stream| rpc_call(stream, options.payload))? {
             stream.set_nonblocking(true)?;
             let mut stream = TcpStream::from_std(stream);
-            poll.registry().register(
-                &mut stream,
-                Token(connections.len()),
-                Interest::READABLE | Interest::WRITABLE,
-            )?;
+            poll.registry().register(&mut stream, Token(connections.len()), Interest::READABLE | Interest::WRITABLE)?;
             connections.push(Connection::new(stream));
         }
         Ok(RpcLoad {
@@ -89,16 +83,13 @@ impl RpcLoad {
     }
 
     fn start(&mut self, in_flight: u32) -> io::Result<()> {
-        self.connections
-            .iter_mut()
-            .try_for_each(|connection| self.caller.start(connection, in_flight))
+        self.connections.iter_mut().try_for_each(|connection| self.caller.start(connection, in_flight))
     }
 }
 
 impl Load for RpcLoad {
     fn turn(&mut self, block_max: Duration) -> io::Result<()> {
-        self.doze
-            .wait(&mut self.poll, &mut self.events, Some(block_max))?;
+        self.doze.wait(&mut self.poll, &mut self.events, Some(block_max))?;
         for event in &self.events {
             let connection = &mut self.connections[event.token().0];
             connection.readiness.note(event);
@@ -157,15 +148,7 @@ impl Calls {
     fn new(in_flight: u32, now: u64) -> Calls {
         let stride = in_flight.next_power_of_two();
         // From the second round on: some peers use id 0 for themselves.
-        Calls {
-            slots: (0..in_flight)
-                .map(|slot| Call {
-                    id: stride + slot,
-                    sent_at: now,
-                })
-                .collect(),
-            stride,
-        }
+        Calls { slots: (0..in_flight).map(|slot| Call { id: stride + slot, sent_at: now }).collect(), stride }
     }
 
     /// Takes the answered call out and puts the next one in its place. Returns its id, and when the
@@ -173,17 +156,12 @@ impl Calls {
     #[inline]
     fn replace(&mut self, answered: u32, now: u64) -> Option<(u32, u64)> {
         let next = self.following(answered);
-        let call = self
-            .slots
-            .get_mut((answered & (self.stride - 1)) as usize)?;
+        let call = self.slots.get_mut((answered & (self.stride - 1)) as usize)?;
         if call.id != answered {
             return None;
         }
         let sent_at = call.sent_at;
-        *call = Call {
-            id: next,
-            sent_at: now,
-        };
+        *call = Call { id: next, sent_at: now };
         Some((next, sent_at))
     }
 
@@ -191,11 +169,7 @@ impl Calls {
     #[inline]
     fn following(&self, id: u32) -> u32 {
         let next = (id + self.stride) & ID_MASK;
-        if next < self.stride {
-            next + self.stride
-        } else {
-            next
-        }
+        if next < self.stride { next + self.stride } else { next }
     }
 }
 
@@ -256,19 +230,14 @@ impl Caller {
     /// begins.
     fn ask_anew(&mut self, calls: &mut Calls, end: usize) -> io::Result<usize> {
         let now = self.now();
-        let mut same = SameLatency {
-            sent_at: now,
-            count: 0,
-        };
+        let mut same = SameLatency { sent_at: now, count: 0 };
         let mut at = 0;
         while at < end {
             let answer = match wire::cut_answer(&self.input[at..end]) {
                 Ok(answer) => answer,
                 Err(Stop::Incomplete) => break,
                 Err(Stop::Malformed) => {
-                    return Err(wrong_answer(
-                        "what came is not the answer of a call that succeeded",
-                    ));
+                    return Err(wrong_answer("what came is not the answer of a call that succeeded"));
                 }
             };
             let (id, sent_at) = checked(calls, &answer, now)?;
@@ -282,9 +251,7 @@ impl Caller {
 
     fn flush(&mut self, connection: &mut Connection) -> io::Result<()> {
         if !self.output.is_empty() {
-            connection
-                .outgoing
-                .send(&mut connection.stream, &self.output)?;
+            connection.outgoing.send(&mut connection.stream, &self.output)?;
             self.output.clear();
         }
         Ok(())
@@ -294,13 +261,9 @@ impl Caller {
 #[inline]
 fn checked(calls: &mut Calls, answer: &Answer, now: u64) -> io::Result<(u32, u64)> {
     if answer.payload_bytes != usize::from(PAYLOAD_BYTES) {
-        return Err(wrong_answer(
-            "an answer's payload has another length than was sent",
-        ));
+        return Err(wrong_answer("an answer's payload has another length than was sent"));
     }
-    calls
-        .replace(answer.id, now)
-        .ok_or_else(|| wrong_answer("an answer's id is not in flight"))
+    calls.replace(answer.id, now).ok_or_else(|| wrong_answer("an answer's id is not in flight"))
 }
 
 /// Answers in a row that were asked for in one write and came in one read. The histogram takes them

@@ -12,10 +12,7 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 /// The kernel's, when the machine has no such processor or this process may not use it.
 pub fn pin_to(cpu: usize) -> io::Result<()> {
     if cpu >= CpuSet::MAX_CPU {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "no such processor",
-        ));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "no such processor"));
     }
     let mut only = CpuSet::new();
     only.set(cpu);

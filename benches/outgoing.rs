@@ -22,10 +22,7 @@ impl Outgoing {
     /// The socket's.
     #[inline]
     pub fn send(&mut self, socket: &mut impl Write, bytes: &[u8]) -> io::Result<bool> {
-        debug_assert!(
-            !self.is_stuck(),
-            "new bytes must not overtake those that wait"
-        );
+        debug_assert!(!self.is_stuck(), "new bytes must not overtake those that wait");
         let sent = written(socket, bytes)?;
         if sent < bytes.len() {
             self.unsent.extend_from_slice(&bytes[sent..]);

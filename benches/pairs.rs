@@ -28,10 +28,7 @@ pub struct Contestant {
 impl Contestant {
     /// Splits `command` at white space; there is no quoting.
     pub fn new(name: &str, command: &str) -> Contestant {
-        Contestant {
-            name: name.to_owned(),
-            command: words(command),
-        }
+        Contestant { name: name.to_owned(), command: words(command) }
     }
 }
 
@@ -111,21 +108,14 @@ impl Comparison {
             reports: Vec::new(),
             syscalls: None,
         });
-        let mut comparison = Comparison {
-            load: load.to_owned(),
-            contestants: runs.collect(),
-            again: Vec::new(),
-        };
+        let mut comparison = Comparison { load: load.to_owned(), contestants: runs.collect(), again: Vec::new() };
         for _ in 0..course.rounds {
             for (contestant, runs) in contestants.iter().zip(&mut comparison.contestants) {
                 progress(&contestant.name);
-                runs.reports
-                    .push(course.run_once(load, contestant, Counting::Time)?);
+                runs.reports.push(course.run_once(load, contestant, Counting::Time)?);
             }
             progress(&contestants[0].name);
-            comparison
-                .again
-                .push(course.run_once(load, &contestants[0], Counting::Time)?);
+            comparison.again.push(course.run_once(load, &contestants[0], Counting::Time)?);
         }
         if course.syscalls {
             comparison.count_syscalls(contestants, course, progress)?;
@@ -149,11 +139,7 @@ impl Comparison {
 
     /// The first contestant's value divided by that of another, round by round.
     pub fn ratio(&self, other: usize, value: impl Fn(&Report) -> f64) -> Spread {
-        spread_of_ratios(
-            &self.contestants[0].reports,
-            &self.contestants[other].reports,
-            value,
-        )
+        spread_of_ratios(&self.contestants[0].reports, &self.contestants[other].reports, value)
     }
 
     /// The first contestant against itself.
@@ -175,31 +161,15 @@ impl Course {
         self.rounds * (contestants + 1) + if self.syscalls { contestants } else { 0 }
     }
 
-    fn run_once(
-        &self,
-        load: &str,
-        contestant: &Contestant,
-        counting: Counting,
-    ) -> io::Result<Report> {
+    fn run_once(&self, load: &str, contestant: &Contestant, counting: Counting) -> io::Result<Report> {
         let address = free_address()?;
-        let mut server =
-            Running::start_server(&filled(&contestant.command, address), self.server_cpu)?;
-        wait_until_listening(&mut server, address)
-            .map_err(|error| naming(&contestant.name, &error))?;
-        let load = Running::start_load(
-            &self.load_command(load, address, server.pid(), counting),
-            self.load_cpu,
-        )?;
+        let mut server = Running::start_server(&filled(&contestant.command, address), self.server_cpu)?;
+        wait_until_listening(&mut server, address).map_err(|error| naming(&contestant.name, &error))?;
+        let load = Running::start_load(&self.load_command(load, address, server.pid(), counting), self.load_cpu)?;
         report_of(load, self.run_max()).map_err(|error| naming(&contestant.name, &error))
     }
 
-    fn load_command(
-        &self,
-        load: &str,
-        address: SocketAddr,
-        server_pid: u32,
-        counting: Counting,
-    ) -> Vec<String> {
+    fn load_command(&self, load: &str, address: SocketAddr, server_pid: u32, counting: Counting) -> Vec<String> {
         let mut command = filled(&words(load), address);
         command.extend(words(&format!(
             "--json --server-pid {server_pid} --seconds {} --warm-up-seconds {}",
@@ -249,10 +219,7 @@ fn report_of(load: Running, time_max: Duration) -> io::Result<Report> {
     let output = load.output(time_max)?;
     if !output.status.success() {
         let complaint = String::from_utf8_lossy(&output.stderr);
-        return Err(io::Error::other(format!(
-            "the load failed: {}",
-            complaint.trim()
-        )));
+        return Err(io::Error::other(format!("the load failed: {}", complaint.trim())));
     }
     Ok(serde_json::from_slice(&output.stdout)?)
 }
@@ -266,37 +233,21 @@ fn words(command: &str) -> Vec<String> {
 }
 
 fn filled(command: &[String], address: SocketAddr) -> Vec<String> {
-    command
-        .iter()
-        .map(|word| word.replace("{addr}", &address.to_string()))
-        .collect()
+    command.iter().map(|word| word.replace("{addr}", &address.to_string())).collect()
 }
 
 fn spread_of_ratios(ours: &[Report], theirs: &[Report], value: impl Fn(&Report) -> f64) -> Spread {
-    spread(
-        ours.iter()
-            .zip(theirs)
-            .map(|(ours, theirs)| value(ours) / value(theirs))
-            .collect(),
-    )
+    spread(ours.iter().zip(theirs).map(|(ours, theirs)| value(ours) / value(theirs)).collect())
 }
 
 /// Of no values at all everything is NaN.
 fn spread(mut values: Vec<f64>) -> Spread {
     values.sort_by(f64::total_cmp);
     let (Some(&min), Some(&max)) = (values.first(), values.last()) else {
-        return Spread {
-            median: f64::NAN,
-            min: f64::NAN,
-            max: f64::NAN,
-        };
+        return Spread { median: f64::NAN, min: f64::NAN, max: f64::NAN };
     };
     let middle = values.len() / 2;
-    let median = if values.len() % 2 == 1 {
-        values[middle]
-    } else {
-        (values[middle - 1] + values[middle]) / 2.0
-    };
+    let median = if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 };
     Spread { median, min, max }
 }
 
@@ -306,14 +257,7 @@ mod tests {
 
     #[test]
     fn the_median_of_an_even_number_lies_between_the_middle_two() {
-        assert_eq!(
-            spread(vec![4.0, 1.0, 3.0, 2.0]),
-            Spread {
-                median: 2.5,
-                min: 1.0,
-                max: 4.0
-            }
-        );
+        assert_eq!(spread(vec![4.0, 1.0, 3.0, 2.0]), Spread { median: 2.5, min: 1.0, max: 4.0 });
         assert_eq!(spread(vec![3.0, 1.0, 2.0]).median, 2.0);
         assert!(spread(Vec::new()).median.is_nan());
     }
@@ -321,9 +265,6 @@ mod tests {
     #[test]
     fn the_address_goes_where_the_command_wants_it() {
         let address = SocketAddr::from(([127, 0, 0, 1], 7000));
-        assert_eq!(
-            filled(&words("server  --addr {addr}"), address),
-            ["server", "--addr", "127.0.0.1:7000"]
-        );
+        assert_eq!(filled(&words("server  --addr {addr}"), address), ["server", "--addr", "127.0.0.1:7000"]);
     }
 }

@@ -59,8 +59,7 @@ mod tests {
     fn a_payload_travels_back_as_what_it_came() {
         for payload in [Payload::Binary(vec![7; 32]), Payload::Text("dhaga".into())] {
             let bytes = rmp_serde::to_vec(&payload).expect("a payload can be encoded");
-            let back: Payload =
-                rmp_serde::from_slice(&bytes).expect("what was encoded can be decoded");
+            let back: Payload = rmp_serde::from_slice(&bytes).expect("what was encoded can be decoded");
             assert_eq!(back, payload);
         }
     }

@@ -53,35 +53,20 @@ pub const ECHO: [Row; 4] = [
 ];
 
 const fn row(connections: usize, in_flight: usize, goal: Goal) -> Row {
-    Row {
-        connections,
-        in_flight,
-        goal,
-    }
+    Row { connections, in_flight, goal }
 }
 
 const fn of_limit(against: Limit, rate_min: f64) -> Goal {
-    Goal {
-        against,
-        rate_min,
-        cpu_max: None,
-        p99_max: None,
-    }
+    Goal { against, rate_min, cpu_max: None, p99_max: None }
 }
 
 impl Goal {
     const fn with_cpu(self, cpu_max: f64) -> Goal {
-        Goal {
-            cpu_max: Some(cpu_max),
-            ..self
-        }
+        Goal { cpu_max: Some(cpu_max), ..self }
     }
 
     const fn with_p99(self, p99_max: f64) -> Goal {
-        Goal {
-            p99_max: Some(p99_max),
-            ..self
-        }
+        Goal { p99_max: Some(p99_max), ..self }
     }
 }
 

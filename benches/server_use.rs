@@ -3,26 +3,48 @@
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read};
 use std::process::{Child, ChildStderr, Command, Stdio};
+use std::thread::sleep;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Processor time of all threads of a process, user and system together, in nanoseconds and not in
-/// the ticks of `/proc/PID/stat`. Threads that have ended no longer count.
-///
-/// # Errors
-///
-/// The file system's, when there is no such process or the kernel keeps no `schedstat`.
-pub fn cpu_time(pid: u32) -> io::Result<Duration> {
-    let mut nanos = 0;
-    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
-        // A thread may end between the listing and the reading.
-        let Ok(line) = fs::read_to_string(thread?.path().join("schedstat")) else {
-            continue;
-        };
-        nanos += first_number(&line)?;
+/// What the scheduler says of all threads of a process together, in nanoseconds and not in the
+/// ticks of `/proc/PID/stat`. Threads that have ended no longer count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SchedulerTimes {
+    /// Processor time, user and system.
+    pub ran: Duration,
+    /// Time in which a thread could have run but another process had its processor.
+    pub waited: Duration,
+}
+
+impl SchedulerTimes {
+    /// Since the process began.
+    ///
+    /// # Errors
+    ///
+    /// The file system's, when there is no such process; `InvalidData` when the kernel keeps no
+    /// `schedstat`.
+    pub fn of(pid: u32) -> io::Result<SchedulerTimes> {
+        let (mut ran, mut waited) = (0, 0);
+        for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+            // A thread may end between the listing and the reading.
+            let Ok(line) = fs::read_to_string(thread?.path().join("schedstat")) else {
+                continue;
+            };
+            ran += nth_number(&line, 0)?;
+            waited += nth_number(&line, 1)?;
+        }
+        if ran == 0 {
+            return Err(unreadable("the kernel keeps no processor times of threads"));
+        }
+        Ok(SchedulerTimes { ran: Duration::from_nanos(ran), waited: Duration::from_nanos(waited) })
     }
-    Ok(Duration::from_nanos(nanos))
+
+    /// What has been added since an earlier reading.
+    pub fn since(self, earlier: SchedulerTimes) -> SchedulerTimes {
+        SchedulerTimes { ran: self.ran.saturating_sub(earlier.ran), waited: self.waited.saturating_sub(earlier.waited) }
+    }
 }
 
 /// Resident memory and the page tables behind it, in bytes.
@@ -38,58 +60,60 @@ pub fn memory_bytes(pid: u32) -> io::Result<u64> {
             .lines()
             .find_map(|line| line.strip_prefix(name))
             .ok_or_else(|| unreadable("no such line in /proc/PID/status"))?;
-        kibibytes += first_number(line)?;
+        kibibytes += nth_number(line, 0)?;
     }
     Ok(kibibytes << 10)
 }
 
 /// Whether system calls can be counted on this machine.
 pub fn strace_is_installed() -> bool {
-    let strace = Command::new("strace")
-        .arg("-V")
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status();
+    let strace = Command::new("strace").arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status();
     strace.is_ok_and(|status| status.success())
 }
 
 /// An `strace -c -f` attached to a running process. It makes the process many times slower, so
 /// rates measured with it mean nothing.
+///
+/// Both ends wait for the server to be idle, in a load that has stopped asking. So the calls
+/// counted are those for the requests sent in between, which in a closed loop are as many as the
+/// answers.
 pub struct SyscallCount {
+    server_pid: u32,
     strace: Child,
     messages: BufReader<ChildStderr>,
 }
 
 impl SyscallCount {
-    /// Attaches, and returns once system calls are counted.
+    /// Attaches once the server is idle, and returns when system calls are counted.
     ///
     /// # Errors
     ///
     /// When strace is not installed or may not attach.
-    pub fn start(pid: u32) -> io::Result<SyscallCount> {
+    pub fn start(server_pid: u32) -> io::Result<SyscallCount> {
+        wait_until_idle(server_pid)?;
         let mut strace = Command::new("strace")
-            .args(["-c", "-f", "-p", &pid.to_string()])
+            .args(["-c", "-f", "-p", &server_pid.to_string()])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()?;
-        let mut messages =
-            BufReader::new(strace.stderr.take().expect("stderr was asked to be a pipe"));
+        let mut messages = BufReader::new(strace.stderr.take().expect("stderr was asked to be a pipe"));
         let mut first = String::new();
         messages.read_line(&mut first)?;
         if first.contains("attached") {
-            return Ok(SyscallCount { strace, messages });
+            return Ok(SyscallCount { server_pid, strace, messages });
         }
         strace.wait()?;
         Err(io::Error::other(first.trim().to_owned()))
     }
 
-    /// Detaches and returns how many system calls were made.
+    /// Detaches once the server is idle again, and returns how many system calls were made.
     ///
     /// # Errors
     ///
     /// When the summary cannot be read.
     pub fn finish(mut self) -> io::Result<u64> {
+        wait_until_idle(self.server_pid)?;
         let pid = Pid::from_child(&self.strace);
         kill_process(pid, Signal::INT)?;
         let mut summary = String::new();
@@ -97,6 +121,40 @@ impl SyscallCount {
         self.strace.wait()?;
         total_calls(&summary)
     }
+}
+
+/// Returns when the server sleeps and has used next to no processor time for a while; a server that
+/// never rests is waited for in vain, but not for ever.
+fn wait_until_idle(pid: u32) -> io::Result<()> {
+    const REST: Duration = Duration::from_millis(100);
+    const RESTING_USE_MAX: Duration = Duration::from_micros(200);
+    const RESTS_MAX: usize = 50;
+    let mut before = SchedulerTimes::of(pid)?;
+    for _ in 0..RESTS_MAX {
+        sleep(REST);
+        let now = SchedulerTimes::of(pid)?;
+        if now.since(before).ran <= RESTING_USE_MAX && sleeps(pid)? {
+            break;
+        }
+        before = now;
+    }
+    Ok(())
+}
+
+/// Whether each thread waits for something. One that uses no processor time may also be kept from
+/// it, by other processes or by strace.
+fn sleeps(pid: u32) -> io::Result<bool> {
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        // A thread may end between the listing and the reading.
+        let Ok(stat) = fs::read_to_string(thread?.path().join("stat")) else {
+            continue;
+        };
+        // The state follows the program's name, which may itself hold parentheses.
+        if !stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" S")) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// The calls in the last line of strace's summary, or none: a process that made no call has no such
@@ -109,21 +167,13 @@ fn total_calls(summary: &str) -> io::Result<u64> {
     let Some(total) = summary.lines().find(|line| line.ends_with(" total")) else {
         return Ok(0);
     };
-    let calls = total
-        .split_whitespace()
-        .nth(3)
-        .ok_or_else(|| unreadable("strace's last line has no fourth column"))?;
-    calls
-        .parse()
-        .map_err(|_| unreadable("strace's count of calls is no number"))
+    let calls = total.split_whitespace().nth(3).ok_or_else(|| unreadable("strace's last line has no fourth column"))?;
+    calls.parse().map_err(|_| unreadable("strace's count of calls is no number"))
 }
 
-fn first_number(text: &str) -> io::Result<u64> {
-    let number = text
-        .split_whitespace()
-        .next()
-        .and_then(|word| word.parse().ok());
-    number.ok_or_else(|| unreadable("a number was expected in /proc"))
+fn nth_number(text: &str, index: usize) -> io::Result<u64> {
+    let number = text.split_whitespace().nth(index);
+    number.and_then(|word| word.parse().ok()).ok_or_else(|| unreadable("a number was expected in /proc"))
 }
 
 fn unreadable(what: &'static str) -> io::Error {
@@ -136,21 +186,17 @@ mod tests {
 
     #[test]
     fn the_total_of_a_summary_is_its_fourth_column() {
-        let summary = "% time     seconds  usecs/call     calls    errors syscall\n100.00    0.012345           3      4321        12 total\n";
-        assert_eq!(
-            total_calls(summary).expect("the summary is well formed"),
-            4321
-        );
-        assert_eq!(
-            total_calls("strace: Process 7 detached\n").expect("no calls, no line"),
-            0
-        );
+        let summary = "% time     seconds  usecs/call     calls    errors syscall\n\
+            100.00    0.012345           3      4321        12 total\n";
+        assert_eq!(total_calls(summary).expect("the summary is well formed"), 4321);
+        assert_eq!(total_calls("strace: Process 7 detached\n").expect("no calls, no line"), 0);
     }
 
     #[test]
     fn this_process_uses_memory_and_time() {
         let pid = std::process::id();
         assert!(memory_bytes(pid).expect("/proc is readable") > 0);
-        assert!(cpu_time(pid).expect("/proc is readable") > Duration::ZERO);
+        let times = SchedulerTimes::of(pid).expect("/proc is readable");
+        assert!(times.ran > Duration::ZERO);
     }
 }

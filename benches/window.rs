@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::doze::Doze;
 use crate::machine;
-use crate::server_use::{self, SyscallCount};
+use crate::server_use::{SchedulerTimes, SyscallCount};
 
 /// The options that each load has.
 #[derive(Args, Clone, Debug)]
@@ -59,6 +59,9 @@ pub struct Report {
     pub p999_us: f64,
     /// Processor time of the server per answer, where its process was named.
     pub server_cpu_us: Option<f64>,
+    /// The share of the time in which the load, or the server where its process was named, could
+    /// have run but another process had its processor. Much of it, and the rate means little.
+    pub disturbed: f64,
     /// System calls of the server per answer, where they were counted.
     pub server_syscalls: Option<f64>,
 }
@@ -112,10 +115,7 @@ impl Window {
         run_for(load, self.warm_up_seconds)?;
         let report = self.measure(load)?;
         if self.json {
-            println!(
-                "{}",
-                serde_json::to_string(&report).expect("a report is numbers")
-            );
+            println!("{}", serde_json::to_string(&report).expect("a report is numbers"));
         } else {
             print_plainly(&report);
         }
@@ -123,24 +123,38 @@ impl Window {
     }
 
     fn measure(&self, load: &mut impl Load) -> io::Result<Report> {
-        let syscall_count = self
-            .server_pid
-            .filter(|_| self.syscalls)
-            .map(SyscallCount::start)
-            .transpose()?;
-        let cpu_before = self.server_cpu_time()?;
+        let syscall_count = self.server_pid.filter(|_| self.syscalls).map(SyscallCount::start).transpose()?;
+        let before = self.scheduler_times()?;
         load.latencies().reset();
         let elapsed = run_for(load, self.seconds)?;
-        let cpu_after = self.server_cpu_time()?;
+        let after = self.scheduler_times()?;
         let syscalls = syscall_count.map(SyscallCount::finish).transpose()?;
-        let used = cpu_before
-            .zip(cpu_after)
-            .map(|(before, after)| after.saturating_sub(before));
-        Ok(report(load.latencies(), elapsed, used, syscalls))
+        Ok(report(load.latencies(), elapsed, after.since(before), syscalls))
     }
 
-    fn server_cpu_time(&self) -> io::Result<Option<Duration>> {
-        self.server_pid.map(server_use::cpu_time).transpose()
+    fn scheduler_times(&self) -> io::Result<BothTimes> {
+        Ok(BothTimes {
+            load: SchedulerTimes::of(std::process::id())?,
+            server: self.server_pid.map(SchedulerTimes::of).transpose()?,
+        })
+    }
+}
+
+struct BothTimes {
+    load: SchedulerTimes,
+    server: Option<SchedulerTimes>,
+}
+
+impl BothTimes {
+    fn since(self, earlier: BothTimes) -> BothTimes {
+        let servers = self.server.zip(earlier.server);
+        BothTimes { load: self.load.since(earlier.load), server: servers.map(|(now, earlier)| now.since(earlier)) }
+    }
+
+    /// The longer wait of the two.
+    fn waited(&self) -> Duration {
+        let server = self.server.map_or(Duration::ZERO, |server| server.waited);
+        self.load.waited.max(server)
     }
 }
 
@@ -161,20 +175,12 @@ fn run_for(load: &mut impl Load, seconds: f64) -> io::Result<Duration> {
             return Ok(now - start);
         }
         if now - answered_at >= SILENCE_MAX {
-            return Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                "the server has stopped answering",
-            ));
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "the server has stopped answering"));
         }
     }
 }
 
-fn report(
-    latencies: &Histogram<u64>,
-    elapsed: Duration,
-    used: Option<Duration>,
-    syscalls: Option<u64>,
-) -> Report {
+fn report(latencies: &Histogram<u64>, elapsed: Duration, times: BothTimes, syscalls: Option<u64>) -> Report {
     let requests = latencies.len();
     let quantile_us = |quantile| latencies.value_at_quantile(quantile) as f64 / 1e3;
     Report {
@@ -184,17 +190,16 @@ fn report(
         p50_us: quantile_us(0.5),
         p99_us: quantile_us(0.99),
         p999_us: quantile_us(0.999),
-        server_cpu_us: used.map(|used| used.as_secs_f64() * 1e6 / requests as f64),
+        server_cpu_us: times.server.map(|server| server.ran.as_secs_f64() * 1e6 / requests as f64),
+        disturbed: times.waited().as_secs_f64() / elapsed.as_secs_f64(),
         server_syscalls: syscalls.map(|syscalls| syscalls as f64 / requests as f64),
     }
 }
 
 fn print_plainly(report: &Report) {
     println!("{:.0} requests/s", report.rate);
-    println!(
-        "p50 {:.1} us, p99 {:.1} us, p99.9 {:.1} us",
-        report.p50_us, report.p99_us, report.p999_us
-    );
+    println!("p50 {:.1} us, p99 {:.1} us, p99.9 {:.1} us", report.p50_us, report.p99_us, report.p999_us);
+    println!("disturbed by others {:.0} % of the time", report.disturbed * 100.0);
     if let Some(cpu_us) = report.server_cpu_us {
         println!("server: {cpu_us:.3} us of processor time per request");
     }

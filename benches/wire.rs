@@ -57,12 +57,7 @@ pub fn cut_request(bytes: &[u8]) -> Result<Request<'_>, Stop> {
     let params_onwards = cursor.rest;
     cursor.skip_value()?;
     let params = &params_onwards[..params_onwards.len() - cursor.rest.len()];
-    Ok(Request {
-        id,
-        method,
-        params,
-        message_bytes: bytes.len() - cursor.rest.len(),
-    })
+    Ok(Request { id, method, params, message_bytes: bytes.len() - cursor.rest.len() })
 }
 
 /// Cuts the answer that `bytes` begin with. An error answer counts as malformed, since a load asks
@@ -79,11 +74,7 @@ pub fn cut_answer(bytes: &[u8]) -> Result<Answer, Stop> {
     let id = cursor.id()?;
     cursor.expect(NIL)?;
     let payload_bytes = cursor.text_or_binary()?.len();
-    Ok(Answer {
-        id,
-        payload_bytes,
-        message_bytes: bytes.len() - cursor.rest.len(),
-    })
+    Ok(Answer { id, payload_bytes, message_bytes: bytes.len() - cursor.rest.len() })
 }
 
 /// Writes what stands before the result in a successful answer.
@@ -196,20 +187,14 @@ impl<'a> Cursor<'a> {
 
     #[inline]
     fn expect(&mut self, byte: u8) -> Result<(), Stop> {
-        if self.byte()? == byte {
-            Ok(())
-        } else {
-            Err(Stop::Malformed)
-        }
+        if self.byte()? == byte { Ok(()) } else { Err(Stop::Malformed) }
     }
 
     /// A big-endian number of `width` bytes.
     #[inline]
     fn number(&mut self, width: usize) -> Result<usize, Stop> {
         let bytes = self.bytes(width)?;
-        Ok(bytes
-            .iter()
-            .fold(0, |number, &byte| number << 8 | usize::from(byte)))
+        Ok(bytes.iter().fold(0, |number, &byte| number << 8 | usize::from(byte)))
     }
 
     #[inline]
@@ -302,11 +287,7 @@ mod tests {
     fn each_beginning_of_a_request_is_incomplete() {
         let bytes = echo_request(1);
         for end in 0..bytes.len() {
-            assert_eq!(
-                cut_request(&bytes[..end]),
-                Err(Stop::Incomplete),
-                "the first {end} bytes"
-            );
+            assert_eq!(cut_request(&bytes[..end]), Err(Stop::Incomplete), "the first {end} bytes");
         }
     }
 
@@ -317,14 +298,7 @@ mod tests {
             begin_answer(&mut bytes, id);
             bytes.extend_from_slice(&[BIN_8, 2, 7, 7]);
             let message_bytes = bytes.len();
-            assert_eq!(
-                cut_answer(&bytes),
-                Ok(Answer {
-                    id,
-                    payload_bytes: 2,
-                    message_bytes
-                })
-            );
+            assert_eq!(cut_answer(&bytes), Ok(Answer { id, payload_bytes: 2, message_bytes }));
         }
     }
 
@@ -333,17 +307,12 @@ mod tests {
         let mut bytes = Vec::new();
         push_error_answer(&mut bytes, 1, "no such method");
         assert_eq!(cut_answer(&bytes), Err(Stop::Malformed));
-        assert_eq!(
-            cut_request(&[ARRAY_OF_4, REQUEST, 1, FIXSTR, 0xc1]),
-            Err(Stop::Malformed)
-        );
+        assert_eq!(cut_request(&[ARRAY_OF_4, REQUEST, 1, FIXSTR, 0xc1]), Err(Stop::Malformed));
     }
 
     #[test]
     fn nested_values_are_stepped_over_whole() {
-        let nested = [
-            0x92, 0x81, 0x01, 0xdc, 0, 2, 0xcb, 0, 0, 0, 0, 0, 0, 0, 0, 0xc3, 0xd6, 1, 2, 3, 4, 5,
-        ];
+        let nested = [0x92, 0x81, 0x01, 0xdc, 0, 2, 0xcb, 0, 0, 0, 0, 0, 0, 0, 0, 0xc3, 0xd6, 1, 2, 3, 4, 5];
         let mut cursor = Cursor { rest: &nested };
         assert_eq!(cursor.skip_value(), Ok(()));
         assert!(cursor.rest.is_empty());

@@ -1,1 +1,18 @@
-//! Shared code.
+//! What the example programs share. Read the programs first: each is whole, and shows one thing.
+//!
+//! | program | shows |
+//! |---|---|
+//! | `hello` | a server and calls to it, in twenty lines |
+//! | `quickstart` | ten thousand calls in flight, by dhagas and by OS threads, in one table |
+//! | `echo` | a TCP server as with `std::net`, a dhaga for each connection |
+//! | `rpc_server` | an RPC server whose handlers wait, compute, fail, panic and call others |
+//! | `rpc_client` | one call to any MessagePack-RPC server, from the command line |
+//!
+//! The modules, lowest first:
+
+pub mod json;
+pub mod threads;
+
+pub mod meter;
+
+pub mod report;

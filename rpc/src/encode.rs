@@ -95,12 +95,7 @@ pub fn encode_request_raw(
 ///
 /// As [`encode_request`].
 #[inline]
-pub fn encode_notification<P>(
-    out: &mut Vec<u8>,
-    limits: &Limits,
-    method: &str,
-    params: &P,
-) -> Result<(), EncodeError>
+pub fn encode_notification<P>(out: &mut Vec<u8>, limits: &Limits, method: &str, params: &P) -> Result<(), EncodeError>
 where
     P: Serialize + ?Sized,
 {
@@ -133,12 +128,7 @@ pub fn encode_notification_raw(
 ///
 /// As [`encode_request`].
 #[inline]
-pub fn encode_response_ok<R>(
-    out: &mut Vec<u8>,
-    limits: &Limits,
-    id: u32,
-    result: &R,
-) -> Result<(), EncodeError>
+pub fn encode_response_ok<R>(out: &mut Vec<u8>, limits: &Limits, id: u32, result: &R) -> Result<(), EncodeError>
 where
     R: Serialize + ?Sized,
 {
@@ -154,12 +144,7 @@ where
 /// # Errors
 ///
 /// As [`encode_request`].
-pub fn encode_response_ok_raw(
-    out: &mut Vec<u8>,
-    limits: &Limits,
-    id: u32,
-    result: &[u8],
-) -> Result<(), EncodeError> {
+pub fn encode_response_ok_raw(out: &mut Vec<u8>, limits: &Limits, id: u32, result: &[u8]) -> Result<(), EncodeError> {
     encode(out, limits, |frame| {
         frame.response_header(id)?;
         frame.write(&[NIL])?;
@@ -173,12 +158,7 @@ pub fn encode_response_ok_raw(
 /// # Errors
 ///
 /// As [`encode_request`].
-pub fn encode_response_err<E>(
-    out: &mut Vec<u8>,
-    limits: &Limits,
-    id: u32,
-    error: &E,
-) -> Result<(), EncodeError>
+pub fn encode_response_err<E>(out: &mut Vec<u8>, limits: &Limits, id: u32, error: &E) -> Result<(), EncodeError>
 where
     E: Serialize + ?Sized,
 {
@@ -193,12 +173,7 @@ where
 /// # Errors
 ///
 /// As [`encode_request`].
-pub fn encode_response_err_raw(
-    out: &mut Vec<u8>,
-    limits: &Limits,
-    id: u32,
-    error: &[u8],
-) -> Result<(), EncodeError> {
+pub fn encode_response_err_raw(out: &mut Vec<u8>, limits: &Limits, id: u32, error: &[u8]) -> Result<(), EncodeError> {
     encode(out, limits, |frame| {
         frame.response_header(id)?;
         frame.error(|frame| frame.write(error))
@@ -215,13 +190,7 @@ fn encode(
 ) -> Result<(), EncodeError> {
     let start = out.len();
     let bytes_max = limits.frame_bytes_out_max;
-    let mut frame = Frame {
-        out,
-        start,
-        bytes_max,
-        overflowed: false,
-        keep: false,
-    };
+    let mut frame = Frame { out, start, bytes_max, overflowed: false, keep: false };
     write(&mut frame)?;
     let bytes = &frame.out[start..];
     match frame::outgoing_value_len(bytes, limits) {
@@ -247,12 +216,7 @@ struct Frame<'a> {
 
 impl Frame<'_> {
     #[inline]
-    fn request_header(
-        &mut self,
-        id: u32,
-        method: &str,
-        limits: &Limits,
-    ) -> Result<(), EncodeError> {
+    fn request_header(&mut self, id: u32, method: &str, limits: &Limits) -> Result<(), EncodeError> {
         self.write(&[0x94, REQUEST])?;
         self.uint(id)?;
         self.method(method, limits)
@@ -304,10 +268,7 @@ impl Frame<'_> {
     }
 
     /// The error that `write` appends, or a text if that is nil, and a nil result.
-    fn error(
-        &mut self,
-        write: impl FnOnce(&mut Self) -> Result<(), EncodeError>,
-    ) -> Result<(), EncodeError> {
+    fn error(&mut self, write: impl FnOnce(&mut Self) -> Result<(), EncodeError>) -> Result<(), EncodeError> {
         let start = self.out.len();
         write(self)?;
         if self.out[start..] == [NIL] {
@@ -320,24 +281,18 @@ impl Frame<'_> {
     #[inline]
     fn value<V: Serialize + ?Sized>(&mut self, value: &V) -> Result<(), EncodeError> {
         let mut serializer = rmp_serde::Serializer::new(&mut *self).with_struct_map();
-        value
-            .serialize(&mut serializer)
-            .map_err(|error| self.refused(error))
+        value.serialize(&mut serializer).map_err(|error| self.refused(error))
     }
 
     #[inline]
     fn write(&mut self, bytes: &[u8]) -> Result<(), EncodeError> {
-        io::Write::write_all(self, bytes).map_err(|_| EncodeError::TooLarge {
-            limit: self.bytes_max,
-        })
+        io::Write::write_all(self, bytes).map_err(|_| EncodeError::TooLarge { limit: self.bytes_max })
     }
 
     #[cold]
     fn refused(&self, error: rmp_serde::encode::Error) -> EncodeError {
         if self.overflowed {
-            EncodeError::TooLarge {
-                limit: self.bytes_max,
-            }
+            EncodeError::TooLarge { limit: self.bytes_max }
         } else {
             EncodeError::Serialize(Arc::new(error))
         }
@@ -387,9 +342,7 @@ impl From<EncodeError> for CallError {
     fn from(error: EncodeError) -> Self {
         match error {
             EncodeError::TooLarge { limit } => Self::TooLarge { limit },
-            EncodeError::ParamsNotAnArray => {
-                Self::ApiMisuse("params must be a tuple or a sequence")
-            }
+            EncodeError::ParamsNotAnArray => Self::ApiMisuse("params must be a tuple or a sequence"),
             error => Self::Encode(Arc::new(error)),
         }
     }
@@ -399,22 +352,13 @@ impl fmt::Display for EncodeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TooLarge { limit } => {
-                write!(
-                    f,
-                    "the message is larger than the {limit} bytes of a frame (Limits::frame_bytes_out_max)"
-                )
+                write!(f, "the message is larger than the {limit} bytes of a frame (Limits::frame_bytes_out_max)")
             }
             Self::MethodTooLong { limit } => {
-                write!(
-                    f,
-                    "the method name is longer than {limit} bytes (Limits::method_name_bytes_max)"
-                )
+                write!(f, "the method name is longer than {limit} bytes (Limits::method_name_bytes_max)")
             }
             Self::ParamsNotAnArray => write!(f, "params must be a tuple or a sequence"),
-            Self::Shape(shape) => write!(
-                f,
-                "the message would be refused by a peer with our limits: {shape}"
-            ),
+            Self::Shape(shape) => write!(f, "the message would be refused by a peer with our limits: {shape}"),
             Self::NotOneValue => write!(f, "what was written is not one whole MessagePack value"),
             Self::Serialize(error) => write!(f, "a value cannot be serialised: {error}"),
         }
@@ -431,18 +375,11 @@ mod tests {
     use crate::message::Message;
 
     fn limits() -> Limits {
-        Limits {
-            frame_bytes_out_max: 100,
-            ..Limits::default()
-        }
+        Limits { frame_bytes_out_max: 100, ..Limits::default() }
     }
 
     fn check(frame: &[u8], expected: Message<'_>) {
-        assert_eq!(
-            Message::parse(frame, &limits()),
-            Ok(expected),
-            "{frame:02x?}"
-        );
+        assert_eq!(Message::parse(frame, &limits()), Ok(expected), "{frame:02x?}");
     }
 
     fn check_params<P: Serialize>(params: P, expected: Result<&[u8], &str>) {
@@ -478,14 +415,8 @@ mod tests {
             check_params(no_params, Err("params must be a tuple or a sequence"));
         }
         check_params(5, Err("params must be a tuple or a sequence"));
-        check_params(
-            Meta { size: 1 },
-            Err("params must be a tuple or a sequence"),
-        );
-        check_params(
-            Bytes::new(&[1, 2]),
-            Err("params must be a tuple or a sequence"),
-        );
+        check_params(Meta { size: 1 }, Err("params must be a tuple or a sequence"));
+        check_params(Bytes::new(&[1, 2]), Err("params must be a tuple or a sequence"));
     }
 
     /// Announces `announced` elements, writes `written` and then panics if told so.
@@ -508,37 +439,11 @@ mod tests {
     #[test]
     fn frames_that_would_hurt_the_connection_are_not_written() {
         let no_value = Err("what was written is not one whole MessagePack value");
-        check_params(
-            Liar {
-                announced: 3,
-                written: 2,
-                panics: false,
-            },
-            no_value,
-        );
-        check_params(
-            Liar {
-                announced: 2,
-                written: 3,
-                panics: false,
-            },
-            no_value,
-        );
-        check_params(
-            Liar {
-                announced: 5000,
-                written: 0,
-                panics: false,
-            },
-            no_value,
-        );
-        let too_large = Err(
-            "the message is larger than the 100 bytes of a frame (Limits::frame_bytes_out_max)",
-        );
-        check_params(
-            ("x".repeat(90),),
-            Ok(&[&[0x91, 0xd9, 90][..], &[b'x'; 90]].concat()),
-        );
+        check_params(Liar { announced: 3, written: 2, panics: false }, no_value);
+        check_params(Liar { announced: 2, written: 3, panics: false }, no_value);
+        check_params(Liar { announced: 5000, written: 0, panics: false }, no_value);
+        let too_large = Err("the message is larger than the 100 bytes of a frame (Limits::frame_bytes_out_max)");
+        check_params(("x".repeat(90),), Ok(&[&[0x91, 0xd9, 90][..], &[b'x'; 90]].concat()));
         check_params(("x".repeat(91),), too_large);
         check_params((vec![1; 200],), too_large);
         let deep = (0..40).fold(rmpv::Value::Nil, |inner, _| rmpv::Value::Array(vec![inner]));
@@ -553,11 +458,7 @@ mod tests {
     #[test]
     fn a_panic_while_encoding_leaves_nothing_behind() {
         let mut out = b"before".to_vec();
-        let liar = Liar {
-            announced: 3,
-            written: 2,
-            panics: true,
-        };
+        let liar = Liar { announced: 3, written: 2, panics: true };
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             encode_response_ok(&mut out, &limits(), 1, &liar)
         }));
@@ -567,12 +468,8 @@ mod tests {
 
     #[test]
     fn names_are_bounded_when_sent() {
-        let outcome =
-            encode_notification(&mut Vec::new(), &Limits::default(), &"m".repeat(101), &());
-        assert!(matches!(
-            outcome,
-            Err(EncodeError::MethodTooLong { limit: 100 })
-        ));
+        let outcome = encode_notification(&mut Vec::new(), &Limits::default(), &"m".repeat(101), &());
+        assert!(matches!(outcome, Err(EncodeError::MethodTooLong { limit: 100 })));
     }
 
     #[test]
@@ -580,94 +477,36 @@ mod tests {
         let limits = limits();
         let mut out = Vec::new();
         encode_notification(&mut out, &limits, "n", &(1,)).expect("it fits");
-        check(
-            &out,
-            Message::Notification {
-                method: "n",
-                params: &[0x91, 1],
-            },
-        );
+        check(&out, Message::Notification { method: "n", params: &[0x91, 1] });
         out.clear();
         encode_notification_raw(&mut out, &limits, "n", &[0x90]).expect("it fits");
-        check(
-            &out,
-            Message::Notification {
-                method: "n",
-                params: &[0x90],
-            },
-        );
+        check(&out, Message::Notification { method: "n", params: &[0x90] });
         out.clear();
         encode_request_raw(&mut out, &limits, 1, "m", &[0x90]).expect("it fits");
-        check(
-            &out,
-            Message::Request {
-                id: 1,
-                method: "m",
-                params: &[0x90],
-            },
-        );
+        check(&out, Message::Request { id: 1, method: "m", params: &[0x90] });
         out.clear();
         encode_response_ok(&mut out, &limits, 70_000, &()).expect("it fits");
-        check(
-            &out,
-            Message::Response {
-                id: 70_000,
-                outcome: Ok(&[0xc0]),
-            },
-        );
+        check(&out, Message::Response { id: 70_000, outcome: Ok(&[0xc0]) });
         out.clear();
         encode_response_ok_raw(&mut out, &limits, 2, &[0x91, 1]).expect("it fits");
-        check(
-            &out,
-            Message::Response {
-                id: 2,
-                outcome: Ok(&[0x91, 1]),
-            },
-        );
+        check(&out, Message::Response { id: 2, outcome: Ok(&[0x91, 1]) });
         out.clear();
         encode_response_err(&mut out, &limits, 2, "e").expect("it fits");
-        check(
-            &out,
-            Message::Response {
-                id: 2,
-                outcome: Err(&[0xa1, b'e']),
-            },
-        );
+        check(&out, Message::Response { id: 2, outcome: Err(&[0xa1, b'e']) });
         out.clear();
         encode_response_err_raw(&mut out, &limits, 2, &[5]).expect("it fits");
-        check(
-            &out,
-            Message::Response {
-                id: 2,
-                outcome: Err(&[5]),
-            },
-        );
+        check(&out, Message::Response { id: 2, outcome: Err(&[5]) });
     }
 
     #[test]
     fn raw_values_are_checked_before_they_are_sent() {
         let limits = limits();
         let mut out = Vec::new();
-        assert!(matches!(
-            encode_request_raw(&mut out, &limits, 1, "m", &[0x80]),
-            Err(EncodeError::ParamsNotAnArray)
-        ));
-        assert!(matches!(
-            encode_request_raw(&mut out, &limits, 1, "m", &[0x91]),
-            Err(EncodeError::NotOneValue)
-        ));
-        assert!(matches!(
-            encode_response_ok_raw(&mut out, &limits, 1, &[]),
-            Err(EncodeError::NotOneValue)
-        ));
-        assert!(matches!(
-            encode_response_ok_raw(&mut out, &limits, 1, &[1, 2]),
-            Err(EncodeError::NotOneValue)
-        ));
-        assert!(matches!(
-            encode_response_err_raw(&mut out, &limits, 1, &[0xc1]),
-            Err(EncodeError::NotOneValue)
-        ));
+        assert!(matches!(encode_request_raw(&mut out, &limits, 1, "m", &[0x80]), Err(EncodeError::ParamsNotAnArray)));
+        assert!(matches!(encode_request_raw(&mut out, &limits, 1, "m", &[0x91]), Err(EncodeError::NotOneValue)));
+        assert!(matches!(encode_response_ok_raw(&mut out, &limits, 1, &[]), Err(EncodeError::NotOneValue)));
+        assert!(matches!(encode_response_ok_raw(&mut out, &limits, 1, &[1, 2]), Err(EncodeError::NotOneValue)));
+        assert!(matches!(encode_response_err_raw(&mut out, &limits, 1, &[0xc1]), Err(EncodeError::NotOneValue)));
         assert!(out.is_empty());
     }
 
@@ -675,28 +514,13 @@ mod tests {
     fn a_nil_error_does_not_read_as_success() {
         let mut out = Vec::new();
         encode_response_err(&mut out, &limits(), 1, &()).expect("it fits");
-        assert!(matches!(
-            Message::parse(&out, &limits()),
-            Ok(Message::Response {
-                outcome: Err(_),
-                ..
-            })
-        ));
+        assert!(matches!(Message::parse(&out, &limits()), Ok(Message::Response { outcome: Err(_), .. })));
     }
 
     #[test]
     fn misuse_and_faults_are_told_apart() {
-        assert!(matches!(
-            CallError::from(EncodeError::ParamsNotAnArray),
-            CallError::ApiMisuse(_)
-        ));
-        assert!(matches!(
-            CallError::from(EncodeError::TooLarge { limit: 1 }),
-            CallError::TooLarge { limit: 1 }
-        ));
-        assert!(matches!(
-            CallError::from(EncodeError::NotOneValue),
-            CallError::Encode(_)
-        ));
+        assert!(matches!(CallError::from(EncodeError::ParamsNotAnArray), CallError::ApiMisuse(_)));
+        assert!(matches!(CallError::from(EncodeError::TooLarge { limit: 1 }), CallError::TooLarge { limit: 1 }));
+        assert!(matches!(CallError::from(EncodeError::NotOneValue), CallError::Encode(_)));
     }
 }

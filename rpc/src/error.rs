@@ -94,50 +94,26 @@ impl fmt::Display for CallError {
             Self::Remote(error) => write!(f, "the remote handler answered with an error: {error}"),
             Self::DeadlineExceeded => write!(f, "the deadline passed before the peer answered"),
             Self::Cancelled => write!(f, "the caller was cancelled while it waited for the answer"),
-            Self::Panicking => write!(
-                f,
-                "the caller unwinds from a panic and may not wait for an answer"
-            ),
+            Self::Panicking => write!(f, "the caller unwinds from a panic and may not wait for an answer"),
             Self::Connect(_) => write!(f, "no connection to the peer could be made"),
-            Self::Disconnected {
-                maybe_executed: true,
-                ..
-            } => {
-                write!(
-                    f,
-                    "the connection ended before the answer came, and the peer may have run the call"
-                )
+            Self::Disconnected { maybe_executed: true, .. } => {
+                write!(f, "the connection ended before the answer came, and the peer may have run the call")
             }
-            Self::Disconnected {
-                maybe_executed: false,
-                ..
-            } => {
+            Self::Disconnected { maybe_executed: false, .. } => {
                 write!(f, "the connection ended before the call was sent")
             }
-            Self::Malformed(_) => write!(
-                f,
-                "the peer broke the protocol and the connection was closed"
-            ),
+            Self::Malformed(_) => write!(f, "the peer broke the protocol and the connection was closed"),
             Self::Overloaded { limit } => write!(
                 f,
                 "the peer takes less than we send: {limit} bytes are unsent on this connection (Limits::unsent_bytes_hard_max)"
             ),
             Self::TooManyInFlight { limit } => {
-                write!(
-                    f,
-                    "{limit} calls already wait on this connection (Limits::calls_per_connection_max)"
-                )
+                write!(f, "{limit} calls already wait on this connection (Limits::calls_per_connection_max)")
             }
             Self::TooLarge { limit } => {
-                write!(
-                    f,
-                    "the request is larger than the {limit} bytes of a frame (Limits::frame_bytes_out_max)"
-                )
+                write!(f, "the request is larger than the {limit} bytes of a frame (Limits::frame_bytes_out_max)")
             }
-            Self::Decode(_) => write!(
-                f,
-                "the result does not fit the type that the caller asked for"
-            ),
+            Self::Decode(_) => write!(f, "the result does not fit the type that the caller asked for"),
             Self::Encode(_) => write!(f, "the arguments of the caller cannot be encoded"),
             Self::ApiMisuse(why) => f.write_str(why),
         }
@@ -149,9 +125,7 @@ impl Error for CallError {
         match self {
             Self::Connect(cause) => Some(cause.as_ref()),
             Self::Disconnected { source, .. } => source.as_ref().map(|cause| cause.as_ref() as _),
-            Self::Malformed(cause) | Self::Decode(cause) | Self::Encode(cause) => {
-                Some(cause.as_ref())
-            }
+            Self::Malformed(cause) | Self::Decode(cause) | Self::Encode(cause) => Some(cause.as_ref()),
             _ => None,
         }
     }
@@ -199,9 +173,9 @@ impl RemoteError {
     pub fn text(&self) -> Option<String> {
         match self.decode().ok()? {
             Value::Array(parts) if parts.len() <= 2 => parts.last()?.as_str().map(str::to_owned),
-            Value::Map(entries) => ["message", "text", "error"]
-                .iter()
-                .find_map(|key| entry(&entries, key)?.as_str().map(str::to_owned)),
+            Value::Map(entries) => {
+                ["message", "text", "error"].iter().find_map(|key| entry(&entries, key)?.as_str().map(str::to_owned))
+            }
             value => value.as_str().map(str::to_owned),
         }
     }
@@ -217,10 +191,7 @@ impl RemoteError {
 }
 
 fn entry<'v>(entries: &'v [(Value, Value)], key: &str) -> Option<&'v Value> {
-    entries
-        .iter()
-        .find(|(name, _)| name.as_str() == Some(key))
-        .map(|(_, value)| value)
+    entries.iter().find(|(name, _)| name.as_str() == Some(key)).map(|(_, value)| value)
 }
 
 impl fmt::Display for RemoteError {
@@ -241,11 +212,7 @@ impl fmt::Display for RemoteError {
                 _ => write!(f, "{shown}")?,
             }
         }
-        if text.chars().nth(SHOWN_CHARS_MAX).is_some() {
-            f.write_str(" …")
-        } else {
-            Ok(())
-        }
+        if text.chars().nth(SHOWN_CHARS_MAX).is_some() { f.write_str(" …") } else { Ok(()) }
     }
 }
 
@@ -338,57 +305,27 @@ mod tests {
     #[test]
     fn every_usual_form_of_error_reads_as_a_sentence() {
         check("no such file".into(), "no such file");
-        check(
-            Value::Array(vec![0.into(), "bad buffer".into()]),
-            "bad buffer (code 0)",
-        );
+        check(Value::Array(vec![0.into(), "bad buffer".into()]), "bad buffer (code 0)");
         check(Value::Array(vec!["only text".into()]), "only text");
-        check(
-            Value::Map(vec![
-                ("code".into(), 7.into()),
-                ("message".into(), "quota".into()),
-            ]),
-            "quota (code 7)",
-        );
+        check(Value::Map(vec![("code".into(), 7.into()), ("message".into(), "quota".into())]), "quota (code 7)");
         check(Value::Map(vec![("error".into(), "quota".into())]), "quota");
         check(42.into(), "42");
-        check(
-            Value::Array(vec![1.into(), 2.into(), 3.into()]),
-            "[1, 2, 3]",
-        );
+        check(Value::Array(vec![1.into(), 2.into(), 3.into()]), "[1, 2, 3]");
     }
 
     #[test]
     fn hostile_errors_are_shown_in_bounds() {
         check("a\x1b[2Jb\nc".into(), "a\\u{1b}[2Jb\nc");
-        assert_eq!(
-            remote(&"x".repeat(1 << 20).into())
-                .to_string()
-                .chars()
-                .count(),
-            SHOWN_CHARS_MAX + 2
-        );
-        assert_eq!(
-            RemoteError::from_raw(vec![0x91; 100_000]).to_string(),
-            "a value of 100000 bytes"
-        );
-        assert_eq!(
-            RemoteError::from_raw(vec![0xc1]).to_string(),
-            "a value of 1 bytes"
-        );
-        assert_eq!(
-            RemoteError::from_raw(vec![]).to_string(),
-            "a value of 0 bytes"
-        );
+        assert_eq!(remote(&"x".repeat(1 << 20).into()).to_string().chars().count(), SHOWN_CHARS_MAX + 2);
+        assert_eq!(RemoteError::from_raw(vec![0x91; 100_000]).to_string(), "a value of 100000 bytes");
+        assert_eq!(RemoteError::from_raw(vec![0xc1]).to_string(), "a value of 1 bytes");
+        assert_eq!(RemoteError::from_raw(vec![]).to_string(), "a value of 0 bytes");
     }
 
     #[test]
     fn errors_decode_into_the_callers_type() {
         let error = remote(&Value::Array(vec![3.into(), "text".into()]));
-        assert_eq!(
-            error.decode::<(u8, String)>().expect("it is such a pair"),
-            (3, "text".to_owned())
-        );
+        assert_eq!(error.decode::<(u8, String)>().expect("it is such a pair"), (3, "text".to_owned()));
         assert!(matches!(error.decode::<bool>(), Err(CallError::Decode(_))));
     }
 
@@ -399,22 +336,8 @@ mod tests {
             (CallError::Remote(remote(&1.into())), true, false),
             (CallError::DeadlineExceeded, true, false),
             (CallError::Connect(source()), false, true),
-            (
-                CallError::Disconnected {
-                    maybe_executed: true,
-                    source: Some(source()),
-                },
-                true,
-                false,
-            ),
-            (
-                CallError::Disconnected {
-                    maybe_executed: false,
-                    source: None,
-                },
-                false,
-                true,
-            ),
+            (CallError::Disconnected { maybe_executed: true, source: Some(source()) }, true, false),
+            (CallError::Disconnected { maybe_executed: false, source: None }, false, true),
             (CallError::Overloaded { limit: 1 }, false, true),
             (CallError::TooManyInFlight { limit: 1 }, false, true),
             (CallError::TooLarge { limit: 1 }, false, false),
@@ -428,14 +351,8 @@ mod tests {
     #[test]
     fn the_cause_is_the_source_and_not_in_the_text() {
         let reset = Arc::new(io::Error::from(io::ErrorKind::ConnectionReset));
-        let error = CallError::Disconnected {
-            maybe_executed: true,
-            source: Some(reset),
-        };
-        assert_eq!(
-            error.source().map(ToString::to_string).as_deref(),
-            Some("connection reset")
-        );
+        let error = CallError::Disconnected { maybe_executed: true, source: Some(reset) };
+        assert_eq!(error.source().map(ToString::to_string).as_deref(), Some("connection reset"));
         assert!(!error.to_string().contains("reset"));
     }
 }

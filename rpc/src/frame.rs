@@ -71,10 +71,7 @@ pub enum FrameError {
 impl Cutter {
     /// A cutter at the start of a stream, for incoming frames within `limits`.
     pub fn new(limits: &Limits) -> Self {
-        Self {
-            walk: Walk::new(limits.elements_max),
-            bounds: Bounds::incoming(limits),
-        }
+        Self { walk: Walk::new(limits.elements_max), bounds: Bounds::incoming(limits) }
     }
 
     /// Walks on over `bytes`, which begin where the unfinished frame begins.
@@ -112,17 +109,8 @@ pub(crate) fn value_len(bytes: &[u8], limits: &Limits) -> Result<Option<usize>, 
 }
 
 /// The same within the bounds of an outgoing frame.
-pub(crate) fn outgoing_value_len(
-    bytes: &[u8],
-    limits: &Limits,
-) -> Result<Option<usize>, FrameError> {
-    walk_once(
-        bytes,
-        &Bounds {
-            bytes_max: limits.frame_bytes_out_max,
-            ..Bounds::incoming(limits)
-        },
-    )
+pub(crate) fn outgoing_value_len(bytes: &[u8], limits: &Limits) -> Result<Option<usize>, FrameError> {
+    walk_once(bytes, &Bounds { bytes_max: limits.frame_bytes_out_max, ..Bounds::incoming(limits) })
 }
 
 fn walk_once(bytes: &[u8], bounds: &Bounds) -> Result<Option<usize>, FrameError> {
@@ -174,12 +162,7 @@ enum Header {
 
 impl Walk {
     fn new(elements_max: u32) -> Self {
-        let mut walk = Self {
-            at: 0,
-            depth: 0,
-            elements_left: 0,
-            left: [0; DEPTH_MAX_CEILING + 1],
-        };
+        let mut walk = Self { at: 0, depth: 0, elements_left: 0, left: [0; DEPTH_MAX_CEILING + 1] };
         walk.restart(elements_max);
         walk
     }
@@ -236,14 +219,10 @@ impl Walk {
     #[inline]
     fn enter(&mut self, bounds: &Bounds, values: u64) -> Result<u32, FrameError> {
         if self.depth == bounds.depth_max {
-            return Err(FrameError::TooDeep {
-                limit: bounds.depth_max,
-            });
+            return Err(FrameError::TooDeep { limit: bounds.depth_max });
         }
         if values > u64::from(self.elements_left) {
-            return Err(FrameError::TooManyElements {
-                limit: bounds.elements_max,
-            });
+            return Err(FrameError::TooManyElements { limit: bounds.elements_max });
         }
         self.elements_left -= values as u32;
         self.depth += 1;
@@ -263,15 +242,10 @@ impl Walk {
     /// The next header is not there. Each missing value takes one byte at least.
     #[cold]
     fn pause(&self, bounds: &Bounds, there: usize) -> Result<Progress, FrameError> {
-        let missing: usize = self.left[..=self.depth]
-            .iter()
-            .map(|&left| left as usize)
-            .sum();
+        let missing: usize = self.left[..=self.depth].iter().map(|&left| left as usize).sum();
         let len = (self.at + missing).max(there + 1);
         bounds.check_bytes(len)?;
-        Ok(Progress::NeedMore {
-            at_least: len - there,
-        })
+        Ok(Progress::NeedMore { at_least: len - there })
     }
 }
 
@@ -279,10 +253,7 @@ impl Bounds {
     #[inline]
     fn check_bytes(&self, claimed: usize) -> Result<(), FrameError> {
         if claimed > self.bytes_max {
-            return Err(FrameError::TooLarge {
-                claimed,
-                limit: self.bytes_max,
-            });
+            return Err(FrameError::TooLarge { claimed, limit: self.bytes_max });
         }
         Ok(())
     }
@@ -294,14 +265,8 @@ impl Header {
     fn read(bytes: &[u8]) -> Result<Self, FrameError> {
         let marker = bytes[0];
         Ok(match marker {
-            0x80..=0x8f => Self::Container {
-                len: 1,
-                values: 2 * u64::from(marker & 0x0f),
-            },
-            0x90..=0x9f => Self::Container {
-                len: 1,
-                values: u64::from(marker & 0x0f),
-            },
+            0x80..=0x8f => Self::Container { len: 1, values: 2 * u64::from(marker & 0x0f) },
+            0x90..=0x9f => Self::Container { len: 1, values: u64::from(marker & 0x0f) },
             0xc4 | 0xd9 => Self::data::<1>(bytes, 2),
             0xc5 | 0xda => Self::data::<2>(bytes, 3),
             0xc6 | 0xdb => Self::data::<4>(bytes, 5),
@@ -319,9 +284,7 @@ impl Header {
     /// `head` bytes (marker, length and, for ext, the type), then as many as the length of `N` bytes says.
     #[inline]
     fn data<const N: usize>(bytes: &[u8], head: usize) -> Self {
-        length::<N>(bytes).map_or(Self::Incomplete, |len| Self::Data {
-            len: head + len as usize,
-        })
+        length::<N>(bytes).map_or(Self::Incomplete, |len| Self::Data { len: head + len as usize })
     }
 
     #[inline]
@@ -337,11 +300,7 @@ impl Header {
 #[inline]
 fn length<const N: usize>(bytes: &[u8]) -> Option<u32> {
     let bytes = bytes.get(1..1 + N)?;
-    Some(
-        bytes
-            .iter()
-            .fold(0, |length, &byte| length << 8 | u32::from(byte)),
-    )
+    Some(bytes.iter().fold(0, |length, &byte| length << 8 | u32::from(byte)))
 }
 
 /// Marker and data together, for the formats whose marker says it all; 0 for the others. Most values of a call end here.
@@ -373,14 +332,10 @@ impl fmt::Display for FrameError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::ReservedByte => write!(f, "the bytes hold 0xc1, which MessagePack never uses"),
-            Self::NotAnArray { first_byte } => write!(
-                f,
-                "a message must be an array, and this begins with {first_byte:#04x}"
-            ),
-            Self::TooDeep { limit } => write!(
-                f,
-                "the frame nests deeper than {limit} levels (Limits::depth_max)"
-            ),
+            Self::NotAnArray { first_byte } => {
+                write!(f, "a message must be an array, and this begins with {first_byte:#04x}")
+            }
+            Self::TooDeep { limit } => write!(f, "the frame nests deeper than {limit} levels (Limits::depth_max)"),
             Self::TooLarge { claimed, limit } => {
                 write!(
                     f,
@@ -388,10 +343,7 @@ impl fmt::Display for FrameError {
                 )
             }
             Self::TooManyElements { limit } => {
-                write!(
-                    f,
-                    "the frame holds more than {limit} values (Limits::elements_max)"
-                )
+                write!(f, "the frame holds more than {limit} values (Limits::elements_max)")
             }
         }
     }
@@ -412,17 +364,9 @@ mod tests {
         let whole: Vec<_> = [frame.len()].into();
         let bytewise: Vec<_> = (1..=frame.len()).collect();
         assert_eq!(cut(limits, frame, &whole), expected, "whole: {frame:02x?}");
-        assert_eq!(
-            cut(limits, frame, &bytewise),
-            expected,
-            "byte by byte: {frame:02x?}"
-        );
+        assert_eq!(cut(limits, frame, &bytewise), expected, "byte by byte: {frame:02x?}");
         for place in 1..frame.len().min(100) {
-            assert_eq!(
-                cut(limits, frame, &[place, frame.len()]),
-                expected,
-                "cut at {place}: {frame:02x?}"
-            );
+            assert_eq!(cut(limits, frame, &[place, frame.len()]), expected, "cut at {place}: {frame:02x?}");
         }
     }
 
@@ -437,18 +381,12 @@ mod tests {
                     return Ok(len);
                 }
                 Progress::NeedMore { at_least } => {
-                    assert!(
-                        at_least > 0 && end + at_least >= claimed,
-                        "a claim never shrinks"
-                    );
+                    assert!(at_least > 0 && end + at_least >= claimed, "a claim never shrinks");
                     claimed = end + at_least;
                 }
             }
         }
-        panic!(
-            "not whole after {} bytes, {claimed} claimed: {frame:02x?}",
-            frame.len()
-        );
+        panic!("not whole after {} bytes, {claimed} claimed: {frame:02x?}", frame.len());
     }
 
     fn in_array(value: &[u8]) -> Vec<u8> {
@@ -516,9 +454,7 @@ mod tests {
 
     #[test]
     fn frames_back_to_back_are_cut_one_by_one() {
-        let stream = [
-            0x93, 2, 0xa1, b'm', 0x90, 0x94, 0, 1, 0xa1, b'm', 0x90, 0x90,
-        ];
+        let stream = [0x93, 2, 0xa1, b'm', 0x90, 0x94, 0, 1, 0xa1, b'm', 0x90, 0x90];
         let mut cutter = Cutter::new(&Limits::default());
         let mut rest = &stream[..];
         for expected in [5, 6, 1] {
@@ -531,31 +467,16 @@ mod tests {
     #[test]
     fn what_is_missing_is_said_exactly_where_it_is_known() {
         let mut cutter = Cutter::new(&Limits::default());
-        assert_eq!(
-            cutter.advance(&[0x94, 0]),
-            Ok(Progress::NeedMore { at_least: 3 })
-        );
-        assert_eq!(
-            cutter.advance(&[0x94, 0, 1, 0xa3]),
-            Ok(Progress::NeedMore { at_least: 4 })
-        );
-        assert_eq!(
-            cutter.advance(&[0x94, 0, 1, 0xa3, 1, 1, 1, 0xc5, 1]),
-            Ok(Progress::NeedMore { at_least: 1 })
-        );
-        assert_eq!(
-            cutter.advance(&[0x94, 0, 1, 0xa3, 1, 1, 1, 0xc5, 1, 0]),
-            Ok(Progress::NeedMore { at_least: 256 })
-        );
+        assert_eq!(cutter.advance(&[0x94, 0]), Ok(Progress::NeedMore { at_least: 3 }));
+        assert_eq!(cutter.advance(&[0x94, 0, 1, 0xa3]), Ok(Progress::NeedMore { at_least: 4 }));
+        assert_eq!(cutter.advance(&[0x94, 0, 1, 0xa3, 1, 1, 1, 0xc5, 1]), Ok(Progress::NeedMore { at_least: 1 }));
+        assert_eq!(cutter.advance(&[0x94, 0, 1, 0xa3, 1, 1, 1, 0xc5, 1, 0]), Ok(Progress::NeedMore { at_least: 256 }));
     }
 
     #[test]
     fn only_arrays_are_messages() {
         for first_byte in [0x00, 0x80, 0xa0, 0xc0, 0xc4, 0xd4, 0xde, 0xff] {
-            check(
-                &[first_byte; 20],
-                Err(FrameError::NotAnArray { first_byte }),
-            );
+            check(&[first_byte; 20], Err(FrameError::NotAnArray { first_byte }));
         }
         check(&[0xc1], Err(FrameError::ReservedByte));
         check(&[0x92, 0x01, 0xc1], Err(FrameError::ReservedByte));
@@ -567,14 +488,8 @@ mod tests {
         check(&levels(32), Ok(32));
         check(&levels(33), Err(FrameError::TooDeep { limit: 32 }));
         check(&vec![0x91; 100_000], Err(FrameError::TooDeep { limit: 32 }));
-        check(
-            &[0x81; 1000].map(|b| b ^ 0x10),
-            Err(FrameError::TooDeep { limit: 32 }),
-        );
-        let raised = Limits {
-            depth_max: usize::MAX,
-            ..Limits::default()
-        };
+        check(&[0x81; 1000].map(|b| b ^ 0x10), Err(FrameError::TooDeep { limit: 32 }));
+        let raised = Limits { depth_max: usize::MAX, ..Limits::default() };
         check_within(&raised, &levels(63), Ok(63));
         check_within(&raised, &levels(64), Err(FrameError::TooDeep { limit: 63 }));
     }
@@ -591,48 +506,25 @@ mod tests {
             );
         }
         for marker in [0xdd, 0xdf] {
-            check(
-                &in_array(&[&[marker], &huge[..]].concat()),
-                Err(FrameError::TooManyElements { limit: 1 << 20 }),
-            );
+            check(&in_array(&[&[marker], &huge[..]].concat()), Err(FrameError::TooManyElements { limit: 1 << 20 }));
         }
-        check(
-            &[0xdd, 0xff, 0xff, 0xff, 0xff],
-            Err(FrameError::TooManyElements { limit: 1 << 20 }),
-        );
+        check(&[0xdd, 0xff, 0xff, 0xff, 0xff], Err(FrameError::TooManyElements { limit: 1 << 20 }));
     }
 
     #[test]
     fn a_frame_may_have_just_the_bytes_allowed() {
-        let limits = Limits {
-            frame_bytes_in_max: 10,
-            ..Limits::default()
-        };
+        let limits = Limits { frame_bytes_in_max: 10, ..Limits::default() };
         check_within(&limits, &long(&[0xa8], 8), Ok(10));
         check_within(&limits, &[&[0x99][..], &[0; 9]].concat(), Ok(10));
-        check_within(
-            &limits,
-            &[&[0x9a][..], &[0; 10]].concat(),
-            Err(FrameError::TooLarge {
-                claimed: 11,
-                limit: 10,
-            }),
-        );
+        check_within(&limits, &[&[0x9a][..], &[0; 10]].concat(), Err(FrameError::TooLarge { claimed: 11, limit: 10 }));
     }
 
     #[test]
     fn the_claims_of_every_level_add_up() {
-        let limits = Limits {
-            frame_bytes_in_max: 10,
-            ..Limits::default()
-        };
+        let limits = Limits { frame_bytes_in_max: 10, ..Limits::default() };
         let check_claim = |bytes: &[u8], claimed| {
             let error = FrameError::TooLarge { claimed, limit: 10 };
-            assert_eq!(
-                Cutter::new(&limits).advance(bytes),
-                Err(error),
-                "{bytes:02x?}"
-            );
+            assert_eq!(Cutter::new(&limits).advance(bytes), Err(error), "{bytes:02x?}");
         };
         check_claim(&[0x91, 0xaf], 17);
         check_claim(&[0x92, 0xaf], 18);
@@ -643,32 +535,15 @@ mod tests {
 
     #[test]
     fn each_value_is_charged() {
-        let limits = Limits {
-            elements_max: 5,
-            ..Limits::default()
-        };
+        let limits = Limits { elements_max: 5, ..Limits::default() };
         check_within(&limits, &[0x92, 0x92, 0, 0, 0], Ok(5));
-        check_within(
-            &limits,
-            &[0x93, 0x92, 0, 0, 0, 0],
-            Err(FrameError::TooManyElements { limit: 5 }),
-        );
+        check_within(&limits, &[0x93, 0x92, 0, 0, 0, 0], Err(FrameError::TooManyElements { limit: 5 }));
         check_within(&limits, &[0x92, 0x81, 0, 0, 0], Ok(5));
-        check_within(
-            &limits,
-            &[0x92, 0x82, 0, 0, 0, 0, 0],
-            Err(FrameError::TooManyElements { limit: 5 }),
-        );
+        check_within(&limits, &[0x92, 0x82, 0, 0, 0, 0, 0], Err(FrameError::TooManyElements { limit: 5 }));
         let nils = |n: u32| [&[0xdd][..], &n.to_be_bytes(), &vec![0xc0; n as usize]].concat();
         let limits = Limits::default();
-        assert_eq!(
-            cut(&limits, &nils((1 << 20) - 1), &[(1 << 20) + 4]),
-            Ok((1 << 20) + 4)
-        );
-        assert_eq!(
-            cut(&limits, &nils(1 << 20), &[5]),
-            Err(FrameError::TooManyElements { limit: 1 << 20 })
-        );
+        assert_eq!(cut(&limits, &nils((1 << 20) - 1), &[(1 << 20) + 4]), Ok((1 << 20) + 4));
+        assert_eq!(cut(&limits, &nils(1 << 20), &[5]), Err(FrameError::TooManyElements { limit: 1 << 20 }));
     }
 
     #[test]
@@ -698,14 +573,9 @@ mod tests {
     #[test]
     fn random_bytes_never_panic() {
         let mut random = Random(11);
-        let limits = Limits {
-            frame_bytes_in_max: 1000,
-            ..Limits::default()
-        };
+        let limits = Limits { frame_bytes_in_max: 1000, ..Limits::default() };
         for _ in 0..20_000 {
-            let mut bytes: Vec<_> = (0..random.below(60) + 1)
-                .map(|_| random.next() as u8)
-                .collect();
+            let mut bytes: Vec<_> = (0..random.below(60) + 1).map(|_| random.next() as u8).collect();
             bytes[0] = 0x90 | bytes[0] & 0x0f;
             let whole = Cutter::new(&limits).advance(&bytes);
             let mut cutter = Cutter::new(&limits);
@@ -726,10 +596,7 @@ mod tests {
         let (mut start, mut end) = (0, 0);
         let mut lengths = Vec::new();
         while start < stream.len() {
-            match cutter
-                .advance(&stream[start..end])
-                .expect("the stream is well formed")
-            {
+            match cutter.advance(&stream[start..end]).expect("the stream is well formed") {
                 Progress::Whole { len } => {
                     lengths.push(len);
                     start += len;
@@ -796,10 +663,7 @@ mod tests {
             let low = self.below(len_end) as u8;
             out.extend(head);
             out.push(low);
-            let len = head[1..]
-                .iter()
-                .chain([&low])
-                .fold(0, |len, &byte| len << 8 | byte as usize);
+            let len = head[1..].iter().chain([&low]).fold(0, |len, &byte| len << 8 | byte as usize);
             out.resize(out.len() + len, 0xc1);
         }
     }

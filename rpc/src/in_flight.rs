@@ -46,12 +46,7 @@ pub struct Full {
 impl<T> InFlight<T> {
     /// An empty table for `limit` calls at a time; it allocates nothing before the first.
     pub fn new(limit: usize) -> Self {
-        Self {
-            slots: Vec::new(),
-            next_id: 1,
-            len: 0,
-            limit: limit.min(1 << 30),
-        }
+        Self { slots: Vec::new(), next_id: 1, len: 0, limit: limit.min(1 << 30) }
     }
 
     /// Keeps `value` under a fresh id, which is never 0: some peers send unsolicited answers with id 0.
@@ -88,10 +83,7 @@ impl<T> InFlight<T> {
     /// without memory at once; what the iterator does not yield is dropped with it.
     pub fn fail_all(&mut self) -> impl Iterator<Item = (u32, T)> + use<T> {
         self.len = 0;
-        std::mem::take(&mut self.slots)
-            .into_iter()
-            .flatten()
-            .map(|entry| (entry.id, entry.value))
+        std::mem::take(&mut self.slots).into_iter().flatten().map(|entry| (entry.id, entry.value))
     }
 
     /// How many calls wait.
@@ -130,10 +122,7 @@ impl<T> InFlight<T> {
     #[cold]
     fn grow(&mut self) {
         let slots = (self.slots.len() * 2).max(FIRST_SLOTS);
-        let old = std::mem::replace(
-            &mut self.slots,
-            std::iter::repeat_with(|| None).take(slots).collect(),
-        );
+        let old = std::mem::replace(&mut self.slots, std::iter::repeat_with(|| None).take(slots).collect());
         for entry in old.into_iter().flatten() {
             let slot = self.slot(entry.id);
             self.slots[slot] = Some(entry);
@@ -147,11 +136,7 @@ impl<T> InFlight<T> {
 
 impl fmt::Display for Full {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} calls already wait on this connection (Limits::calls_per_connection_max)",
-            self.limit
-        )
+        write!(f, "{} calls already wait on this connection (Limits::calls_per_connection_max)", self.limit)
     }
 }
 
@@ -262,11 +247,7 @@ mod tests {
                 }
             } else {
                 let id = ((seed >> 32) % (step / 2 + 2)) as u32;
-                let id = if seed & 64 == 0 {
-                    id
-                } else {
-                    model.keys().next().copied().unwrap_or(id)
-                };
+                let id = if seed & 64 == 0 { id } else { model.keys().next().copied().unwrap_or(id) };
                 assert_eq!(calls.complete(id), model.remove(&id));
             }
             assert_eq!(calls.len(), model.len());

@@ -99,18 +99,13 @@ impl<'a> Message<'a> {
     pub fn parse(frame: &'a [u8], limits: &Limits) -> Result<Self, MessageError> {
         let mut reader = Reader { bytes: frame };
         let mut request_id = None;
-        parse(&mut reader, limits, &mut request_id)
-            .map_err(|flaw| MessageError { request_id, flaw })
+        parse(&mut reader, limits, &mut request_id).map_err(|flaw| MessageError { request_id, flaw })
     }
 }
 
 /// Leaves the id of a request in `request_id` as soon as it is read.
 #[inline]
-fn parse<'a>(
-    reader: &mut Reader<'a>,
-    limits: &Limits,
-    request_id: &mut Option<u32>,
-) -> Result<Message<'a>, Flaw> {
+fn parse<'a>(reader: &mut Reader<'a>, limits: &Limits, request_id: &mut Option<u32>) -> Result<Message<'a>, Flaw> {
     let elements = reader.array_len().ok_or(Flaw::NotAnArray)?;
     let kind = if elements == 0 { None } else { reader.uint() };
     match kind {
@@ -121,25 +116,15 @@ fn parse<'a>(
             let id = reader.id()?;
             *request_id = Some(id);
             check_len(elements, 4)?;
-            Ok(Message::Request {
-                id,
-                method: reader.method(limits)?,
-                params: reader.params()?,
-            })
+            Ok(Message::Request { id, method: reader.method(limits)?, params: reader.params()? })
         }
         Some(1) => {
             check_len(elements, 4)?;
-            Ok(Message::Response {
-                id: reader.id()?,
-                outcome: reader.outcome(limits)?,
-            })
+            Ok(Message::Response { id: reader.id()?, outcome: reader.outcome(limits)? })
         }
         Some(2) => {
             check_len(elements, 3)?;
-            Ok(Message::Notification {
-                method: reader.method(limits)?,
-                params: reader.params()?,
-            })
+            Ok(Message::Notification { method: reader.method(limits)?, params: reader.params()? })
         }
         _ => Err(Flaw::UnknownType),
     }
@@ -147,11 +132,7 @@ fn parse<'a>(
 
 #[inline]
 fn check_len(elements: u32, expected: u32) -> Result<(), Flaw> {
-    if elements == expected {
-        Ok(())
-    } else {
-        Err(Flaw::WrongLength { elements })
-    }
+    if elements == expected { Ok(()) } else { Err(Flaw::WrongLength { elements }) }
 }
 
 /// What is left of a frame.
@@ -189,9 +170,7 @@ impl<'a> Reader<'a> {
 
     #[inline]
     fn id(&mut self) -> Result<u32, Flaw> {
-        self.uint()
-            .and_then(|id| u32::try_from(id).ok())
-            .ok_or(Flaw::BadId)
+        self.uint().and_then(|id| u32::try_from(id).ok()).ok_or(Flaw::BadId)
     }
 
     #[inline]
@@ -253,11 +232,7 @@ impl<'a> Reader<'a> {
     fn number<const N: usize>(&mut self) -> Option<u64> {
         let (number, rest) = self.bytes.split_at_checked(N)?;
         self.bytes = rest;
-        Some(
-            number
-                .iter()
-                .fold(0, |value, &byte| value << 8 | u64::from(byte)),
-        )
+        Some(number.iter().fold(0, |value, &byte| value << 8 | u64::from(byte)))
     }
 }
 
@@ -331,19 +306,13 @@ impl fmt::Display for Flaw {
             Self::NotAnArray => write!(f, "a message must be an array"),
             Self::UnknownType => write!(f, "the type of a message must be the integer 0, 1 or 2"),
             Self::WrongLength { elements } => {
-                write!(
-                    f,
-                    "requests and responses have 4 elements and notifications 3, not {elements}"
-                )
+                write!(f, "requests and responses have 4 elements and notifications 3, not {elements}")
             }
             Self::BadId => write!(f, "the id must be an integer from 0 to 2^32-1"),
             Self::MethodNotText => write!(f, "the method name must be str or bin"),
             Self::MethodNotUtf8 => write!(f, "the method name is not UTF-8"),
             Self::MethodTooLong { limit } => {
-                write!(
-                    f,
-                    "the method name is longer than {limit} bytes (Limits::method_name_bytes_max)"
-                )
+                write!(f, "the method name is longer than {limit} bytes (Limits::method_name_bytes_max)")
             }
             Self::ParamsNotAnArray => write!(f, "params must be an array"),
             Self::Truncated => write!(f, "the message ends too early"),
@@ -370,85 +339,34 @@ mod tests {
     use super::*;
 
     fn limits() -> Limits {
-        Limits {
-            frame_bytes_out_max: 100,
-            ..Limits::default()
-        }
+        Limits { frame_bytes_out_max: 100, ..Limits::default() }
     }
 
     fn check(frame: &[u8], expected: Message<'_>) {
-        assert_eq!(
-            Message::parse(frame, &limits()),
-            Ok(expected),
-            "{frame:02x?}"
-        );
+        assert_eq!(Message::parse(frame, &limits()), Ok(expected), "{frame:02x?}");
     }
 
     fn check_refused(frame: &[u8], request_id: Option<u32>, flaw: Flaw) {
-        assert_eq!(
-            Message::parse(frame, &limits()),
-            Err(MessageError { request_id, flaw }),
-            "{frame:02x?}"
-        );
+        assert_eq!(Message::parse(frame, &limits()), Err(MessageError { request_id, flaw }), "{frame:02x?}");
     }
 
     fn request(id: u32) -> Message<'static> {
-        Message::Request {
-            id,
-            method: "m",
-            params: &[0x90],
-        }
+        Message::Request { id, method: "m", params: &[0x90] }
     }
 
     #[test]
     fn messages_of_each_type_are_read() {
         check(&[0x94, 0, 1, 0xa1, b'm', 0x90], request(1));
-        check(
-            &[0x94, 1, 1, 0xc0, 5],
-            Message::Response {
-                id: 1,
-                outcome: Ok(&[5]),
-            },
-        );
-        check(
-            &[0x94, 1, 1, 0xc0, 0xc0],
-            Message::Response {
-                id: 1,
-                outcome: Ok(&[0xc0]),
-            },
-        );
-        check(
-            &[0x94, 1, 1, 0xa1, b'e', 0xc0],
-            Message::Response {
-                id: 1,
-                outcome: Err(&[0xa1, b'e']),
-            },
-        );
-        check(
-            &[0x93, 2, 0xa1, b'm', 0x91, 7],
-            Message::Notification {
-                method: "m",
-                params: &[0x91, 7],
-            },
-        );
+        check(&[0x94, 1, 1, 0xc0, 5], Message::Response { id: 1, outcome: Ok(&[5]) });
+        check(&[0x94, 1, 1, 0xc0, 0xc0], Message::Response { id: 1, outcome: Ok(&[0xc0]) });
+        check(&[0x94, 1, 1, 0xa1, b'e', 0xc0], Message::Response { id: 1, outcome: Err(&[0xa1, b'e']) });
+        check(&[0x93, 2, 0xa1, b'm', 0x91, 7], Message::Notification { method: "m", params: &[0x91, 7] });
     }
 
     #[test]
     fn error_wins_over_result() {
-        check(
-            &[0x94, 1, 1, 0x92, 0, 0xa0, 5],
-            Message::Response {
-                id: 1,
-                outcome: Err(&[0x92, 0, 0xa0]),
-            },
-        );
-        check(
-            &[0x94, 1, 1, 0xc2, 5],
-            Message::Response {
-                id: 1,
-                outcome: Err(&[0xc2]),
-            },
-        );
+        check(&[0x94, 1, 1, 0x92, 0, 0xa0, 5], Message::Response { id: 1, outcome: Err(&[0x92, 0, 0xa0]) });
+        check(&[0x94, 1, 1, 0xc2, 5], Message::Response { id: 1, outcome: Err(&[0xc2]) });
     }
 
     #[test]
@@ -466,15 +384,9 @@ mod tests {
         ] {
             check(&[&[0x94, 0], id, &[0xa1, b'm', 0x90]].concat(), request(7));
         }
-        check(
-            &[0x94, 0xd3, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xa1, b'm', 0x90],
-            request(1),
-        );
+        check(&[0x94, 0xd3, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xa1, b'm', 0x90], request(1));
         check(&[0x94, 0, 0, 0xa1, b'm', 0x90], request(0));
-        check(
-            &[0x94, 0, 0xce, 0xff, 0xff, 0xff, 0xff, 0xa1, b'm', 0x90],
-            request(u32::MAX),
-        );
+        check(&[0x94, 0, 0xce, 0xff, 0xff, 0xff, 0xff, 0xa1, b'm', 0x90], request(u32::MAX));
     }
 
     #[test]
@@ -493,14 +405,7 @@ mod tests {
         check(&[0xdc, 0, 4, 0, 1, 0xa1, b'm', 0x90], request(1));
         check(&[0xdd, 0, 0, 0, 4, 0, 1, 0xa1, b'm', 0x90], request(1));
         let params = &[0xdc, 0, 0][..];
-        check(
-            &[0x94, 0, 1, 0xa1, b'm', 0xdc, 0, 0],
-            Message::Request {
-                id: 1,
-                method: "m",
-                params,
-            },
-        );
+        check(&[0x94, 0, 1, 0xa1, b'm', 0xdc, 0, 0], Message::Request { id: 1, method: "m", params });
     }
 
     #[test]
@@ -510,18 +415,10 @@ mod tests {
         check_refused(&[0x90], None, Flaw::UnknownType);
         check_refused(&[0x93, 3, 0xa0, 0x90], None, Flaw::UnknownType);
         check_refused(&[0x93, 0xff, 0xa0, 0x90], None, Flaw::UnknownType);
-        check_refused(
-            &[0x94, 0xca, 0, 0, 0, 0, 1, 0xa0, 0x90],
-            None,
-            Flaw::UnknownType,
-        );
+        check_refused(&[0x94, 0xca, 0, 0, 0, 0, 1, 0xa0, 0x90], None, Flaw::UnknownType);
         check_refused(&[0x91, 0], None, Flaw::WrongLength { elements: 1 });
         check_refused(&[0x93, 1, 1, 0xc0], None, Flaw::WrongLength { elements: 3 });
-        check_refused(
-            &[0x94, 2, 1, 0xa0, 0x90],
-            None,
-            Flaw::WrongLength { elements: 4 },
-        );
+        check_refused(&[0x94, 2, 1, 0xa0, 0x90], None, Flaw::WrongLength { elements: 4 });
         check_refused(&[0x94, 1, 1, 0xc1, 0xc0], None, Flaw::Truncated);
     }
 
@@ -539,59 +436,30 @@ mod tests {
             &[0xc0],
             &[0xa1, b'1'],
         ] {
-            check_refused(
-                &[&[0x94, 0], id, &[0xa1, b'm', 0x90]].concat(),
-                None,
-                Flaw::BadId,
-            );
+            check_refused(&[&[0x94, 0], id, &[0xa1, b'm', 0x90]].concat(), None, Flaw::BadId);
             check_refused(&[&[0x94, 1], id, &[0xc0, 0xc0]].concat(), None, Flaw::BadId);
         }
     }
 
     #[test]
     fn a_request_with_an_id_is_owed_an_error() {
-        check_refused(
-            &[0x93, 0, 1, 0xa1, b'm'],
-            Some(1),
-            Flaw::WrongLength { elements: 3 },
-        );
-        check_refused(
-            &[0x95, 0, 1, 0xa1, b'm', 0x90, 0x80],
-            Some(1),
-            Flaw::WrongLength { elements: 5 },
-        );
+        check_refused(&[0x93, 0, 1, 0xa1, b'm'], Some(1), Flaw::WrongLength { elements: 3 });
+        check_refused(&[0x95, 0, 1, 0xa1, b'm', 0x90, 0x80], Some(1), Flaw::WrongLength { elements: 5 });
         check_refused(&[0x94, 0, 1, 5, 0x90], Some(1), Flaw::MethodNotText);
-        check_refused(
-            &[0x94, 0, 1, 0xa1, 0xff, 0x90],
-            Some(1),
-            Flaw::MethodNotUtf8,
-        );
-        check_refused(
-            &[0x94, 0, 1, 0xa1, b'm', 0x80],
-            Some(1),
-            Flaw::ParamsNotAnArray,
-        );
-        check_refused(
-            &[0x94, 0, 1, 0xa1, b'm', 0xc0],
-            Some(1),
-            Flaw::ParamsNotAnArray,
-        );
+        check_refused(&[0x94, 0, 1, 0xa1, 0xff, 0x90], Some(1), Flaw::MethodNotUtf8);
+        check_refused(&[0x94, 0, 1, 0xa1, b'm', 0x80], Some(1), Flaw::ParamsNotAnArray);
+        check_refused(&[0x94, 0, 1, 0xa1, b'm', 0xc0], Some(1), Flaw::ParamsNotAnArray);
         let long = [&[0x94, 0, 1, 0xd9, 101][..], &[b'm'; 101], &[0x90]].concat();
         check_refused(&long, Some(1), Flaw::MethodTooLong { limit: 100 });
     }
 
     #[test]
     fn no_prefix_of_a_message_is_one_and_none_panics() {
-        for frame in [
-            &[0x94, 0, 1, 0xd9, 1, b'm', 0x90][..],
-            &[0x94, 1, 1, 0xa1, b'e', 0xc0],
-            &[0x93, 2, 0xa1, b'm', 0x90],
-        ] {
+        for frame in
+            [&[0x94, 0, 1, 0xd9, 1, b'm', 0x90][..], &[0x94, 1, 1, 0xa1, b'e', 0xc0], &[0x93, 2, 0xa1, b'm', 0x90]]
+        {
             for len in 0..frame.len() {
-                assert!(
-                    Message::parse(&frame[..len], &limits()).is_err(),
-                    "{len} bytes of {frame:02x?}"
-                );
+                assert!(Message::parse(&frame[..len], &limits()).is_err(), "{len} bytes of {frame:02x?}");
             }
         }
     }
@@ -605,19 +473,14 @@ mod tests {
         ];
         for frame in good {
             assert!(Message::parse(frame, &limits()).is_ok());
-            for (place, byte) in
-                (0..frame.len()).flat_map(|place| (0..=255).map(move |byte| (place, byte)))
-            {
+            for (place, byte) in (0..frame.len()).flat_map(|place| (0..=255).map(move |byte| (place, byte))) {
                 let mut broken = frame.to_vec();
                 broken[place] = byte;
                 match Message::parse(&broken, &limits()) {
                     Ok(Message::Request { params, .. } | Message::Notification { params, .. }) => {
                         assert!(broken.ends_with(params));
                     }
-                    Ok(Message::Response {
-                        outcome: Ok(value) | Err(value),
-                        ..
-                    }) => assert!(!value.is_empty()),
+                    Ok(Message::Response { outcome: Ok(value) | Err(value), .. }) => assert!(!value.is_empty()),
                     Err(_) => {}
                 }
             }
@@ -627,50 +490,16 @@ mod tests {
     #[test]
     fn decoding_takes_exactly_one_value_of_the_type() {
         let limits = limits();
-        assert_eq!(
-            decode::<(u8, String)>(&[0x92, 1, 0xa1, b'x'], &limits)
-                .expect("it is such a pair")
-                .1,
-            "x"
-        );
-        assert_eq!(
-            decode::<ByteBuf>(&[0xc4, 1, 9], &limits)
-                .expect("it is bin")
-                .as_ref(),
-            [9]
-        );
-        assert!(matches!(
-            decode::<u8>(&[1, 2], &limits),
-            Err(DecodeError::Surplus)
-        ));
-        assert!(matches!(
-            decode::<u8>(&[1, 0xc1], &limits),
-            Err(DecodeError::Surplus)
-        ));
-        assert!(matches!(
-            decode::<u8>(&[0xa0], &limits),
-            Err(DecodeError::Mismatch(_))
-        ));
-        assert!(matches!(
-            decode::<u8>(&[0xcd, 1, 0], &limits),
-            Err(DecodeError::Mismatch(_))
-        ));
-        assert!(matches!(
-            decode::<String>(&[0xa1, 0xff], &limits),
-            Err(DecodeError::Mismatch(_))
-        ));
-        assert!(matches!(
-            decode::<String>(&[0xdb, 0xff, 0xff, 0xff, 0xff], &limits),
-            Err(DecodeError::Mismatch(_))
-        ));
-        assert!(matches!(
-            decode::<Vec<u64>>(&[0xdd, 0xff, 0xff, 0xff, 0xff], &limits),
-            Err(DecodeError::Mismatch(_))
-        ));
-        assert!(matches!(
-            decode::<u8>(&[], &limits),
-            Err(DecodeError::Mismatch(_))
-        ));
+        assert_eq!(decode::<(u8, String)>(&[0x92, 1, 0xa1, b'x'], &limits).expect("it is such a pair").1, "x");
+        assert_eq!(decode::<ByteBuf>(&[0xc4, 1, 9], &limits).expect("it is bin").as_ref(), [9]);
+        assert!(matches!(decode::<u8>(&[1, 2], &limits), Err(DecodeError::Surplus)));
+        assert!(matches!(decode::<u8>(&[1, 0xc1], &limits), Err(DecodeError::Surplus)));
+        assert!(matches!(decode::<u8>(&[0xa0], &limits), Err(DecodeError::Mismatch(_))));
+        assert!(matches!(decode::<u8>(&[0xcd, 1, 0], &limits), Err(DecodeError::Mismatch(_))));
+        assert!(matches!(decode::<String>(&[0xa1, 0xff], &limits), Err(DecodeError::Mismatch(_))));
+        assert!(matches!(decode::<String>(&[0xdb, 0xff, 0xff, 0xff, 0xff], &limits), Err(DecodeError::Mismatch(_))));
+        assert!(matches!(decode::<Vec<u64>>(&[0xdd, 0xff, 0xff, 0xff, 0xff], &limits), Err(DecodeError::Mismatch(_))));
+        assert!(matches!(decode::<u8>(&[], &limits), Err(DecodeError::Mismatch(_))));
     }
 
     #[test]

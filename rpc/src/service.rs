@@ -104,10 +104,7 @@ impl Methods {
     /// When both have a method of the same name.
     pub fn merge(mut self, other: Self) -> Self {
         for (name, handler) in other.by_name {
-            assert!(
-                !self.by_name.contains_key(&name),
-                "the method {name:?} is registered twice"
-            );
+            assert!(!self.by_name.contains_key(&name), "the method {name:?} is registered twice");
             self.by_name.insert(name, handler);
         }
         self
@@ -125,10 +122,7 @@ impl Methods {
     }
 
     fn add(mut self, name: &str, run: Box<Run>) -> Self {
-        assert!(
-            !name.starts_with(RESERVED_PREFIX),
-            "the method {name:?} has a name reserved for the protocol"
-        );
+        assert!(!name.starts_with(RESERVED_PREFIX), "the method {name:?} has a name reserved for the protocol");
         let before = self.by_name.insert(name.into(), Arc::new(Handler { run }));
         assert!(before.is_none(), "the method {name:?} is registered twice");
         self
@@ -139,11 +133,7 @@ impl Handler {
     /// Runs the call and appends the whole answer frame, an error answer if the handler failed. Suspends where the function
     /// of the handler does. A panic passes through, and nothing is appended.
     pub fn respond(&self, limits: &Limits, id: u32, params: &[u8], out: &mut dyn Outgoing) {
-        let call = Call {
-            params,
-            limits,
-            reply: Some(Reply { id, out: &mut *out }),
-        };
+        let call = Call { params, limits, reply: Some(Reply { id, out: &mut *out }) };
         if let Err(error) = (self.run)(call) {
             out.lend(&mut |out| error.respond(limits, id, out));
         }
@@ -155,11 +145,7 @@ impl Handler {
     ///
     /// What would have been the error answer, for the log.
     pub fn notify(&self, limits: &Limits, params: &[u8]) -> Result<(), HandlerError> {
-        (self.run)(Call {
-            params,
-            limits,
-            reply: None,
-        })
+        (self.run)(Call { params, limits, reply: None })
     }
 }
 
@@ -196,12 +182,7 @@ impl<'a> Call<'a, '_> {
         };
         let mut outcome = Ok(());
         out.lend(&mut |out| outcome = encode(out, self.limits, id));
-        outcome.map_err(|error| {
-            Refusal::BadResult {
-                reason: error.to_string(),
-            }
-            .into()
-        })
+        outcome.map_err(|error| Refusal::BadResult { reason: error.to_string() }.into())
     }
 }
 
@@ -215,16 +196,9 @@ struct Arguments<'a> {
 
 impl<'a> Arguments<'a> {
     fn new(params: &'a [u8], limits: &'a Limits) -> Result<Self, HandlerError> {
-        let (left, header_bytes) =
-            message::array_header(params).ok_or_else(|| Refusal::BadRequest {
-                reason: "params must be an array".to_owned(),
-            })?;
-        Ok(Self {
-            decoder: message::decoder(&params[header_bytes..], limits),
-            limits,
-            index: 0,
-            left,
-        })
+        let (left, header_bytes) = message::array_header(params)
+            .ok_or_else(|| Refusal::BadRequest { reason: "params must be an array".to_owned() })?;
+        Ok(Self { decoder: message::decoder(&params[header_bytes..], limits), limits, index: 0, left })
     }
 
     fn next<T: DeserializeOwned>(&mut self) -> Result<T, HandlerError> {
@@ -298,21 +272,15 @@ enum Answer {
 impl HandlerError {
     /// An error with a text: `Err(HandlerError::new("disk full"))`.
     pub fn new(text: impl fmt::Display) -> Self {
-        Self {
-            answer: Answer::Text(text.to_string()),
-        }
+        Self { answer: Answer::Text(text.to_string()) }
     }
 
     /// An error with a value of the application, which the caller can decode again: `HandlerError::value(&(7, "quota"))`.
     /// A value that cannot be serialised becomes a text that says so.
     pub fn value<V: Serialize + ?Sized>(value: &V) -> Self {
         match rmp_serde::to_vec_named(value) {
-            Ok(raw) => Self {
-                answer: Answer::Value(raw),
-            },
-            Err(error) => Self::new(format_args!(
-                "the handler failed, and its error cannot be serialised: {error}"
-            )),
+            Ok(raw) => Self { answer: Answer::Value(raw) },
+            Err(error) => Self::new(format_args!("the handler failed, and its error cannot be serialised: {error}")),
         }
     }
 
@@ -323,13 +291,9 @@ impl HandlerError {
             Answer::Value(raw) => encode::encode_response_err_raw(out, limits, id, raw),
         };
         if let Err(error) = sent {
-            let refusal = Refusal::BadResult {
-                reason: error.to_string(),
-            };
+            let refusal = Refusal::BadResult { reason: error.to_string() };
             if let Err(error) = encode::encode_response_err(out, limits, id, &refusal.to_string()) {
-                log::error!(
-                    "request {id} stays without an answer: not even its error fits into a frame: {error}"
-                );
+                log::error!("request {id} stays without an answer: not even its error fits into a frame: {error}");
             }
         }
     }
@@ -343,9 +307,7 @@ impl<E: std::error::Error> From<E> for HandlerError {
             text = format!("{text}: {error}");
             cause = error.source();
         }
-        Self {
-            answer: Answer::Text(text),
-        }
+        Self { answer: Answer::Text(text) }
     }
 }
 
@@ -393,8 +355,7 @@ mod tests {
     }
 
     fn divide(a: i64, b: i64) -> Result<i64, HandlerError> {
-        a.checked_div(b)
-            .ok_or_else(|| HandlerError::value(&(22, "division by zero")))
+        a.checked_div(b).ok_or_else(|| HandlerError::value(&(22, "division by zero")))
     }
 
     fn methods() -> Methods {
@@ -403,27 +364,13 @@ mod tests {
             .method("divide", divide)
             .method("nothing", || Ok(()))
             .method("echo", |value: Value| Ok(value))
-            .method("greet", |name: String, title: Option<String>| {
-                Ok(format!("{}{name}", title.unwrap_or_default()))
-            })
-            .method("meta", |meta: Meta| {
-                Ok(Meta {
-                    size: meta.size + 1,
-                    ..meta
-                })
-            })
+            .method("greet", |name: String, title: Option<String>| Ok(format!("{}{name}", title.unwrap_or_default())))
+            .method("meta", |meta: Meta| Ok(Meta { size: meta.size + 1, ..meta }))
             .method("number", |text: String| Ok(text.parse::<u32>()?))
             .method("large", |bytes: usize| Ok("x".repeat(bytes)))
-            .method("fail_large", |bytes: usize| {
-                Err::<(), _>(HandlerError::new("x".repeat(bytes)))
-            })
+            .method("fail_large", |bytes: usize| Err::<(), _>(HandlerError::new("x".repeat(bytes))))
             .method("fail_nil", || Err::<(), _>(HandlerError::value(&())))
-            .method(
-                "eight",
-                |a: u8, b: u8, c: u8, d: u8, e: u8, f: u8, g: u8, h: u8| {
-                    Ok([a, b, c, d, e, f, g, h])
-                },
-            )
+            .method("eight", |a: u8, b: u8, c: u8, d: u8, e: u8, f: u8, g: u8, h: u8| Ok([a, b, c, d, e, f, g, h]))
             .method_raw("echo_raw", |params, out| {
                 out.extend(params);
                 Ok(())
@@ -435,49 +382,24 @@ mod tests {
     }
 
     fn limits() -> Limits {
-        Limits {
-            frame_bytes_out_max: 1000,
-            ..Limits::default()
-        }
+        Limits { frame_bytes_out_max: 1000, ..Limits::default() }
     }
 
     /// Sends the call through encoders and parser both ways.
     fn call<P: Serialize>(method: &str, params: &P) -> Result<Value, String> {
         let mut request = Vec::new();
         encode_request(&mut request, &limits(), 9, method, params).expect("the params fit");
-        let Ok(Message::Request {
-            id: 9,
-            method,
-            params,
-        }) = Message::parse(&request, &limits())
-        else {
+        let Ok(Message::Request { id: 9, method, params }) = Message::parse(&request, &limits()) else {
             panic!("not a request: {request:02x?}");
         };
         let mut out = b"before".to_vec();
         match methods().lookup(method) {
             Some(handler) => handler.respond(&limits(), 9, params, &mut out),
-            None => respond_refusal(
-                &limits(),
-                9,
-                Refusal::UnknownMethod {
-                    method: method.to_owned(),
-                },
-                &mut out,
-            ),
+            None => respond_refusal(&limits(), 9, Refusal::UnknownMethod { method: method.to_owned() }, &mut out),
         }
-        match Message::parse(
-            out.strip_prefix(b"before")
-                .expect("the buffer is only appended to"),
-            &limits(),
-        ) {
-            Ok(Message::Response {
-                id: 9,
-                outcome: Ok(result),
-            }) => Ok(decode(result, &limits()).expect("one value")),
-            Ok(Message::Response {
-                id: 9,
-                outcome: Err(error),
-            }) => Err(RemoteError::from_raw(error).to_string()),
+        match Message::parse(out.strip_prefix(b"before").expect("the buffer is only appended to"), &limits()) {
+            Ok(Message::Response { id: 9, outcome: Ok(result) }) => Ok(decode(result, &limits()).expect("one value")),
+            Ok(Message::Response { id: 9, outcome: Err(error) }) => Err(RemoteError::from_raw(error).to_string()),
             other => panic!("not a response: {other:?}"),
         }
     }
@@ -495,11 +417,7 @@ mod tests {
         check("add", (1, 2), 3);
         check("add", (-5_i8, u32::MAX), 4_294_967_290_u32);
         check("nothing", (), Value::Nil);
-        check(
-            "eight",
-            (1, 2, 3, 4, 5, 6, 7, 8),
-            Value::Array((1..9).map(Value::from).collect()),
-        );
+        check("eight", (1, 2, 3, 4, 5, 6, 7, 8), Value::Array((1..9).map(Value::from).collect()));
         check_error("divide", (1, 0), "division by zero (code 22)");
         check_error("number", ("x",), "invalid digit found in string");
     }
@@ -515,26 +433,10 @@ mod tests {
 
     #[test]
     fn wrong_arguments_are_named() {
-        check_error(
-            "add",
-            (1,),
-            "argument 1 does not fit the method: it is missing",
-        );
-        check_error(
-            "greet",
-            (),
-            "argument 0 does not fit the method: it is missing",
-        );
-        check_error(
-            "add",
-            (1, "x"),
-            "argument 1 does not fit the method: wrong msgpack marker FixStr(1)",
-        );
-        check_error(
-            "add",
-            ((), 1),
-            "argument 0 does not fit the method: invalid type: unit value, expected i64",
-        );
+        check_error("add", (1,), "argument 1 does not fit the method: it is missing");
+        check_error("greet", (), "argument 0 does not fit the method: it is missing");
+        check_error("add", (1, "x"), "argument 1 does not fit the method: wrong msgpack marker FixStr(1)");
+        check_error("add", ((), 1), "argument 0 does not fit the method: invalid type: unit value, expected i64");
     }
 
     #[test]
@@ -546,37 +448,15 @@ mod tests {
         let paint = Methods::new().method("paint", |color: Color| Ok(matches!(color, Color::Red)));
         let params = rmp_serde::to_vec(&("x".repeat(1 << 20),)).expect("a text encodes");
         let handler = paint.lookup("paint").expect("it is registered");
-        let error = handler
-            .notify(&limits(), &params)
-            .expect_err("it is no color")
-            .to_string();
-        assert!(
-            error.contains("unknown variant") && error.len() < 300,
-            "{} bytes",
-            error.len()
-        );
+        let error = handler.notify(&limits(), &params).expect_err("it is no color").to_string();
+        assert!(error.contains("unknown variant") && error.len() < 300, "{} bytes", error.len());
     }
 
     #[test]
     fn structs_travel_by_name_and_read_in_any_order() {
-        let meta = |size: u64| {
-            Value::Map(vec![
-                ("size".into(), size.into()),
-                ("name".into(), Value::Nil),
-            ])
-        };
-        check(
-            "meta",
-            (Meta {
-                size: 1,
-                name: None,
-            },),
-            meta(2),
-        );
-        let newer = Value::Map(vec![
-            ("added".into(), Value::Array(vec![])),
-            ("size".into(), 1.into()),
-        ]);
+        let meta = |size: u64| Value::Map(vec![("size".into(), size.into()), ("name".into(), Value::Nil)]);
+        check("meta", (Meta { size: 1, name: None },), meta(2));
+        let newer = Value::Map(vec![("added".into(), Value::Array(vec![])), ("size".into(), 1.into())]);
         check("meta", (newer,), meta(2));
     }
 
@@ -613,11 +493,7 @@ mod tests {
             Value::Ext(5, vec![1, 2, 3]),
             Value::Ext(5, vec![]),
             Value::Array(vec![Value::Nil, Value::Ext(1, vec![0xcd, 1, 0])]),
-            Value::Map(vec![
-                (Value::Nil, 1.into()),
-                (Value::Array(vec![]), Value::Map(vec![])),
-                (1.into(), 2.into()),
-            ]),
+            Value::Map(vec![(Value::Nil, 1.into()), (Value::Array(vec![]), Value::Map(vec![])), (1.into(), 2.into())]),
         ];
         for value in values {
             check("echo", (&value,), value.clone());
@@ -630,15 +506,9 @@ mod tests {
         let limits = limits();
         let raw = [0x91, 0xa1, 0xff];
         let mut out = Vec::new();
-        methods()
-            .lookup("number")
-            .expect("it is registered")
-            .respond(&limits, 1, &raw, &mut out);
+        methods().lookup("number").expect("it is registered").respond(&limits, 1, &raw, &mut out);
         let text = String::from_utf8_lossy(&out);
-        assert!(
-            text.contains("argument 0 does not fit the method"),
-            "{text}"
-        );
+        assert!(text.contains("argument 0 does not fit the method"), "{text}");
         let value: Value = decode(&raw[1..], &limits).expect("the library reads it as bin");
         assert_eq!(value, Value::Binary(vec![0xff]));
     }
@@ -655,9 +525,7 @@ mod tests {
         };
         assert_eq!(notify("add", &[0x92, 1, 2]), Ok(()));
         assert!(notify("add", &[0x90]).is_err_and(|error| error.contains("argument 0")));
-        assert!(
-            notify("add", &[0x05]).is_err_and(|error| error.contains("params must be an array"))
-        );
+        assert!(notify("add", &[0x05]).is_err_and(|error| error.contains("params must be an array")));
         assert!(notify("add", &[0x92, 1]).is_err_and(|error| error.contains("argument 1")));
     }
 

@@ -22,9 +22,9 @@ pub const KEEP_ALIVE: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 ///
-/// [`JoinError::Panicked`] when `f` panicked. [`JoinError::Stopped`] when the caller's scope ended first: `f` runs on, and
-/// the handle inside can still be joined. [`JoinError::NeverRan`] when [`QUEUED_MAX`] closures wait already, or the machine
-/// gives no thread at all.
+/// [`JoinError::Panicked`] when `f` panicked. [`JoinError::Stopped`] when the caller's scope ended: before the call, then
+/// `f` never runs, or during it, then `f` runs on and the handle inside can still be joined. [`JoinError::NeverRan`] when
+/// [`QUEUED_MAX`] closures wait already, or the machine gives no thread at all.
 ///
 /// # Examples
 ///
@@ -40,6 +40,10 @@ where
     T: Send + 'static,
 {
     let (job, handle) = packet_for_pool(Location::caller(), f);
+    if let Err(interrupt) = park::check() {
+        job.discard();
+        return Err(JoinError::Stopped(interrupt, handle));
+    }
     if park::is_in_dhaga() {
         POOL.submit(job);
     } else {
@@ -48,14 +52,8 @@ where
     handle.join_until(park::WaitReason::Blocking, None)
 }
 
-static POOL: Pool = Pool {
-    state: Mutex::new(State {
-        queue: VecDeque::new(),
-        threads: 0,
-        idle: 0,
-    }),
-    work: Condvar::new(),
-};
+static POOL: Pool =
+    Pool { state: Mutex::new(State { queue: VecDeque::new(), threads: 0, idle: 0 }), work: Condvar::new() };
 
 struct Pool {
     state: Mutex<State>,
@@ -90,22 +88,13 @@ impl Pool {
     }
 
     fn start_thread(&'static self) {
-        let started = thread::Builder::new()
-            .name("dhaga-blocking".to_owned())
-            .spawn(|| self.run());
+        let started = thread::Builder::new().name("dhaga-blocking".to_owned()).spawn(|| self.run());
         if let Err(error) = started {
             let mut state = self.lock();
             state.threads -= 1;
-            let stranded = if state.threads == 0 {
-                std::mem::take(&mut state.queue)
-            } else {
-                VecDeque::new()
-            };
+            let stranded = if state.threads == 0 { std::mem::take(&mut state.queue) } else { VecDeque::new() };
             drop(state);
-            log::error!(
-                "no thread for the blocking pool: {error}; {} closures never run",
-                stranded.len()
-            );
+            log::error!("no thread for the blocking pool: {error}; {} closures never run", stranded.len());
             stranded.iter().for_each(|job| job.discard());
         }
     }
@@ -120,10 +109,7 @@ impl Pool {
                 state = self.lock();
             }
             state.idle += 1;
-            let (next, waited) = self
-                .work
-                .wait_timeout(state, KEEP_ALIVE)
-                .unwrap_or_else(PoisonError::into_inner);
+            let (next, waited) = self.work.wait_timeout(state, KEEP_ALIVE).unwrap_or_else(PoisonError::into_inner);
             state = next;
             state.idle -= 1;
             if waited.timed_out() && state.queue.is_empty() {

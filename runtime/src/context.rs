@@ -91,10 +91,7 @@ pub(crate) struct Scope {
     /// The earliest deadline of this scope and those around it.
     deadline: Option<Instant>,
     /// Who is flagged with this scope. Boxed, because most scopes never have a child.
-    #[allow(
-        clippy::box_collection,
-        reason = "one word in each of a million dhagas instead of three"
-    )]
+    #[allow(clippy::box_collection, reason = "one word in each of a million dhagas instead of three")]
     children: Mutex<Option<Box<Vec<Weak<dyn Node>>>>>,
 }
 
@@ -108,10 +105,7 @@ impl Scope {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         };
-        Self {
-            deadline,
-            ..Self::default()
-        }
+        Self { deadline, ..Self::default() }
     }
 
     #[inline(always)]
@@ -156,11 +150,7 @@ fn flag(node: &dyn Node) -> Vec<Weak<dyn Node>> {
         return Vec::new();
     }
     node.wake();
-    let children = scope
-        .children
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .take();
+    let children = scope.children.lock().unwrap_or_else(PoisonError::into_inner).take();
     children.map_or_else(Vec::new, |list| *list)
 }
 
@@ -236,13 +226,7 @@ mod tests {
         for _ in 0..10_000 {
             drop(child_of(&root));
         }
-        let links = root
-            .scope
-            .children
-            .lock()
-            .expect("no test panics with it")
-            .as_ref()
-            .map_or(0, |list| list.len());
+        let links = root.scope.children.lock().expect("no test panics with it").as_ref().map_or(0, |list| list.len());
         assert!(links <= CHILDREN_SWEEP_MIN, "{links} dead links are kept");
     }
 
@@ -250,8 +234,7 @@ mod tests {
     fn the_earlier_deadline_counts() {
         let now = Instant::now();
         let later = now + Duration::from_secs(1);
-        let check =
-            |inherited, own, expected| assert_eq!(Scope::new(inherited, own).deadline(), expected);
+        let check = |inherited, own, expected| assert_eq!(Scope::new(inherited, own).deadline(), expected);
         check(None, None, None);
         check(Some(now), None, Some(now));
         check(None, Some(now), Some(now));

@@ -70,11 +70,7 @@ impl Coroutine {
     /// inside.
     #[inline]
     pub fn new(stack: Stack, f: impl FnOnce() + 'static) -> Coroutine {
-        if fits_on_stack(&f) {
-            Coroutine::with_small(stack, f)
-        } else {
-            Coroutine::with_small(stack, Box::new(f))
-        }
+        if fits_on_stack(&f) { Coroutine::with_small(stack, f) } else { Coroutine::with_small(stack, Box::new(f)) }
     }
 
     #[inline(always)]
@@ -85,9 +81,7 @@ impl Coroutine {
             f();
             std::mem::forget(abort_on_unwind);
         });
-        Coroutine {
-            inner: ManuallyDrop::new(inner),
-        }
+        Coroutine { inner: ManuallyDrop::new(inner) }
     }
 
     /// Runs the coroutine until it suspends or ends.
@@ -115,14 +109,11 @@ impl Coroutine {
     ///
     /// When it is suspended half-way: its stack is in use, and it leaks.
     #[inline]
-    pub fn into_stack(mut self) -> Stack {
-        assert!(
-            !self.is_suspended(),
-            "the stack of a suspended coroutine is still in use"
-        );
-        // Of one that never started this drops the closure and no more.
-        self.inner.force_unwind();
+    pub fn into_stack(self) -> Stack {
+        assert!(!self.is_suspended(), "the stack of a suspended coroutine is still in use");
+        // Should the closure's destructor panic, nothing of it may be dropped a second time.
         let mut this = ManuallyDrop::new(self);
+        this.inner.force_unwind();
         // SAFETY: `inner` is initialised and nobody uses it again: `this` is never dropped.
         let inner = unsafe { ManuallyDrop::take(&mut this.inner) };
         inner.into_stack()
@@ -144,8 +135,8 @@ impl Coroutine {
 impl Drop for Coroutine {
     fn drop(&mut self) {
         if !self.is_suspended() {
-            // SAFETY: `inner` is initialised, and nobody uses it after this drop.
-            unsafe { ManuallyDrop::drop(&mut self.inner) };
+            // Drops the closure if it never ran. What is left owns nothing: a `Stack` has no destructor.
+            self.inner.force_unwind();
         }
     }
 }
@@ -228,8 +219,7 @@ mod tests {
     use crate::stack::{STACK_BYTES_DEFAULT, StackPool};
 
     fn stack_of(pool: &mut StackPool) -> Stack {
-        pool.take(STACK_BYTES_DEFAULT)
-            .expect("address space for the test")
+        pool.take(STACK_BYTES_DEFAULT).expect("address space for the test")
     }
 
     /// Resumes to the end and gives the stack back.
@@ -245,6 +235,19 @@ mod tests {
         fn drop(&mut self) {
             self.0.set(true);
         }
+    }
+
+    /// Compiles only while none of them is `Send`: for one that is, both impls fit and `_` is ambiguous.
+    #[test]
+    fn nothing_here_leaves_its_thread() {
+        trait Witness<T> {
+            fn exists() {}
+        }
+        impl<T: ?Sized> Witness<()> for T {}
+        impl<T: ?Sized + Send> Witness<u8> for T {}
+        <Coroutine as Witness<_>>::exists();
+        <Stack as Witness<_>>::exists();
+        <StackPool as Witness<_>>::exists();
     }
 
     #[test]
@@ -300,10 +303,7 @@ mod tests {
         while outer.resume(Wake::Ready) == Outcome::Suspended {
             assert!(!is_inside());
         }
-        assert_eq!(
-            *steps.borrow(),
-            ["inner 1", "outer 1", "inner 2", "outer 2"]
-        );
+        assert_eq!(*steps.borrow(), ["inner 1", "outer 1", "inner 2", "outer 2"]);
 
         let inner = left_over.take().expect("the outer coroutine left it");
         finish(&mut pool, inner);
@@ -342,6 +342,28 @@ mod tests {
         let witness = Drops(again.clone());
         drop(Coroutine::new(stack_of(&mut pool), move || drop(witness)));
         assert!(again.get());
+    }
+
+    #[test]
+    fn a_closure_whose_drop_panics_is_dropped_once() {
+        struct Bomb(Rc<Cell<u32>>);
+        impl Drop for Bomb {
+            fn drop(&mut self) {
+                self.0.set(self.0.get() + 1);
+                panic!("on purpose");
+            }
+        }
+        let mut pool = StackPool::default();
+        let drops = Rc::new(Cell::new(0));
+        let mut unstarted = || {
+            let bomb = Bomb(drops.clone());
+            Coroutine::new(stack_of(&mut pool), move || drop(bomb))
+        };
+        let (first, second) = (unstarted(), unstarted());
+        for end in [Box::new(move || drop(first.into_stack())) as Box<dyn FnOnce()>, Box::new(move || drop(second))] {
+            assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(end)).is_err());
+        }
+        assert_eq!(drops.get(), 2);
     }
 
     #[test]
@@ -401,15 +423,10 @@ mod tests {
                 let _ = coroutine.resume(Wake::Ready);
             }
         }
-        coroutines
-            .into_iter()
-            .for_each(|coroutine| finish(&mut pool, coroutine));
+        coroutines.into_iter().for_each(|coroutine| finish(&mut pool, coroutine));
         for (index, sum) in sums.borrow().iter().enumerate() {
             let expected = (0..32).map(|lane| (index + lane) as f32).sum::<f32>() + index as f32;
-            assert!(
-                (sum - expected).abs() < 0.1,
-                "{index}: {sum} instead of {expected}"
-            );
+            assert!((sum - expected).abs() < 0.1, "{index}: {sum} instead of {expected}");
         }
     }
 
@@ -446,9 +463,7 @@ mod tests {
             suspend();
         });
         let _ = coroutine.resume(Wake::Ready);
-        let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            drop(coroutine.into_stack())
-        }));
+        let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(coroutine.into_stack())));
         assert!(panic.is_err());
         assert_eq!(pool.stats().in_use, 1);
     }

@@ -17,9 +17,7 @@ impl Extensions {
         let found = self.values.borrow().get(&TypeId::of::<T>()).cloned();
         let value = found.unwrap_or_else(|| {
             let value: Rc<dyn Any> = Rc::new(T::default());
-            self.values
-                .borrow_mut()
-                .insert(TypeId::of::<T>(), value.clone());
+            self.values.borrow_mut().insert(TypeId::of::<T>(), value.clone());
             value
         });
         value.downcast().expect("a value lies under its own type")

@@ -1,10 +1,7 @@
 //! Green threads for network programs: sequential code that scales like callbacks.
 #![warn(missing_docs)]
 
-#[cfg(not(all(
-    target_os = "linux",
-    any(target_arch = "x86_64", target_arch = "aarch64")
-)))]
+#[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
 compile_error!("dhaga runs on Linux, on x86-64 and aarch64");
 
 mod blocking;
@@ -14,7 +11,7 @@ mod extensions;
 mod machine;
 pub mod net;
 mod overflow;
-mod park;
+pub mod park;
 mod reactor;
 mod run_queue;
 mod runtime;
@@ -31,12 +28,9 @@ pub mod turn;
 pub use blocking::blocking;
 pub use context::{Cancelled, Interrupt, Panicking};
 pub use park::WaitReason;
-pub use runtime::{
-    Runtime, RuntimeBuilder, SHUTDOWN_GRACE, STACK_BYTES_DEFAULT, ShutdownError, SpawnError,
-};
+pub use runtime::{Runtime, RuntimeBuilder, SHUTDOWN_GRACE, STACK_BYTES_DEFAULT, ShutdownError, SpawnError};
 pub use scope::{Scope, ScopedJoinHandle, scope};
 pub use spawn::{
-    Builder, Dhaga, JoinError, JoinHandle, LocalJoinHandle, LocalSpawnError, Panic, current, spawn,
-    spawn_local, yield_now,
+    Builder, Dhaga, JoinError, JoinHandle, LocalJoinHandle, Panic, current, spawn, spawn_local, yield_now,
 };
 pub use time::{sleep, sleep_until};

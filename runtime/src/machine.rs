@@ -13,17 +13,13 @@ pub(crate) fn cores() -> usize {
 
 /// Bytes of memory that the process could still take: the smaller of what the machine and what its cgroup has left.
 pub(crate) fn memory_bytes() -> u64 {
-    let machine = fs::read_to_string("/proc/meminfo")
-        .ok()
-        .and_then(|text| available_bytes(&text));
+    let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| available_bytes(&text));
     let machine = machine.unwrap_or(MEMORY_FALLBACK_BYTES);
     cgroup_bytes().map_or(machine, |cgroup| cgroup.min(machine))
 }
 
 fn available_bytes(meminfo: &str) -> Option<u64> {
-    let line = meminfo
-        .lines()
-        .find(|line| line.starts_with("MemAvailable:"))?;
+    let line = meminfo.lines().find(|line| line.starts_with("MemAvailable:"))?;
     let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
     Some(kib << 10)
 }
@@ -31,25 +27,13 @@ fn available_bytes(meminfo: &str) -> Option<u64> {
 /// What is left in the process's cgroup (version 2), itself or one above it.
 fn cgroup_bytes() -> Option<u64> {
     let membership = fs::read_to_string("/proc/self/cgroup").ok()?;
-    let path = membership
-        .lines()
-        .find_map(|line| line.strip_prefix("0::/"))?;
+    let path = membership.lines().find_map(|line| line.strip_prefix("0::/"))?;
     let root = Path::new("/sys/fs/cgroup");
-    root.join(path)
-        .ancestors()
-        .take_while(|folder| folder.starts_with(root))
-        .filter_map(left_in)
-        .min()
+    root.join(path).ancestors().take_while(|folder| folder.starts_with(root)).filter_map(left_in).min()
 }
 
 fn left_in(folder: &Path) -> Option<u64> {
-    let read = |name: &str| {
-        fs::read_to_string(folder.join(name))
-            .ok()?
-            .trim()
-            .parse::<u64>()
-            .ok()
-    };
+    let read = |name: &str| fs::read_to_string(folder.join(name)).ok()?.trim().parse::<u64>().ok();
     Some(read("memory.max")?.saturating_sub(read("memory.current")?))
 }
 

@@ -47,29 +47,19 @@ pub fn install() {
 /// If the system refuses the memory, that is logged, and an overflow on this thread ends the process without a message.
 pub fn ensure_alternate_stack() {
     if let Err(error) = set_alternate_stack() {
-        log::warn!(
-            "no memory for a signal stack ({error}): a stack overflow on this thread will not be named"
-        );
+        log::warn!("no memory for a signal stack ({error}): a stack overflow on this thread will not be named");
     }
 }
 
 fn set_alternate_stack() -> io::Result<()> {
-    let none = libc::stack_t {
-        ss_sp: ptr::null_mut(),
-        ss_flags: libc::SS_DISABLE,
-        ss_size: 0,
-    };
+    let none = libc::stack_t { ss_sp: ptr::null_mut(), ss_flags: libc::SS_DISABLE, ss_size: 0 };
     let mut current = none;
     // SAFETY: a null new stack only asks for the current one, which is written to a valid place.
     check(unsafe { libc::sigaltstack(ptr::null(), &mut current) })?;
     if current.ss_flags & libc::SS_DISABLE == 0 {
         return Ok(());
     }
-    let alternate = libc::stack_t {
-        ss_sp: map_alternate_stack()?,
-        ss_flags: 0,
-        ss_size: ALTERNATE_STACK_BYTES,
-    };
+    let alternate = libc::stack_t { ss_sp: map_alternate_stack()?, ss_flags: 0, ss_size: ALTERNATE_STACK_BYTES };
     // SAFETY: the stack is mapped, writable, of that size, used for nothing else and never unmapped.
     check(unsafe { libc::sigaltstack(&alternate, ptr::null_mut()) })
 }
@@ -80,16 +70,7 @@ fn map_alternate_stack() -> io::Result<*mut libc::c_void> {
     let bytes = guard_bytes + ALTERNATE_STACK_BYTES;
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
     // SAFETY: a new anonymous mapping at an address of the kernel's choice touches no memory that exists.
-    let start = unsafe {
-        libc::mmap(
-            ptr::null_mut(),
-            bytes,
-            libc::PROT_READ | libc::PROT_WRITE,
-            flags,
-            -1,
-            0,
-        )
-    };
+    let start = unsafe { libc::mmap(ptr::null_mut(), bytes, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
     if start == libc::MAP_FAILED {
         return Err(io::Error::last_os_error());
     }
@@ -99,11 +80,7 @@ fn map_alternate_stack() -> io::Result<*mut libc::c_void> {
 }
 
 fn check(result: libc::c_int) -> io::Result<()> {
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 type Handler = extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void);
@@ -139,11 +116,7 @@ fn set_action(signal: libc::c_int, action: &libc::sigaction) {
     unsafe { libc::sigaction(signal, action, ptr::null_mut()) };
 }
 
-extern "C" fn on_fault(
-    signal: libc::c_int,
-    info: *mut libc::siginfo_t,
-    context: *mut libc::c_void,
-) {
+extern "C" fn on_fault(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     // SAFETY: with SA_SIGINFO the system passes a valid `siginfo_t`.
     let info_read = unsafe { &*info };
     if was_sent_by_a_process(info_read) {
@@ -175,10 +148,7 @@ fn report_and_abort(hit: &GuardHit) -> ! {
 /// Does what would have happened without us.
 fn forward(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     let index = usize::from(signal == SIGNALS[1]);
-    let previous = PREVIOUS[index]
-        .get()
-        .copied()
-        .unwrap_or_else(default_action);
+    let previous = PREVIOUS[index].get().copied().unwrap_or_else(default_action);
     match previous.sa_sigaction {
         libc::SIG_DFL | libc::SIG_IGN => {
             // The faulting instruction runs again when we return and now ends the process. A signal that some process sent
@@ -211,10 +181,7 @@ struct Message {
 
 impl Message {
     fn overflow(hit: &GuardHit) -> Message {
-        let mut message = Message {
-            bytes: [0; MESSAGE_BYTES_MAX],
-            len: 0,
-        };
+        let mut message = Message { bytes: [0; MESSAGE_BYTES_MAX], len: 0 };
         message.push_owner(hit);
         message.push(b" has overflowed its stack of ");
         message.push_number(hit.stack_bytes >> 10);
@@ -287,11 +254,7 @@ mod tests {
         let mut pool = StackPool::new(guards);
         let _neighbour = pool.take(stack_bytes).expect("address space for the test");
         let stack = pool.take(stack_bytes).expect("address space for the test");
-        assert_eq!(
-            pool.stats().guards,
-            guards,
-            "the kernel of this machine installs guards"
-        );
+        assert_eq!(pool.stats().guards, guards, "the kernel of this machine installs guards");
         stack.set_label(name, Location::caller());
         let mut coroutine = Coroutine::new(stack, || {
             black_box(recurse(0));
@@ -307,9 +270,7 @@ mod tests {
         let text = stderr(output);
         assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{text}");
         let begin = format!("\n{who} (spawned at ");
-        let end = format!(
-            ") has overflowed its stack of {kib} KiB; give it more with dhaga::Builder::stack_size\n"
-        );
+        let end = format!(") has overflowed its stack of {kib} KiB; give it more with dhaga::Builder::stack_size\n");
         assert!(text.contains(&begin) && text.contains(&end), "{text}");
         assert!(text.contains("overflow.rs:"), "{text}");
     }
@@ -344,14 +305,9 @@ mod tests {
     #[test]
     fn an_overflow_on_a_thread_without_alternate_stack_is_the_same() {
         fn disable_alternate_stack() {
-            let none = libc::stack_t {
-                ss_sp: ptr::null_mut(),
-                ss_flags: libc::SS_DISABLE,
-                ss_size: 0,
-            };
+            let none = libc::stack_t { ss_sp: ptr::null_mut(), ss_flags: libc::SS_DISABLE, ss_size: 0 };
             // SAFETY: no handler runs on it now; std unmaps its own at the end of the thread, which is not reached.
-            check(unsafe { libc::sigaltstack(&none, ptr::null_mut()) })
-                .expect("it can be disabled");
+            check(unsafe { libc::sigaltstack(&none, ptr::null_mut()) }).expect("it can be disabled");
         }
         if is_child() {
             let thread = thread::spawn(|| {
@@ -363,9 +319,7 @@ mod tests {
             let _ = thread.join();
             return;
         }
-        let output = run_in_child(test_path!(
-            an_overflow_on_a_thread_without_alternate_stack_is_the_same
-        ));
+        let output = run_in_child(test_path!(an_overflow_on_a_thread_without_alternate_stack_is_the_same));
         check_overflow(&output, "dhaga 'bare'", 64);
     }
 
@@ -379,12 +333,7 @@ mod tests {
             return;
         }
         let output = run_in_child(test_path!(a_fault_elsewhere_dies_as_before));
-        assert_eq!(
-            output.status.signal(),
-            Some(libc::SIGSEGV),
-            "{}",
-            stderr(&output)
-        );
+        assert_eq!(output.status.signal(), Some(libc::SIGSEGV), "{}", stderr(&output));
         assert!(!stderr(&output).contains("overflowed"));
     }
 
@@ -392,24 +341,12 @@ mod tests {
     fn a_thread_that_overflows_is_left_to_std() {
         if is_child() {
             install();
-            let _ = thread::Builder::new()
-                .name("plain".into())
-                .spawn(|| recurse(0))
-                .map(thread::JoinHandle::join);
+            let _ = thread::Builder::new().name("plain".into()).spawn(|| recurse(0)).map(thread::JoinHandle::join);
             return;
         }
         let output = run_in_child(test_path!(a_thread_that_overflows_is_left_to_std));
-        assert_eq!(
-            output.status.signal(),
-            Some(libc::SIGABRT),
-            "{}",
-            stderr(&output)
-        );
-        assert!(
-            stderr(&output).contains("thread 'plain'"),
-            "{}",
-            stderr(&output)
-        );
+        assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{}", stderr(&output));
+        assert!(stderr(&output).contains("thread 'plain'"), "{}", stderr(&output));
     }
 
     #[test]
@@ -422,23 +359,13 @@ mod tests {
             }
             return;
         }
-        let output = run_in_child(test_path!(
-            a_fault_signal_sent_by_a_process_ends_the_process
-        ));
-        assert_eq!(
-            output.status.signal(),
-            Some(libc::SIGSEGV),
-            "{}",
-            stderr(&output)
-        );
+        let output = run_in_child(test_path!(a_fault_signal_sent_by_a_process_ends_the_process));
+        assert_eq!(output.status.signal(), Some(libc::SIGSEGV), "{}", stderr(&output));
     }
 
     #[test]
     fn a_message_that_does_not_fit_is_cut() {
-        let mut message = Message {
-            bytes: [0; MESSAGE_BYTES_MAX],
-            len: 0,
-        };
+        let mut message = Message { bytes: [0; MESSAGE_BYTES_MAX], len: 0 };
         message.push(&[b'x'; MESSAGE_BYTES_MAX - 2]);
         message.push_number(12345);
         assert_eq!(message.text().len(), MESSAGE_BYTES_MAX);

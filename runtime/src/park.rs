@@ -86,13 +86,8 @@ pub(crate) fn unpark_dhaga(address: Address) {
 /// The handle that wakes the caller: its dhaga, or its OS thread if it is on a plain one or unwinds from a panic.
 #[inline(always)]
 pub fn unparker() -> Unparker {
-    let dhaga = with_worker(|worker| {
-        if panicking() {
-            None
-        } else {
-            worker.current().map(|task| worker.address(&task))
-        }
-    });
+    let dhaga =
+        with_worker(|worker| if panicking() { None } else { worker.current().map(|task| worker.address(&task)) });
     match dhaga.flatten() {
         Some(address) => Unparker(Sleeper::Dhaga(address)),
         None => Unparker(Sleeper::Thread(THREAD.with(|thread| thread.parker.clone()))),
@@ -152,11 +147,7 @@ pub(crate) fn park_through(reason: WaitReason) -> Wake {
             return None;
         }
         let wake = worker.suspend(task, reason, None);
-        Some(if task.is_unwinding.get() {
-            Wake::Unwind
-        } else {
-            wake
-        })
+        Some(if task.is_unwinding.get() { Wake::Unwind } else { wake })
     });
     wake.flatten().unwrap_or_else(|| block_thread(None))
 }
@@ -238,13 +229,7 @@ fn check_task(task: &Task) -> Result<(), Interrupt> {
 }
 
 fn check_thread() -> Result<(), Interrupt> {
-    THREAD.with(|thread| {
-        thread
-            .scope
-            .borrow()
-            .as_ref()
-            .map_or(Ok(()), |node| check_node(&**node))
-    })
+    THREAD.with(|thread| thread.scope.borrow().as_ref().map_or(Ok(()), |node| check_node(&**node)))
 }
 
 #[inline(always)]
@@ -268,27 +253,17 @@ pub(crate) fn scope_deadline() -> Option<Instant> {
         }
         match &*task.scope.borrow() {
             Some(node) => node.scope().deadline(),
-            None => task
-                .job
-                .borrow()
-                .as_ref()
-                .and_then(|job| job.scope().deadline()),
+            None => task.job.borrow().as_ref().and_then(|job| job.scope().deadline()),
         }
     });
     of_task.unwrap_or_else(|| {
-        THREAD.with(|thread| {
-            thread
-                .scope
-                .borrow()
-                .as_ref()
-                .and_then(|node| node.scope().deadline())
-        })
+        THREAD.with(|thread| thread.scope.borrow().as_ref().and_then(|node| node.scope().deadline()))
     })
 }
 
 /// The earlier of a wait's own deadline and that of the scope around it.
 #[inline(always)]
-pub(crate) fn earliest(own: Option<Instant>) -> Option<Instant> {
+pub fn earliest(own: Option<Instant>) -> Option<Instant> {
     match (own, scope_deadline()) {
         (Some(own), Some(around)) => Some(own.min(around)),
         (own, around) => own.or(around),
@@ -307,13 +282,6 @@ pub(crate) fn current_node() -> Option<Arc<dyn Node>> {
         None => task.job.borrow().clone().map(|job| job as Arc<dyn Node>),
     });
     of_task.unwrap_or_else(|| THREAD.with(|thread| thread.scope.borrow().clone()))
-}
-
-/// Puts another scope around what the caller does from now on, and returns the one before.
-pub(crate) fn replace_node(node: Option<Arc<dyn Node>>) -> Option<Arc<dyn Node>> {
-    let mut node = Some(node);
-    let of_task = with_task(|_, task| task.scope.replace(node.take().flatten()));
-    of_task.unwrap_or_else(|| THREAD.with(|thread| thread.scope.replace(node.take().flatten())))
 }
 
 #[inline(always)]
@@ -340,11 +308,7 @@ impl Here {
     #[inline(always)]
     fn dhaga(worker: &Worker, task: &Task) -> Self {
         let TaskId { slot, generation } = task.id();
-        Self(
-            u64::from(worker.injector.number) << 48
-                | u64::from(slot) << 16
-                | u64::from(generation as u16),
-        )
+        Self(u64::from(worker.injector.number) << 48 | u64::from(slot) << 16 | u64::from(generation as u16))
     }
 
     fn worker(self) -> u64 {
@@ -386,9 +350,7 @@ pub(crate) fn would_deadlock_while_unwinding(owner: Here) -> bool {
 pub(crate) fn abort_deadlock(what: &str, owner: Here) -> ! {
     let describe = |who: Here| {
         let found = with_worker(|worker| worker.describe_slot(who.slot())).flatten();
-        found
-            .filter(|_| who.worker() != 0)
-            .unwrap_or_else(|| "a plain thread".to_owned())
+        found.filter(|_| who.worker() != 0).unwrap_or_else(|| "a plain thread".to_owned())
     };
     eprintln!(
         "\n{} unwinds from a panic and waits for {what}, which is held by {} of the same OS thread. A dhaga never switches while \
@@ -416,19 +378,13 @@ impl ThreadParker {
         let mut permit = self.permit.lock().unwrap_or_else(PoisonError::into_inner);
         while !*permit {
             permit = match deadline {
-                None => self
-                    .condvar
-                    .wait(permit)
-                    .unwrap_or_else(PoisonError::into_inner),
+                None => self.condvar.wait(permit).unwrap_or_else(PoisonError::into_inner),
                 Some(deadline) => {
                     let left = deadline.saturating_duration_since(now());
                     if left.is_zero() {
                         return Wake::TimedOut;
                     }
-                    self.condvar
-                        .wait_timeout(permit, left)
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .0
+                    self.condvar.wait_timeout(permit, left).unwrap_or_else(PoisonError::into_inner).0
                 }
             };
         }

@@ -105,10 +105,7 @@ impl Waiters {
 impl Default for Readiness {
     /// Ready in both directions until an attempt shows the contrary.
     fn default() -> Self {
-        Self {
-            word: AtomicU32::new(READABLE | WRITABLE),
-            waiters: Mutex::default(),
-        }
+        Self { word: AtomicU32::new(READABLE | WRITABLE), waiters: Mutex::default() }
     }
 }
 
@@ -127,12 +124,9 @@ impl Readiness {
         }
         let mut current = seen.0;
         // The other direction's bit may change meanwhile; only another event counts as news.
-        while let Err(now) = self.word.compare_exchange(
-            current,
-            current & !direction.bit(),
-            Ordering::SeqCst,
-            Ordering::SeqCst,
-        ) {
+        while let Err(now) =
+            self.word.compare_exchange(current, current & !direction.bit(), Ordering::SeqCst, Ordering::SeqCst)
+        {
             if now / EVENT != seen.0 / EVENT {
                 return;
             }
@@ -145,15 +139,18 @@ impl Readiness {
         self.word.store(REGISTERED, Ordering::SeqCst);
     }
 
+    /// Nobody tells of events: ready until an attempt shows the contrary.
+    fn disown(&self) {
+        self.word.store(READABLE | WRITABLE, Ordering::SeqCst);
+    }
+
     /// After its reactor has gone: whoever waits tries again and, on finding nothing, registers the source anew.
     fn orphan(&self, report: &mut impl FnMut(Report)) {
-        self.word.store(READABLE | WRITABLE, Ordering::SeqCst);
+        self.disown();
         let mut waiters = self.lock();
         waiters.callback = None;
         let Waiters { read, write, .. } = &mut *waiters;
-        read.drain(..)
-            .chain(write.drain(..))
-            .for_each(|waiter| report(Report::Waiter(waiter)));
+        read.drain(..).chain(write.drain(..)).for_each(|waiter| report(Report::Waiter(waiter)));
     }
 
     /// Queues a waiter, unless the direction became ready meanwhile. Returns whether it was queued.
@@ -177,11 +174,7 @@ impl Readiness {
     /// The next waiter, if the direction is still ready: who took something and left more passes the turn on.
     pub(crate) fn next_waiter(&self, direction: Direction) -> Option<Address> {
         let mut waiters = self.lock();
-        if self.look().is_ready(direction) {
-            waiters.queue(direction).pop_front()
-        } else {
-            None
-        }
+        if self.look().is_ready(direction) { waiters.queue(direction).pop_front() } else { None }
     }
 
     /// Sends the readable events to `callback` from now on.
@@ -196,9 +189,7 @@ impl Readiness {
 
     fn note(&self, bits: u32) {
         let add = |word: u32| Some((word | bits).wrapping_add(EVENT));
-        let _ = self
-            .word
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, add);
+        let _ = self.word.fetch_update(Ordering::SeqCst, Ordering::SeqCst, add);
     }
 
     /// Adds the event to the word, then reports whom it concerns.
@@ -211,14 +202,8 @@ impl Readiness {
                 continue;
             }
             let queue = waiters.queue(direction);
-            let count = if everybody {
-                queue.len()
-            } else {
-                queue.len().min(1)
-            };
-            queue
-                .drain(..count)
-                .for_each(|waiter| report(Report::Waiter(waiter)));
+            let count = if everybody { queue.len() } else { queue.len().min(1) };
+            queue.drain(..count).for_each(|waiter| report(Report::Waiter(waiter)));
         }
         if bits & READABLE != 0
             && let Some(callback) = &waiters.callback
@@ -253,52 +238,38 @@ impl Reactor {
     /// The kernel refused an epoll or eventfd descriptor.
     pub(crate) fn new() -> io::Result<(Self, Doorbell)> {
         let poll = mio::Poll::new()?;
-        let doorbell = Doorbell {
-            waker: mio::Waker::new(poll.registry(), WAKE_TOKEN)?,
-            registry: poll.registry().try_clone()?,
-        };
+        let doorbell =
+            Doorbell { waker: mio::Waker::new(poll.registry(), WAKE_TOKEN)?, registry: poll.registry().try_clone()? };
         let events = mio::Events::with_capacity(EVENTS_MAX);
-        Ok((
-            Self {
-                poll,
-                events,
-                sources: Slab::new(),
-                generation: 0,
-            },
-            doorbell,
-        ))
+        Ok((Self { poll, events, sources: Slab::new(), generation: 0 }, doorbell))
     }
 
     /// Registers a source, whose readiness the kernel tells from now on. Returns its place in the slab.
-    pub(crate) fn register(
-        &mut self,
-        descriptor: RawFd,
-        readiness: &Arc<Readiness>,
-    ) -> io::Result<usize> {
+    pub(crate) fn register(&mut self, descriptor: RawFd, readiness: &Arc<Readiness>) -> io::Result<usize> {
         self.generation = self.generation.wrapping_add(1) & (u32::MAX >> 1);
         let entry = self.sources.vacant_entry();
         let key = entry.key();
         let token = mio::Token(key | (self.generation as usize) << KEY_BITS);
         let interest = mio::Interest::READABLE | mio::Interest::WRITABLE;
         readiness.begin();
-        self.poll
-            .registry()
-            .register(&mut SourceFd(&descriptor), token, interest)?;
+        if let Err(error) = self.poll.registry().register(&mut SourceFd(&descriptor), token, interest) {
+            readiness.disown();
+            return Err(error);
+        }
         entry.insert((self.generation, readiness.clone()));
         Ok(key)
     }
 
-    /// Drops a source's entry. Its descriptor was taken out of the interest list before.
-    pub(crate) fn forget(&mut self, key: usize) {
-        self.sources.try_remove(key);
+    /// Drops a source's entry, unless its place belongs to another by now. Its descriptor was taken out of the interest
+    /// list before.
+    pub(crate) fn forget(&mut self, key: usize, readiness: &Arc<Readiness>) {
+        if self.sources.get(key).is_some_and(|(_, here)| Arc::ptr_eq(here, readiness)) {
+            self.sources.remove(key);
+        }
     }
 
     /// Waits for events up to `timeout` (`None`: for ever), and reports whom they concern. Returns how many came.
-    pub(crate) fn turn(
-        &mut self,
-        timeout: Option<Duration>,
-        mut report: impl FnMut(Report),
-    ) -> usize {
+    pub(crate) fn turn(&mut self, timeout: Option<Duration>, mut report: impl FnMut(Report)) -> usize {
         match self.poll.poll(&mut self.events, timeout) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return 0,
@@ -326,9 +297,7 @@ impl Reactor {
     /// Sends every source back to its owner as unregistered and ready, so that whoever waits for it tries again and, on
     /// finding nothing, registers it with a worker that lives.
     pub(crate) fn close(&mut self, mut report: impl FnMut(Report)) {
-        self.sources
-            .drain()
-            .for_each(|(_, readiness)| readiness.orphan(&mut report));
+        self.sources.drain().for_each(|(_, readiness)| readiness.orphan(&mut report));
     }
 }
 

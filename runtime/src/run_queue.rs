@@ -13,6 +13,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::reactor::Readiness;
 use crate::task::{Job, TaskId};
 
 /// What one thread asks of another's worker.
@@ -21,10 +22,11 @@ pub(crate) enum Message {
     Wake(TaskId),
     /// Start this one, or let it be stolen.
     Start(Arc<dyn Job>),
-    /// Throw in this one at its next wait.
-    Unwind(TaskId),
-    /// The source at this place of the reactor's slab was closed by another thread.
-    Forget(usize),
+    /// Start this one here.
+    StartHere(Arc<dyn Job>),
+    /// The source at this place of the reactor's slab was closed by another thread. Names the source too, since by now
+    /// the place, and even the worker, may belong to another.
+    Forget(usize, Arc<Readiness>),
     /// The runtime shuts down: unwind what lives, start nothing more.
     Stop,
 }
@@ -42,6 +44,8 @@ pub(crate) struct Injector {
     unstarted_len: AtomicUsize,
     /// Dhagas that run or wait on this worker. Written by it alone.
     live: AtomicUsize,
+    /// Dhagas sent to this worker that it has not seen yet.
+    inbound: AtomicUsize,
 }
 
 /// What rouses a worker from its poll, and takes its sources out of the kernel's interest list.
@@ -88,20 +92,16 @@ impl Injector {
 
     fn new() -> Self {
         static NEXT: AtomicU16 = AtomicU16::new(1);
-        let number = NEXT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |number| {
-            number.checked_add(1)
-        });
+        let number = NEXT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |number| number.checked_add(1));
         Self {
             number: number.expect("fewer than 65 536 workers live at once"),
-            messages: Mutex::new(Inbox {
-                list: Vec::new(),
-                is_open: false,
-            }),
+            messages: Mutex::new(Inbox { list: Vec::new(), is_open: false }),
             is_asleep: AtomicBool::new(false),
             waker: Mutex::new(None),
             unstarted: Mutex::new(VecDeque::new()),
             unstarted_len: AtomicUsize::new(0),
             live: AtomicUsize::new(0),
+            inbound: AtomicUsize::new(0),
         }
     }
 
@@ -112,10 +112,14 @@ impl Injector {
         !inbox.is_open
     }
 
-    /// Gives the injector to whichever worker comes next.
-    pub(crate) fn retire(&'static self) {
+    /// The worker has ended: nothing rouses it any more.
+    pub(crate) fn hang_up(&self) {
         *lock(&self.waker) = None;
         self.live.store(0, Ordering::Relaxed);
+    }
+
+    /// Gives the injector to whichever worker comes next.
+    pub(crate) fn retire(&'static self) {
         lock(&RETIRED).push(self);
     }
 
@@ -135,18 +139,6 @@ impl Injector {
         Ok(())
     }
 
-    /// As `push`, for several messages and one wake.
-    pub(crate) fn push_all(&self, messages: &mut Vec<Message>) -> Result<(), Vec<Message>> {
-        let mut inbox = lock(&self.messages);
-        if !inbox.is_open {
-            return Err(std::mem::take(messages));
-        }
-        inbox.list.append(messages);
-        drop(inbox);
-        self.rouse();
-        Ok(())
-    }
-
     /// Wakes the worker if it sleeps. Returns whether it did.
     pub(crate) fn rouse(&self) -> bool {
         std::sync::atomic::fence(Ordering::SeqCst);
@@ -154,10 +146,7 @@ impl Injector {
             return false;
         }
         if let Some(doorbell) = &*lock(&self.waker) {
-            doorbell
-                .waker
-                .wake()
-                .expect("an eventfd takes a write at any time");
+            doorbell.waker.wake().expect("an eventfd takes a write at any time");
         }
         true
     }
@@ -191,9 +180,7 @@ impl Injector {
     pub(crate) fn deregister(&self, descriptor: std::os::fd::RawFd) {
         if let Some(doorbell) = &*lock(&self.waker) {
             // An error means that the kernel dropped it already: nothing is left to do.
-            let _ = doorbell
-                .registry
-                .deregister(&mut mio::unix::SourceFd(&descriptor));
+            let _ = doorbell.registry.deregister(&mut mio::unix::SourceFd(&descriptor));
         }
     }
 
@@ -225,8 +212,30 @@ impl Injector {
         count
     }
 
-    pub(crate) fn live(&self) -> usize {
-        self.live.load(Ordering::Relaxed)
+    /// Sends a dhaga to start, which counts as load of this worker from now on.
+    ///
+    /// # Errors
+    ///
+    /// It comes back when the worker has ended.
+    pub(crate) fn push_start(&self, job: Arc<dyn Job>) -> Result<(), Arc<dyn Job>> {
+        self.inbound.fetch_add(1, Ordering::Relaxed);
+        self.push(Message::Start(job)).map_err(|message| {
+            self.note_arrival();
+            match message {
+                Message::Start(job) => job,
+                _ => unreachable!("the injector hands back what it was given"),
+            }
+        })
+    }
+
+    /// One of those that were sent is here, and counts as live.
+    pub(crate) fn note_arrival(&self) {
+        self.inbound.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Dhagas that run or wait on this worker, or are on their way to it.
+    pub(crate) fn load(&self) -> usize {
+        self.live.load(Ordering::Relaxed) + self.inbound.load(Ordering::Relaxed)
     }
 
     pub(crate) fn set_live(&self, count: usize) {
@@ -247,16 +256,12 @@ mod tests {
     }
 
     fn wake(slot: u32) -> Message {
-        Message::Wake(TaskId {
-            slot,
-            generation: 0,
-        })
+        Message::Wake(TaskId { slot, generation: 0 })
     }
 
     fn rings(poll: &mut mio::Poll) -> usize {
         let mut events = mio::Events::with_capacity(8);
-        poll.poll(&mut events, Some(Duration::ZERO))
-            .expect("a poll of nothing succeeds");
+        poll.poll(&mut events, Some(Duration::ZERO)).expect("a poll of nothing succeeds");
         events.iter().count()
     }
 
@@ -280,16 +285,8 @@ mod tests {
         }
         let mut drained = Vec::new();
         injector.drain(&mut drained);
-        let slots: Vec<_> = drained
-            .iter()
-            .map(|message| {
-                if let Message::Wake(id) = message {
-                    id.slot
-                } else {
-                    9
-                }
-            })
-            .collect();
+        let slots: Vec<_> =
+            drained.iter().map(|message| if let Message::Wake(id) = message { id.slot } else { 9 }).collect();
         assert_eq!(slots, [0, 1, 2]);
         assert!(!injector.has_messages());
     }
@@ -302,7 +299,6 @@ mod tests {
         injector.drain(&mut Vec::new());
         assert!(injector.close_if_empty());
         assert!(injector.push(wake(2)).is_err());
-        assert!(injector.push_all(&mut vec![wake(3)]).is_err());
     }
 
     #[test]
@@ -318,8 +314,7 @@ mod tests {
                 seen += batch.drain(..).count();
                 injector.fall_asleep();
                 if !injector.has_messages() && seen < MESSAGES {
-                    poll.poll(&mut events, Some(Duration::from_secs(10)))
-                        .expect("the poll lives");
+                    poll.poll(&mut events, Some(Duration::from_secs(10))).expect("the poll lives");
                     assert!(!events.is_empty(), "a message came without a ring");
                 }
                 injector.get_up();

@@ -12,7 +12,7 @@ use crate::park::{self, Unparker, WaitReason};
 use crate::reactor::Reactor;
 use crate::run_queue::{Injector, Message};
 use crate::scheduler::{Shared, Worker, run_worker, with_worker};
-use crate::stack::{Guards, StackPool};
+use crate::stack::{Guards, STACK_BYTES_MAX, STACK_BYTES_MIN, StackPool};
 use crate::task::Job;
 
 pub use crate::stack::STACK_BYTES_DEFAULT;
@@ -103,29 +103,26 @@ impl RuntimeBuilder {
     ///
     /// # Errors
     ///
-    /// `InvalidInput`: no worker, more than 1024, or a limit of no dhagas. Otherwise what the kernel said when it was
-    /// asked for a thread, an epoll or an eventfd.
+    /// `InvalidInput`: no worker, more than 1024, a limit of no dhagas, or a stack that cannot be given. Otherwise what the
+    /// kernel said when it was asked for a thread, an epoll or an eventfd.
     pub fn build(self) -> io::Result<Runtime> {
         let cores = machine::cores();
         let workers = self.workers.unwrap_or(cores);
         let tasks_max = self.tasks_max.unwrap_or_else(default_tasks_max);
+        let refuse = |reason: String| Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
         if workers == 0 || workers > WORKERS_MAX || tasks_max == 0 {
-            let reason = format!(
+            return refuse(format!(
                 "a runtime needs 1 to {WORKERS_MAX} workers and room for a dhaga, not {workers} and {tasks_max}"
-            );
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
+            ));
         }
-        let shared = Arc::new(Shared::new(
-            workers,
-            tasks_max,
-            self.stack_bytes,
-            workers <= cores,
-        ));
-        let mut runtime = Runtime {
-            shared,
-            ended: Arc::default(),
-            threads: Vec::new(),
-        };
+        if !(STACK_BYTES_MIN..=STACK_BYTES_MAX).contains(&self.stack_bytes) {
+            return refuse(format!(
+                "a stack takes {STACK_BYTES_MIN} to {STACK_BYTES_MAX} bytes, not {}",
+                self.stack_bytes
+            ));
+        }
+        let shared = Arc::new(Shared::new(workers, tasks_max, self.stack_bytes, workers <= cores));
+        let mut runtime = Runtime { shared, ended: Arc::default(), threads: Vec::new() };
         runtime.start(workers, &self)?;
         log::debug!(
             "runtime {:?} started: {workers} workers, room for {tasks_max} dhagas, stacks of {} bytes",
@@ -138,9 +135,7 @@ impl RuntimeBuilder {
 
 /// How many dhagas fit into three quarters of the memory that is left.
 fn default_tasks_max() -> usize {
-    usize::try_from(machine::memory_bytes() / 4 * 3 / TASK_BYTES)
-        .unwrap_or(usize::MAX)
-        .max(1)
+    usize::try_from(machine::memory_bytes() / 4 * 3 / TASK_BYTES).unwrap_or(usize::MAX).max(1)
 }
 
 impl Runtime {
@@ -162,11 +157,7 @@ impl Runtime {
 
     /// Dhagas that live now, started or not. A snapshot of counters that move meanwhile.
     pub fn tasks(&self) -> usize {
-        self.shared
-            .injectors()
-            .iter()
-            .map(|injector| injector.live() + injector.unstarted_len())
-            .sum()
+        self.shared.injectors().iter().map(|injector| injector.load() + injector.unstarted_len()).sum()
     }
 
     /// Unwinds all dhagas, and waits for them up to `grace`.
@@ -189,28 +180,26 @@ impl Runtime {
 
     fn start(&mut self, workers: usize, builder: &RuntimeBuilder) -> io::Result<()> {
         let (sender, receiver) = mpsc::channel();
-        for index in 0..workers {
-            let (shared, ended, sender) = (self.shared.clone(), self.ended.clone(), sender.clone());
-            let guards = builder.guards;
-            let thread = thread::Builder::new().name(format!("{}-{index}", builder.name));
-            self.threads
-                .push(thread.spawn(move || run_thread(shared, &ended, guards, sender))?);
-        }
-        drop(sender);
-        let doors: Result<Vec<_>, _> = receiver.iter().take(workers).collect();
+        let started = self.start_threads(workers, builder, sender);
+        let doors = started.and_then(|()| receiver.iter().collect::<io::Result<Vec<_>>>());
         // On an error the threads that did start find no doors, and end.
-        let (doors, result) =
-            doors.map_or_else(|error| (Vec::new(), Err(error)), |doors| (doors, Ok(())));
-        assert!(
-            self.shared.injectors.set(doors.into()).is_ok(),
-            "a runtime starts once"
-        );
+        let (doors, result) = doors.map_or_else(|error| (Vec::new(), Err(error)), |doors| (doors, Ok(())));
+        assert!(self.shared.injectors.set(doors.into()).is_ok(), "a runtime starts once");
         result
     }
 
+    fn start_threads(&mut self, workers: usize, builder: &RuntimeBuilder, doors: mpsc::Sender<Door>) -> io::Result<()> {
+        for index in 0..workers {
+            let (shared, ended, doors) = (self.shared.clone(), self.ended.clone(), doors.clone());
+            let guards = builder.guards;
+            let thread = thread::Builder::new().name(format!("{}-{index}", builder.name));
+            self.threads.push(thread.spawn(move || run_thread(shared, &ended, guards, doors))?);
+        }
+        Ok(())
+    }
+
     fn stop(&mut self, grace: Duration) -> Result<(), ShutdownError> {
-        let inside =
-            with_worker(|worker| Arc::ptr_eq(&worker.shared, &self.shared)).unwrap_or(false);
+        let inside = with_worker(|worker| Arc::ptr_eq(&worker.shared, &self.shared)).unwrap_or(false);
         assert!(
             !inside || thread::panicking(),
             "a runtime cannot be shut down or dropped inside one of its own dhagas: it would wait for itself"
@@ -220,18 +209,14 @@ impl Runtime {
             let _ = injector.push(Message::Stop);
         }
         if inside || !self.ended.wait(self.shared.injectors().len(), grace) {
-            let error = ShutdownError {
-                workers: self.shared.injectors().len() - self.ended.count(),
-                dhagas: self.tasks(),
-            };
+            let error =
+                ShutdownError { workers: self.shared.injectors().len() - self.ended.count(), dhagas: self.tasks() };
             log::error!("{error}");
             self.threads.clear();
             return Err(error);
         }
         for thread in self.threads.drain(..) {
-            thread
-                .join()
-                .expect("a worker catches what its dhagas throw");
+            thread.join().expect("a worker catches what its dhagas throw");
         }
         Ok(())
     }
@@ -308,9 +293,7 @@ type Door = io::Result<&'static Injector>;
 /// The life of a worker's OS thread.
 fn run_thread(shared: Arc<Shared>, ended: &Ended, guards: Guards, doors: mpsc::Sender<Door>) {
     let worker = match Reactor::new() {
-        Ok((reactor, doorbell)) => {
-            Worker::new(shared.clone(), reactor, doorbell, StackPool::new(guards))
-        }
+        Ok((reactor, doorbell)) => Worker::new(shared.clone(), reactor, doorbell, StackPool::new(guards)),
         Err(error) => {
             // Nobody hears it if another worker failed first: the runtime is not built either way.
             let _ = doors.send(Err(error));
@@ -319,11 +302,13 @@ fn run_thread(shared: Arc<Shared>, ended: &Ended, guards: Guards, doors: mpsc::S
     };
     let _ = doors.send(Ok(worker.injector));
     drop(doors);
-    if !shared.injectors.wait().is_empty() {
-        overflow::install();
-        overflow::ensure_alternate_stack();
-        run_worker(worker);
+    if shared.injectors.wait().is_empty() {
+        worker.injector.hang_up();
+        return worker.injector.retire();
     }
+    overflow::install();
+    overflow::ensure_alternate_stack();
+    run_worker(worker);
     ended.add_one();
 }
 
@@ -336,7 +321,9 @@ pub(crate) fn default_runtime() -> &'static Runtime {
     static DEFAULT: OnceLock<Runtime> = OnceLock::new();
     DEFAULT.get_or_init(|| match Runtime::builder().build() {
         Ok(runtime) => runtime,
-        Err(error) => panic!("the default runtime cannot start: {error}; build one with dhaga::Runtime::builder() to handle this"),
+        Err(error) => {
+            panic!("the default runtime cannot start: {error}; build one with dhaga::Runtime::builder() to handle this")
+        }
     })
 }
 
@@ -356,6 +343,8 @@ pub enum SpawnError {
     },
     /// The runtime is being shut down.
     ShuttingDown,
+    /// The caller is a plain thread, or names a worker that is not there.
+    NoWorker,
 }
 
 impl std::fmt::Display for SpawnError {
@@ -371,9 +360,10 @@ impl std::fmt::Display for SpawnError {
                 crate::stack::STACK_BYTES_MIN,
                 crate::stack::STACK_BYTES_MAX
             ),
-            Self::ShuttingDown => {
-                f.write_str("the runtime is being shut down and starts nothing more")
-            }
+            Self::NoWorker => f.write_str(
+                "this spawn needs a worker and was called on a plain thread; call it inside a dhaga, or use spawn",
+            ),
+            Self::ShuttingDown => f.write_str("the runtime is being shut down and starts nothing more"),
         }
     }
 }
@@ -398,31 +388,50 @@ pub(crate) fn submit(runtime: Option<&Runtime>, job: Arc<dyn Job>) -> Result<(),
                 worker.push_fresh(job.take().expect("it is taken once"));
                 Ok(())
             }
-            false => Err(SpawnError::TooMany {
-                limit: worker.shared.tasks_max,
-            }),
+            false => Err(SpawnError::TooMany { limit: worker.shared.tasks_max }),
         })
     });
     match local.flatten() {
         Some(result) => result,
-        None => submit_from_outside(
-            runtime.unwrap_or_else(|| default_runtime()).shared(),
-            job.expect("it was not taken"),
-        ),
+        None => {
+            submit_from_outside(runtime.unwrap_or_else(|| default_runtime()).shared(), job.expect("it was not taken"))
+        }
     }
 }
 
 fn submit_from_outside(shared: &Shared, job: Arc<dyn Job>) -> Result<(), SpawnError> {
     if shared.draw_credit(1) == 0 {
-        return Err(SpawnError::TooMany {
-            limit: shared.tasks_max,
-        });
+        return Err(SpawnError::TooMany { limit: shared.tasks_max });
     }
-    let injector = shared
-        .least_loaded()
-        .expect("a runtime that was built has a worker");
-    injector.push(Message::Start(job)).map_err(|_| {
+    let injector = shared.least_loaded().expect("a runtime that was built has a worker");
+    injector.push_start(job).map_err(|_| {
         shared.return_credit(1);
         SpawnError::ShuttingDown
     })
+}
+
+/// Queues a dhaga that starts on the caller's worker.
+pub(crate) fn submit_here(job: Arc<dyn Job>) -> Result<(), SpawnError> {
+    let submitted = with_worker(|worker| {
+        if !worker.take_credit() {
+            return Err(SpawnError::TooMany { limit: worker.shared.tasks_max });
+        }
+        worker.push_local(job);
+        Ok(())
+    });
+    submitted.unwrap_or(Err(SpawnError::NoWorker))
+}
+
+/// Queues a dhaga that starts on the given worker of the caller's runtime.
+pub(crate) fn submit_at(index: usize, job: Arc<dyn Job>) -> Result<(), SpawnError> {
+    let submitted = with_worker(|worker| {
+        let Some(injector) = worker.shared.injectors().get(index) else {
+            return Err(SpawnError::NoWorker);
+        };
+        if !worker.take_credit() {
+            return Err(SpawnError::TooMany { limit: worker.shared.tasks_max });
+        }
+        injector.push(Message::StartHere(job)).map_err(|_| SpawnError::ShuttingDown)
+    });
+    submitted.unwrap_or(Err(SpawnError::NoWorker))
 }

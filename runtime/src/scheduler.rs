@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::coroutine::{self, Coroutine, Outcome, Wake};
-use crate::reactor::{Reactor, Readiness, Report};
+use crate::reactor::{OnReady, Reactor, Readiness, Report};
 use crate::run_queue::{Address, Doorbell, Injector, Message};
 use crate::stack::{StackError, StackPool};
 use crate::task::{Job, State, Task, TaskId, TaskTable, WaitReason};
@@ -23,8 +23,10 @@ use crate::timer::Timers;
 /// How long ready dhagas run before timers and sockets are looked at again: long against a switch (nanoseconds) and a
 /// poll (about a microsecond), short against what a network client notices.
 const BATCH_MAX: Duration = Duration::from_micros(100);
-/// Resumes between two looks at the clock, which costs as much as a few switches.
-const RESUMES_PER_CLOCK_READ: u32 = 32;
+/// Resumes between two looks at the clock at most. A look costs as much as a few switches; at 32 it is lost in them.
+const RESUMES_PER_LOOK_MAX: u32 = 32;
+/// Time between two looks that a batch aims at: an eighth of what it may last.
+const LOOK_NANOS: u128 = BATCH_MAX.as_nanos() / 8;
 /// Every so many starts and resumes an unstarted dhaga goes before the ready ones, so that dhagas which never stop
 /// yielding to each other cannot keep it out.
 const RESUMES_PER_FORCED_START: u32 = 16;
@@ -44,6 +46,8 @@ pub(crate) struct Shared {
     asleep: AtomicUsize,
     /// A worker was woken to steal and has not looked yet.
     is_searching: AtomicBool,
+    /// Workers whose loop has ended.
+    ended: AtomicUsize,
     /// Dhagas that may still be spawned.
     credit: AtomicUsize,
     pub(crate) workers: usize,
@@ -59,6 +63,7 @@ impl Shared {
             injectors: std::sync::OnceLock::new(),
             asleep: AtomicUsize::new(0),
             is_searching: AtomicBool::new(false),
+            ended: AtomicUsize::new(0),
             credit: AtomicUsize::new(tasks_max),
             workers,
             tasks_max,
@@ -74,12 +79,10 @@ impl Shared {
     /// Reserves room for `wanted` dhagas or fewer. Returns for how many there was room.
     pub(crate) fn draw_credit(&self, wanted: usize) -> usize {
         let mut drawn = 0;
-        let _ = self
-            .credit
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
-                drawn = wanted.min(left);
-                Some(left - drawn)
-            });
+        let _ = self.credit.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+            drawn = wanted.min(left);
+            Some(left - drawn)
+        });
         drawn
     }
 
@@ -89,23 +92,25 @@ impl Shared {
 
     /// The worker with the fewest live dhagas.
     pub(crate) fn least_loaded(&self) -> Option<&'static Injector> {
-        self.injectors()
-            .iter()
-            .copied()
-            .min_by_key(|injector| injector.live() + injector.unstarted_len())
+        self.injectors().iter().copied().min_by_key(|injector| injector.load() + injector.unstarted_len())
+    }
+
+    /// The last worker that ends gives the injectors back, all at once: while one lives it may look at the others', and
+    /// must not find a stranger there.
+    fn end_worker(&self) {
+        if self.ended.fetch_add(1, Ordering::SeqCst) + 1 == self.workers {
+            self.injectors().iter().for_each(|injector| injector.retire());
+        }
     }
 
     fn has_unstarted(&self) -> bool {
-        self.injectors()
-            .iter()
-            .any(|injector| injector.unstarted_len() > 0)
+        self.injectors().iter().any(|injector| injector.unstarted_len() > 0)
     }
 
     /// Wakes a sleeping worker to steal, unless one is on its way already. Who steals and leaves work behind calls this
     /// again, so that a burst wakes the workers in a chain.
     fn wake_thief(&self) {
-        if self.asleep.load(Ordering::SeqCst) == 0 || self.is_searching.swap(true, Ordering::SeqCst)
-        {
+        if self.asleep.load(Ordering::SeqCst) == 0 || self.is_searching.swap(true, Ordering::SeqCst) {
             return;
         }
         if !self.injectors().iter().any(|injector| injector.rouse()) {
@@ -143,6 +148,12 @@ pub(crate) struct Worker {
     /// Room for dhagas that is reserved already.
     credit: Cell<usize>,
     credit_lot: usize,
+    /// Of `fresh`, how many another worker or thread sent: they count as load before they have started.
+    arrived: Cell<usize>,
+    /// Callbacks whose sources became readable in the poll that runs now.
+    callbacks: RefCell<Vec<Arc<dyn OnReady>>>,
+    /// Resumes between two looks at the clock, as the last batch found it.
+    pace: Cell<u32>,
     /// Something ran since the worker last slept.
     was_useful: Cell<bool>,
     is_stopping: Cell<bool>,
@@ -162,24 +173,17 @@ pub(crate) fn with_worker<R>(f: impl FnOnce(&Worker) -> R) -> Option<R> {
 /// Makes this OS thread a worker and runs its loop until the runtime has stopped and every dhaga has ended.
 pub(crate) fn run_worker(worker: Worker) {
     WORKER.with(|cell| {
-        assert!(
-            cell.set(worker).is_ok(),
-            "an OS thread becomes a worker only once"
-        );
+        assert!(cell.set(worker).is_ok(), "an OS thread becomes a worker only once");
         let worker = cell.get().expect("it was set a line ago");
         worker.run();
-        worker.injector.retire();
+        worker.injector.hang_up();
+        worker.shared.end_worker();
     });
 }
 
 impl Worker {
-    pub(crate) fn new(
-        shared: Arc<Shared>,
-        reactor: Reactor,
-        doorbell: Doorbell,
-        stacks: StackPool,
-    ) -> Self {
-        let credit_lot = (shared.tasks_max / (8 * shared.workers)).clamp(1, CREDIT_LOT_MAX);
+    pub(crate) fn new(shared: Arc<Shared>, reactor: Reactor, doorbell: Doorbell, stacks: StackPool) -> Self {
+        let credit_lot = (shared.tasks_max / (16 * shared.workers)).clamp(1, CREDIT_LOT_MAX);
         Self {
             shared,
             injector: Injector::lease(doorbell),
@@ -196,6 +200,9 @@ impl Worker {
             inbox: RefCell::default(),
             credit: Cell::new(0),
             credit_lot,
+            arrived: Cell::new(0),
+            callbacks: RefCell::default(),
+            pace: Cell::new(1),
             was_useful: Cell::new(false),
             is_stopping: Cell::new(false),
             extensions: crate::extensions::Extensions::default(),
@@ -222,13 +229,24 @@ impl Worker {
         for message in batch.drain(..) {
             match message {
                 Message::Wake(task) => self.unpark(task),
-                Message::Start(job) => self.fresh.borrow_mut().push_back(job),
-                Message::Unwind(task) => self.unwind(task),
-                Message::Forget(source) => self.reactor.borrow_mut().forget(source),
+                Message::Start(job) => self.receive(job),
+                Message::StartHere(job) => self.push_local(job),
+                Message::Forget(key, readiness) => self.forget(key, &readiness),
                 Message::Stop => self.stop(),
             }
         }
         self.inbox.replace(batch);
+    }
+
+    fn receive(&self, job: Arc<dyn Job>) {
+        self.push_fresh(job);
+        self.set_arrived(self.arrived.get() + 1);
+        self.injector.note_arrival();
+    }
+
+    fn set_arrived(&self, count: usize) {
+        self.arrived.set(count);
+        self.publish_live();
     }
 
     /// Step 2: dhagas whose deadline has passed go before those that are merely ready.
@@ -256,18 +274,16 @@ impl Worker {
     /// Step 3: ready and unstarted dhagas, until none is left or the batch's time is over.
     fn run_batch(&self) {
         let mut count: u32 = 0;
-        let mut started = None;
+        let mut batch = Batch::new(self.pace.get());
         while self.run_one(count.is_multiple_of(RESUMES_PER_FORCED_START)) {
             count = count.wrapping_add(1);
-            if count.is_multiple_of(RESUMES_PER_CLOCK_READ) {
-                let started = *started.get_or_insert_with(now);
-                if now() - started > BATCH_MAX {
-                    break;
-                }
+            if batch.is_over() {
+                break;
             }
         }
         if count > 0 {
             self.was_useful.set(true);
+            self.pace.set(batch.pace);
         }
     }
 
@@ -295,6 +311,7 @@ impl Worker {
         let mut fresh = self.fresh.borrow_mut();
         if !fresh.is_empty() {
             self.injector.publish(fresh.drain(..));
+            self.set_arrived(0);
         }
         drop(fresh);
         if self.injector.unstarted_len() > 0 {
@@ -338,13 +355,7 @@ impl Worker {
                 return true;
             }
             let now = now();
-            if now >= until
-                || self
-                    .timers
-                    .borrow()
-                    .next_deadline()
-                    .is_some_and(|deadline| deadline <= now)
-            {
+            if now >= until || self.timers.borrow().next_deadline().is_some_and(|deadline| deadline <= now) {
                 return false;
             }
         }
@@ -373,16 +384,26 @@ impl Worker {
     }
 
     fn turn_reactor(&self, timeout: Option<Duration>) -> usize {
-        self.reactor
-            .borrow_mut()
-            .turn(timeout, |report| self.take_report(report))
+        let count = self.reactor.borrow_mut().turn(timeout, |report| self.take_report(report));
+        self.call_back();
+        count
     }
 
     fn take_report(&self, report: Report) {
         match report {
             Report::Waiter(address) => self.unpark_anywhere(address),
-            Report::Callback(callback) => callback.on_ready(),
+            Report::Callback(callback) => self.callbacks.borrow_mut().push(callback),
         }
+    }
+
+    /// Only now that the reactor is free again: a callback may be the last owner of a source, which is closed with it.
+    fn call_back(&self) {
+        if self.callbacks.borrow().is_empty() {
+            return;
+        }
+        let mut list = self.callbacks.take();
+        list.drain(..).for_each(|callback| callback.on_ready());
+        self.callbacks.replace(list);
     }
 
     fn has_work(&self) -> bool {
@@ -398,15 +419,11 @@ impl Worker {
         if self.is_stopping.get() {
             return false;
         }
-        let others = self
-            .shared
-            .injectors()
-            .iter()
-            .filter(|other| !std::ptr::eq(**other, self.injector));
+        let others = self.shared.injectors().iter().filter(|other| !std::ptr::eq(**other, self.injector));
         for victim in others {
             let taken = victim.take_unstarted(|len| len.div_ceil(2), &mut self.fresh.borrow_mut());
             if taken > 0 {
-                if victim.unstarted_len() > 0 {
+                if self.shared.has_unstarted() {
                     self.shared.wake_thief();
                 }
                 return true;
@@ -438,11 +455,10 @@ impl Worker {
         loop {
             let job = self.next_shareable()?;
             match self.placement() {
-                Some(other) => match other.push(Message::Start(job)) {
+                Some(other) => match other.push_start(job) {
                     // Its reservation goes with it: credit is returned where a dhaga ends, and the lots even out.
                     Ok(()) => {}
-                    Err(Message::Start(job)) => return Some(job),
-                    Err(_) => unreachable!("the injector hands back what it was given"),
+                    Err(job) => return Some(job),
                 },
                 None => return Some(job),
             }
@@ -458,47 +474,40 @@ impl Worker {
                 return Some(job);
             }
         }
-        self.fresh.borrow_mut().pop_front()
+        let job = self.fresh.borrow_mut().pop_front()?;
+        self.arrived.set(self.arrived.get().saturating_sub(1));
+        Some(job)
     }
 
     /// Where a new dhaga belongs if this worker has more than 1.25 times the mean of live ones.
     fn placement(&self) -> Option<&'static Injector> {
-        let (workers, live) = (self.shared.workers, self.injector.live());
+        let (workers, live) = (self.shared.workers, self.injector.load());
         if workers < 2 || live < PLACEMENT_LIVE_MIN || self.is_stopping.get() {
             return None;
         }
-        let total: usize = self
-            .shared
-            .injectors()
-            .iter()
-            .map(|injector| injector.live())
-            .sum();
+        let total: usize = self.shared.injectors().iter().map(|injector| injector.load()).sum();
         if live * workers * 4 <= total * 5 {
             return None;
         }
-        self.shared
-            .least_loaded()
-            .filter(|other| !std::ptr::eq(*other, self.injector))
+        self.shared.least_loaded().filter(|other| !std::ptr::eq(*other, self.injector))
     }
 
     fn start(&self, job: Arc<dyn Job>, body: impl FnOnce(Arc<dyn Job>) + 'static) {
         let label = job.label();
-        let stack_bytes = if label.stack_bytes == 0 {
-            self.shared.stack_bytes
-        } else {
-            label.stack_bytes
-        };
+        let stack_bytes = if label.stack_bytes == 0 { self.shared.stack_bytes } else { label.stack_bytes };
         let stack = self.stacks.borrow_mut().take(stack_bytes);
         match stack {
             Ok(stack) => {
                 stack.set_label(label.name.as_deref(), label.site);
                 let work = job.clone();
-                let task = self
-                    .tasks
-                    .borrow_mut()
-                    .insert(job, |_| Coroutine::new(stack, move || body(work)));
+                let task = self.tasks.borrow_mut().insert(job, |_| Coroutine::new(stack, move || body(work)));
                 self.publish_live();
+                let id = task.id();
                 self.resume(task);
+                if self.is_stopping.get() {
+                    // What waits while it is dropped must not hold up the shutdown.
+                    self.unwind(id);
+                }
             }
             Err(error) => self.refuse(&job, &error),
         }
@@ -507,17 +516,13 @@ impl Worker {
     /// There is no memory for a stack. The closure is lost, which whoever joins it learns; nobody else may know.
     #[cold]
     fn refuse(&self, job: &Arc<dyn Job>, error: &StackError) {
-        log::error!(
-            "dhaga {:?} spawned at {} never ran: {error}",
-            job.label().display_name(),
-            job.label().site
-        );
+        log::error!("dhaga {:?} spawned at {} never ran: {error}", job.label().display_name(), job.label().site);
         job.discard();
         self.return_one_credit();
     }
 
     fn publish_live(&self) {
-        self.injector.set_live(self.tasks.borrow().len());
+        self.injector.set_live(self.tasks.borrow().len() + self.arrived.get());
     }
 
     /// The one place where a dhaga is resumed.
@@ -528,10 +533,7 @@ impl Worker {
         *self.current.borrow_mut() = Some(task.clone());
         let outcome = {
             let mut coroutine = task.coroutine.borrow_mut();
-            coroutine
-                .as_mut()
-                .expect("a dhaga that is ready has its coroutine")
-                .resume(verdict)
+            coroutine.as_mut().expect("a dhaga that is ready has its coroutine").resume(verdict)
         };
         *self.current.borrow_mut() = None;
         if let Outcome::Finished = outcome {
@@ -565,12 +567,12 @@ impl Worker {
 
     #[inline(always)]
     fn return_one_credit(&self) {
-        let credit = self.credit.get() + 1;
-        if credit < 2 * self.credit_lot {
+        let (credit, kept) = (self.credit.get() + 1, self.credit_lot - 1);
+        if credit <= 2 * kept {
             self.credit.set(credit);
         } else {
-            self.shared.return_credit(credit);
-            self.credit.set(0);
+            self.shared.return_credit(credit - kept);
+            self.credit.set(kept);
         }
     }
 
@@ -607,20 +609,12 @@ impl Worker {
     }
 
     pub(crate) fn address(&self, task: &Task) -> Address {
-        Address {
-            injector: self.injector,
-            task: task.id(),
-        }
+        Address { injector: self.injector, task: task.id() }
     }
 
     /// Suspends the running dhaga until it is unparked or the deadline passes. The one way to wait.
     #[inline(always)]
-    pub(crate) fn suspend(
-        &self,
-        task: &Task,
-        reason: WaitReason,
-        deadline: Option<Instant>,
-    ) -> Wake {
+    pub(crate) fn suspend(&self, task: &Task, reason: WaitReason, deadline: Option<Instant>) -> Wake {
         if task.permit.replace(false) {
             return Wake::Ready;
         }
@@ -680,25 +674,12 @@ impl Worker {
         self.reactor.borrow_mut().register(descriptor, readiness)
     }
 
-    pub(crate) fn forget(&self, source: usize) {
-        self.reactor.borrow_mut().forget(source);
-    }
-
-    /// Name and wait reason of each live dhaga, for reports.
-    pub(crate) fn describe(&self) -> Vec<String> {
-        self.tasks
-            .borrow()
-            .live()
-            .map(|task| describe(task))
-            .collect()
+    pub(crate) fn forget(&self, key: usize, readiness: &Arc<Readiness>) {
+        self.reactor.borrow_mut().forget(key, readiness);
     }
 
     pub(crate) fn describe_slot(&self, slot: u32) -> Option<String> {
-        self.tasks
-            .borrow()
-            .live()
-            .find(|task| task.slot == slot)
-            .map(|task| describe(task))
+        self.tasks.borrow().live().find(|task| task.slot == slot).map(|task| describe(task))
     }
 }
 
@@ -711,11 +692,7 @@ fn describe(task: &Task) -> String {
         State::Parked(reason) => format!("waits ({reason:?})"),
         state => format!("{state:?}").to_lowercase(),
     };
-    format!(
-        "dhaga {:?} (spawned at {}): {state}",
-        job.label().display_name(),
-        job.label().site
-    )
+    format!("dhaga {:?} (spawned at {}): {state}", job.label().display_name(), job.label().site)
 }
 
 /// Stopping.
@@ -741,22 +718,14 @@ impl Worker {
         }
     }
 
-    pub(crate) fn is_stopping(&self) -> bool {
-        self.is_stopping.get()
-    }
-
     fn is_finished(&self) -> bool {
-        self.is_stopping.get()
-            && self.tasks.borrow().len() == 0
-            && !self.has_work()
-            && self.injector.close_if_empty()
+        self.is_stopping.get() && self.tasks.borrow().len() == 0 && !self.has_work() && self.injector.close_if_empty()
     }
 
     /// The worker's last act: no dhaga of its own is left, and its injector is closed.
     fn close(&self) {
-        self.reactor
-            .borrow_mut()
-            .close(|report| self.take_report(report));
+        self.reactor.borrow_mut().close(|report| self.take_report(report));
+        self.callbacks.take();
         self.end_turn();
         self.extensions.clear();
         self.shared.return_credit(self.credit.take());
@@ -765,6 +734,38 @@ impl Worker {
     /// Whether a dhaga runs on this worker right now, rather than the worker's own context.
     pub(crate) fn is_in_dhaga(&self) -> bool {
         self.current.borrow().is_some()
+    }
+}
+
+/// How long a batch has run. Looks at the clock often where a single dhaga may use up the whole time, and rarely where
+/// a look would cost more than the resume before it.
+struct Batch {
+    started: Instant,
+    looked: Instant,
+    /// Resumes between two looks.
+    pace: u32,
+    until_look: u32,
+}
+
+impl Batch {
+    fn new(pace: u32) -> Self {
+        let started = now();
+        Self { started, looked: started, pace, until_look: pace }
+    }
+
+    /// Counts one resume, and says whether the time is over.
+    #[inline(always)]
+    fn is_over(&mut self) -> bool {
+        self.until_look -= 1;
+        self.until_look == 0 && self.look(now())
+    }
+
+    fn look(&mut self, now: Instant) -> bool {
+        let elapsed = (now - self.looked).as_nanos().max(1);
+        let pace = u128::from(self.pace) * LOOK_NANOS / elapsed;
+        self.pace = pace.clamp(1, u128::from(RESUMES_PER_LOOK_MAX)) as u32;
+        (self.looked, self.until_look) = (now, self.pace);
+        now - self.started > BATCH_MAX
     }
 }
 

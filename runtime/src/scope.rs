@@ -39,11 +39,7 @@ pub fn scope<'env, F, T>(f: F) -> T
 where
     F: for<'scope> FnOnce(&'scope Scope<'scope, 'env>) -> T,
 {
-    let scope = Scope {
-        data: Arc::default(),
-        scope: PhantomData,
-        env: PhantomData,
-    };
+    let scope = Scope { data: Arc::default(), scope: PhantomData, env: PhantomData };
     let result = catch_unwind(AssertUnwindSafe(|| f(&scope)));
     let was_unwound = scope.data.wait_for_all();
     match result {
@@ -116,10 +112,7 @@ struct Slot<T> {
 
 impl<T> Slot<T> {
     fn take(&self) -> Option<Outcome<T>> {
-        self.outcome
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
+        self.outcome.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
@@ -142,11 +135,7 @@ struct Body<F, T> {
 
 impl<F: FnOnce() -> T, T> Body<F, T> {
     fn run(self) {
-        let Self {
-            closure,
-            slot,
-            running,
-        } = self;
+        let Self { closure, slot, running } = self;
         let outcome = catch_unwind(AssertUnwindSafe(closure));
         *slot.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
         // If the handle is gone, the result is dropped here; a panic in its `Drop` has nobody else to go to.
@@ -185,22 +174,11 @@ impl<'scope> Scope<'scope, '_> {
         F: FnOnce() -> T + Send + 'scope,
         T: Send + 'scope,
     {
-        let slot = Arc::new(Slot {
-            outcome: Mutex::new(None),
-            data: self.data.clone(),
-        });
-        let body = Body {
-            closure: f,
-            slot: slot.clone(),
-            running: Running::new(&self.data),
-        };
+        let slot = Arc::new(Slot { outcome: Mutex::new(None), data: self.data.clone() });
+        let body = Body { closure: f, slot: slot.clone(), running: Running::new(&self.data) };
         if std::thread::panicking() {
             body.run();
-            return Ok(ScopedJoinHandle {
-                handle: None,
-                slot,
-                scope: PhantomData,
-            });
+            return Ok(ScopedJoinHandle { handle: None, slot, scope: PhantomData });
         }
         let closure: Box<dyn FnOnce() + Send + 'scope> = Box::new(move || body.run());
         // SAFETY: only the lifetime changes. Whatever `closure` borrows lives until `scope` returns or unwinds, and that
@@ -208,27 +186,16 @@ impl<'scope> Scope<'scope, '_> {
         // result are dropped, whether it ran, panicked, was unwound, or was discarded unrun. Should a dhaga be leaked at a
         // shutdown, its count never falls and `scope` never returns.
         let closure = unsafe {
-            std::mem::transmute::<
-                Box<dyn FnOnce() + Send + 'scope>,
-                Box<dyn FnOnce() + Send + 'static>,
-            >(closure)
+            std::mem::transmute::<Box<dyn FnOnce() + Send + 'scope>, Box<dyn FnOnce() + Send + 'static>>(closure)
         };
-        let handle = builder
-            .inherit(Inherit::DeadlineAndCancel)
-            .spawn_at(site, closure)?;
-        Ok(ScopedJoinHandle {
-            handle: Some(handle),
-            slot,
-            scope: PhantomData,
-        })
+        let handle = builder.inherit(Inherit::DeadlineAndCancel).spawn_at(site, closure)?;
+        Ok(ScopedJoinHandle { handle: Some(handle), slot, scope: PhantomData })
     }
 }
 
 impl std::fmt::Debug for Scope<'_, '_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Scope")
-            .field("running", &self.data.running)
-            .finish_non_exhaustive()
+        f.debug_struct("Scope").field("running", &self.data.running).finish_non_exhaustive()
     }
 }
 

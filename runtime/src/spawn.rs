@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::context::{self, Interrupt, Node, Scope};
 use crate::park::{self, Unparker, Unwound, WaitReason};
 use crate::run_queue::Address;
-use crate::runtime::{Runtime, SpawnError, submit};
+use crate::runtime::{Runtime, SpawnError, submit, submit_here};
 use crate::scheduler::with_worker;
 use crate::stack::{STACK_BYTES_MAX, STACK_BYTES_MIN};
 use crate::task::{Job, Label};
@@ -137,11 +137,7 @@ impl Default for Builder {
 impl Builder {
     /// No name, the runtime's stack size, the caller's deadline.
     pub fn new() -> Self {
-        Self {
-            name: None,
-            stack_bytes: 0,
-            inherit: Inherit::Deadline,
-        }
+        Self { name: None, stack_bytes: 0, inherit: Inherit::Deadline }
     }
 
     /// The name shown in reports, in the message of a stack overflow, and by [`current`].
@@ -199,9 +195,9 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// [`LocalSpawnError::NoWorker`] on a plain thread, otherwise as [`Builder::spawn`].
+    /// [`SpawnError::NoWorker`] on a plain thread, otherwise as [`Builder::spawn`].
     #[track_caller]
-    pub fn spawn_local<F, T>(self, f: F) -> Result<LocalJoinHandle<T>, LocalSpawnError>
+    pub fn spawn_local<F, T>(self, f: F) -> Result<LocalJoinHandle<T>, SpawnError>
     where
         F: FnOnce() -> T + 'static,
         T: 'static,
@@ -214,11 +210,7 @@ impl Builder {
     }
 
     /// As `spawn`, for a closure that another module's caller wrote.
-    pub(crate) fn spawn_at<F, T>(
-        self,
-        site: &'static Location<'static>,
-        f: F,
-    ) -> Result<JoinHandle<T>, SpawnError>
+    pub(crate) fn spawn_at<F, T>(self, site: &'static Location<'static>, f: F) -> Result<JoinHandle<T>, SpawnError>
     where
         F: FnOnce() -> T + Send + 'static,
         T: Send + 'static,
@@ -230,22 +222,13 @@ impl Builder {
         self,
         site: &'static Location<'static>,
         body: impl FnOnce() + 'static,
-    ) -> Result<JoinHandle<()>, LocalSpawnError> {
+    ) -> Result<JoinHandle<()>, SpawnError> {
         let label = self.check(site)?;
-        let spawned = with_worker(|worker| {
-            if !worker.take_credit() {
-                return Err(SpawnError::TooMany {
-                    limit: worker.shared.tasks_max,
-                });
-            }
-            let closure = LocalClosure {
-                key: worker.keep_closure(Box::new(body)),
-            };
-            let packet = Packet::new(label, self.inherit, move || closure.run());
-            worker.push_local(packet.clone());
-            Ok(JoinHandle { packet })
-        });
-        Ok(spawned.ok_or(LocalSpawnError::NoWorker)??)
+        let key = with_worker(|worker| worker.keep_closure(Box::new(body)));
+        let closure = LocalClosure { key: key.ok_or(SpawnError::NoWorker)? };
+        let packet = Packet::new(label, self.inherit, move || closure.run());
+        submit_here(packet.clone())?;
+        Ok(JoinHandle { packet })
     }
 
     #[inline]
@@ -266,44 +249,10 @@ impl Builder {
     }
 
     fn check(&self, site: &'static Location<'static>) -> Result<Label, SpawnError> {
-        if self.stack_bytes != 0 && !(STACK_BYTES_MIN..=STACK_BYTES_MAX).contains(&self.stack_bytes)
-        {
-            return Err(SpawnError::StackSize {
-                bytes: self.stack_bytes,
-            });
+        if self.stack_bytes != 0 && !(STACK_BYTES_MIN..=STACK_BYTES_MAX).contains(&self.stack_bytes) {
+            return Err(SpawnError::StackSize { bytes: self.stack_bytes });
         }
-        Ok(Label {
-            name: self.name.clone(),
-            site,
-            stack_bytes: self.stack_bytes,
-        })
-    }
-}
-
-/// Why a dhaga was not spawned on the caller's own worker.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum LocalSpawnError {
-    /// The caller is a plain thread. Call it inside a dhaga, or use `spawn`.
-    NoWorker,
-    /// As for any other spawn.
-    Spawn(SpawnError),
-}
-
-impl std::fmt::Display for LocalSpawnError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::NoWorker => f.write_str("spawn_local needs a worker and was called on a plain thread; call it inside a dhaga, or use spawn"),
-            Self::Spawn(error) => error.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for LocalSpawnError {}
-
-impl From<SpawnError> for LocalSpawnError {
-    fn from(error: SpawnError) -> Self {
-        Self::Spawn(error)
+        Ok(Label { name: self.name.clone(), site, stack_bytes: self.stack_bytes })
     }
 }
 
@@ -343,16 +292,8 @@ struct Packet<F, T> {
 ///       └──────────discard──────────────▶ Ended(NeverRan)
 /// ```
 enum Stage<F, T> {
-    Unstarted {
-        closure: F,
-        waits: Option<Unparker>,
-        is_detached: bool,
-    },
-    Running {
-        home: Option<Address>,
-        waits: Option<Unparker>,
-        is_detached: bool,
-    },
+    Unstarted { closure: F, waits: Option<Unparker>, is_detached: bool },
+    Running { home: Option<Address>, waits: Option<Unparker>, is_detached: bool },
     Ended(Ending<T>),
     Taken,
 }
@@ -370,21 +311,9 @@ where
     T: Send + 'static,
 {
     fn new(label: Label, inherit: Inherit, closure: F) -> Arc<Self> {
-        let deadline = if inherit == Inherit::Nothing {
-            None
-        } else {
-            park::scope_deadline()
-        };
-        let stage = Mutex::new(Stage::Unstarted {
-            closure,
-            waits: None,
-            is_detached: false,
-        });
-        let packet = Arc::new(Self {
-            label,
-            scope: Scope::new(deadline, None),
-            stage,
-        });
+        let deadline = if inherit == Inherit::Nothing { None } else { park::scope_deadline() };
+        let stage = Mutex::new(Stage::Unstarted { closure, waits: None, is_detached: false });
+        let packet = Arc::new(Self { label, scope: Scope::new(deadline, None), stage });
         if inherit == Inherit::DeadlineAndCancel
             && let Some(parent) = park::current_node()
         {
@@ -402,21 +331,14 @@ where
     fn end(&self, ending: Ending<T>) {
         let mut ending = Some(ending);
         let mut stage = self.stage();
-        if let Stage::Running {
-            is_detached: true, ..
-        } = &*stage
-        {
+        if let Stage::Running { is_detached: true, .. } = &*stage {
             drop(stage);
             drop_quietly(&self.label, ending.take());
             stage = self.stage();
         }
         let old = std::mem::replace(&mut *stage, ending.map_or(Stage::Taken, Stage::Ended));
         drop(stage);
-        if let Stage::Running {
-            waits: Some(waiter),
-            ..
-        } = old
-        {
+        if let Stage::Running { waits: Some(waiter), .. } = old {
             waiter.unpark();
         }
     }
@@ -425,16 +347,8 @@ where
     fn start(&self, home: Option<Address>) -> Option<F> {
         let mut stage = self.stage();
         match std::mem::replace(&mut *stage, Stage::Taken) {
-            Stage::Unstarted {
-                closure,
-                waits,
-                is_detached,
-            } => {
-                *stage = Stage::Running {
-                    home,
-                    waits,
-                    is_detached,
-                };
+            Stage::Unstarted { closure, waits, is_detached } => {
+                *stage = Stage::Running { home, waits, is_detached };
                 Some(closure)
             }
             other => {
@@ -445,24 +359,20 @@ where
     }
 }
 
+/// A dhaga of a library: it has no handle and inherits nothing.
+pub(crate) fn detached(site: &'static Location<'static>, f: impl FnOnce() + Send + 'static) -> Arc<dyn Job> {
+    let label = Label { name: None, site, stack_bytes: 0 };
+    let stage = Stage::Unstarted { closure: f, waits: None, is_detached: true };
+    Arc::new(Packet { label, scope: Scope::default(), stage: Mutex::new(stage) })
+}
+
 /// A closure for a thread of the blocking pool, and the handle that waits for it.
-pub(crate) fn packet_for_pool<F, T>(
-    site: &'static Location<'static>,
-    f: F,
-) -> (Arc<dyn Job>, JoinHandle<T>)
+pub(crate) fn packet_for_pool<F, T>(site: &'static Location<'static>, f: F) -> (Arc<dyn Job>, JoinHandle<T>)
 where
     F: FnOnce() -> T + Send + 'static,
     T: Send + 'static,
 {
-    let packet = Packet::new(
-        Label {
-            name: None,
-            site,
-            stack_bytes: 0,
-        },
-        Inherit::Deadline,
-        f,
-    );
+    let packet = Packet::new(Label { name: None, site, stack_bytes: 0 }, Inherit::Deadline, f);
     (packet.clone(), JoinHandle { packet })
 }
 
@@ -471,11 +381,7 @@ fn drop_quietly<V>(label: &Label, value: V) {
     if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(value)))
         && !payload.is::<Unwound>()
     {
-        log::error!(
-            "a Drop panicked in dhaga {:?} spawned at {}",
-            label.display_name(),
-            label.site
-        );
+        log::error!("a Drop panicked in dhaga {:?} spawned at {}", label.display_name(), label.site);
         std::mem::forget(payload);
     }
 }
@@ -567,9 +473,7 @@ where
     fn detach(&self) {
         let mut stage = self.stage();
         match &mut *stage {
-            Stage::Unstarted { is_detached, .. } | Stage::Running { is_detached, .. } => {
-                *is_detached = true
-            }
+            Stage::Unstarted { is_detached, .. } | Stage::Running { is_detached, .. } => *is_detached = true,
             Stage::Ended(_) => {
                 let ended = std::mem::replace(&mut *stage, Stage::Taken);
                 drop(stage);
@@ -609,11 +513,7 @@ impl<T> JoinHandle<T> {
         self.join_until(WaitReason::Join, deadline)
     }
 
-    pub(crate) fn join_until(
-        self,
-        reason: WaitReason,
-        deadline: Option<Instant>,
-    ) -> Result<T, JoinError<T>> {
+    pub(crate) fn join_until(self, reason: WaitReason, deadline: Option<Instant>) -> Result<T, JoinError<T>> {
         let wait = park::earliest(deadline);
         let mut is_late = false;
         loop {
@@ -683,11 +583,7 @@ impl<T> LocalJoinHandle<T> {
     /// As [`JoinHandle::join`]; the handle inside [`JoinError::Stopped`] can still be joined, but without the result.
     pub fn join(self) -> Result<T, JoinError<()>> {
         self.handle.join()?;
-        Ok(self
-            .result
-            .borrow_mut()
-            .take()
-            .expect("a dhaga that returned has left its result"))
+        Ok(self.result.borrow_mut().take().expect("a dhaga that returned has left its result"))
     }
 
     /// As [`JoinHandle::is_finished`].
@@ -730,9 +626,9 @@ impl<T> std::fmt::Display for JoinError<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Panicked(panic) => write!(f, "the dhaga panicked: {}", panic.message()),
-            Self::NeverRan => f.write_str(
-                "the dhaga never ran: its runtime was shut down or had no memory for its stack",
-            ),
+            Self::NeverRan => {
+                f.write_str("the dhaga never ran: its runtime was shut down or had no memory for its stack")
+            }
             Self::Unwound => f.write_str("the dhaga was unwound by the shutdown of its runtime"),
             Self::Stopped(interrupt, _) => write!(f, "the join was stopped: {interrupt}"),
         }
@@ -756,15 +652,10 @@ pub struct Panic {
 
 impl Panic {
     fn new(payload: Box<dyn Any + Send>) -> Self {
-        let text = payload
-            .downcast_ref::<&str>()
-            .copied()
-            .or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+        let text =
+            payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
         let message = text.unwrap_or("(a payload that is no text)").into();
-        Self {
-            payload: Mutex::new(payload),
-            message,
-        }
+        Self { payload: Mutex::new(payload), message }
     }
 
     /// The text it panicked with.
@@ -774,9 +665,7 @@ impl Panic {
 
     /// The payload, for [`std::panic::resume_unwind`].
     pub fn into_payload(self) -> Box<dyn Any + Send> {
-        self.payload
-            .into_inner()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.payload.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -827,9 +716,6 @@ impl Dhaga {
 
 impl std::fmt::Debug for Dhaga {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Dhaga")
-            .field("name", &self.name())
-            .field("spawn_site", &self.spawn_site())
-            .finish()
+        f.debug_struct("Dhaga").field("name", &self.name()).field("spawn_site", &self.spawn_site()).finish()
     }
 }

@@ -167,11 +167,7 @@ pub enum Refused {
 impl StackPool {
     /// Makes an empty pool; the first slab is mapped by the first [`take`](Self::take).
     pub fn new(guards: Guards) -> StackPool {
-        StackPool {
-            free: [const { FreeStacks::new() }; SIZES],
-            slabs: Vec::new(),
-            guards,
-        }
+        StackPool { free: [const { FreeStacks::new() }; SIZES], slabs: Vec::new(), guards }
     }
 
     /// Hands out the free stack that was used last, or the next fresh one, of `stack_bytes` of address space rounded up
@@ -260,8 +256,7 @@ impl StackPool {
     fn grow(&mut self, size: StackSize) -> Result<usize, StackError> {
         let free = &mut self.free[size.index()];
         let slab = Slab::map(size, free.slab_bytes_next, self.guards)?;
-        free.slab_bytes_next =
-            (slab.len() * size.bytes() * 2).clamp(SLAB_BYTES_FIRST, SLAB_BYTES_MAX);
+        free.slab_bytes_next = (slab.len() * size.bytes() * 2).clamp(SLAB_BYTES_FIRST, SLAB_BYTES_MAX);
         free.newest_slab = Some(self.slabs.len());
         self.slabs.push(slab);
         Ok(self.slabs.len() - 1)
@@ -331,29 +326,15 @@ unsafe impl corosensei::stack::Stack for Stack {
 impl fmt::Display for StackError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            StackError::TooLarge {
-                asked_bytes,
-                max_bytes,
-            } => {
-                write!(
-                    f,
-                    "a stack of {asked_bytes} bytes was asked for and {max_bytes} is the most"
-                )
+            StackError::TooLarge { asked_bytes, max_bytes } => {
+                write!(f, "a stack of {asked_bytes} bytes was asked for and {max_bytes} is the most")
             }
-            StackError::OutOfMemory {
-                refused: Refused::Slab,
-                bytes,
-                ..
-            } => write!(
+            StackError::OutOfMemory { refused: Refused::Slab, bytes, .. } => write!(
                 f,
                 "the system refuses {bytes} bytes of address space for a stack; raise RLIMIT_AS (ulimit -v), RLIMIT_MEMLOCK \
                  if memory is locked, vm.max_map_count or vm.overcommit_memory, or run fewer dhagas at once"
             ),
-            StackError::OutOfMemory {
-                refused: Refused::Guard,
-                bytes,
-                ..
-            } => write!(
+            StackError::OutOfMemory { refused: Refused::Guard, bytes, .. } => write!(
                 f,
                 "the system refuses a guard of {bytes} bytes for a stack; raise vm.max_map_count, use Linux 6.13 or later \
                  without locked memory, or run fewer dhagas at once"
@@ -381,10 +362,7 @@ impl StackSize {
     #[inline]
     fn new(bytes: usize) -> Result<StackSize, StackError> {
         if bytes > STACK_BYTES_MAX {
-            return Err(StackError::TooLarge {
-                asked_bytes: bytes,
-                max_bytes: STACK_BYTES_MAX,
-            });
+            return Err(StackError::TooLarge { asked_bytes: bytes, max_bytes: STACK_BYTES_MAX });
         }
         // Room for a guard of a page and twice as much above it, where pages have 64 KiB.
         let smallest = STACK_BYTES_MIN.max(4 * rustix::param::page_size());
@@ -416,20 +394,13 @@ struct FreeStacks {
 
 impl FreeStacks {
     const fn new() -> FreeStacks {
-        FreeStacks {
-            warm: Vec::new(),
-            cold: Vec::new(),
-            newest_slab: None,
-            slab_bytes_next: SLAB_BYTES_FIRST,
-        }
+        FreeStacks { warm: Vec::new(), cold: Vec::new(), newest_slab: None, slab_bytes_next: SLAB_BYTES_FIRST }
     }
 
     /// Trims the `stacks_max` that lay unused longest and returns how many these were.
     fn trim(&mut self, stacks_max: usize) -> usize {
         let coldest = self.warm.iter().take(stacks_max);
-        let trimmed = coldest
-            .take_while(|stack| release_memory(stack).is_ok())
-            .count();
+        let trimmed = coldest.take_while(|stack| release_memory(stack).is_ok()).count();
         self.cold.extend(self.warm.drain(..trimmed));
         trimmed
     }
@@ -480,11 +451,7 @@ impl Slab {
                     stacks /= 2;
                 }
                 Err(source) => {
-                    return Err(StackError::OutOfMemory {
-                        refused: Refused::Slab,
-                        bytes,
-                        source,
-                    });
+                    return Err(StackError::OutOfMemory { refused: Refused::Slab, bytes, source });
                 }
             }
         };
@@ -494,17 +461,7 @@ impl Slab {
         // page-aligned, hence aligned for it.
         let slots = mapping.start.cast::<Slot>();
         let region = Region::register(first..first + stacks * size.bytes(), size, slots);
-        Ok(Slab {
-            mapping,
-            region,
-            size,
-            guards,
-            first,
-            fresh_from: 0,
-            dumpable_to: 0,
-            protected: 0,
-            out: 0,
-        })
+        Ok(Slab { mapping, region, size, guards, first, fresh_from: 0, dumpable_to: 0, protected: 0, out: 0 })
     }
 
     /// Makes the next fresh stack, guard first.
@@ -536,9 +493,7 @@ impl Slab {
             match unsafe { advise(guard.clone(), MADV_GUARD_INSTALL) } {
                 Ok(()) => return Ok(()),
                 Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-                    debug!(
-                        "the kernel installs no guards (before 6.13, or memory is locked): mprotect instead"
-                    );
+                    debug!("the kernel installs no guards (before 6.13, or memory is locked): mprotect instead");
                     self.guards = Guards::Protect;
                 }
                 Err(source) => return Err(StackError::no_guard(source)),
@@ -564,10 +519,7 @@ impl Slab {
             self.region.retire();
             drop(self.mapping);
         } else {
-            debug!(
-                "{} stacks are still in use, their slab stays mapped",
-                self.out
-            );
+            debug!("{} stacks are still in use, their slab stays mapped", self.out);
             mem::forget(self.mapping);
         }
     }
@@ -592,11 +544,7 @@ impl Slab {
 
 impl StackError {
     fn no_guard(source: io::Error) -> StackError {
-        StackError::OutOfMemory {
-            refused: Refused::Guard,
-            bytes: guard_bytes(),
-            source,
-        }
+        StackError::OutOfMemory { refused: Refused::Guard, bytes: guard_bytes(), source }
     }
 }
 
@@ -616,8 +564,7 @@ impl Mapping {
         if start == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        let start = NonNull::new(start.cast::<u8>())
-            .expect("mmap without a fixed address never returns null");
+        let start = NonNull::new(start.cast::<u8>()).expect("mmap without a fixed address never returns null");
         // Coroutines and the fault handler come back to this memory by address alone.
         let _ = start.as_ptr().expose_provenance();
         Ok(Mapping { start, bytes })
@@ -654,18 +601,8 @@ impl Drop for Mapping {
 /// that memory.
 unsafe fn advise(range: Range<usize>, advice: libc::c_int) -> io::Result<()> {
     // SAFETY: the caller's promise is what `madvise` asks for.
-    let result = unsafe {
-        libc::madvise(
-            ptr::with_exposed_provenance_mut(range.start),
-            range.len(),
-            advice,
-        )
-    };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    let result = unsafe { libc::madvise(ptr::with_exposed_provenance_mut(range.start), range.len(), advice) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// # Safety
@@ -675,11 +612,7 @@ unsafe fn make_inaccessible(range: Range<usize>) -> io::Result<()> {
     let start = ptr::with_exposed_provenance_mut(range.start);
     // SAFETY: the caller's promise is what `mprotect` asks for.
     let result = unsafe { libc::mprotect(start, range.len(), libc::PROT_NONE) };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// What is known of a stack, kept apart from it: where it lies, and for the fault handler, whose it is. One cache line,
@@ -703,8 +636,7 @@ impl Slot {
 
     #[inline]
     fn set_label(&self, name: &str, site: &'static Location<'static>) {
-        self.site
-            .store(ptr::from_ref(site).cast_mut(), Ordering::Relaxed);
+        self.site.store(ptr::from_ref(site).cast_mut(), Ordering::Relaxed);
         if name.is_empty() {
             self.name[0].store(0, Ordering::Relaxed);
         } else {
@@ -783,11 +715,7 @@ pub unsafe fn guard_hit(address: usize) -> Option<GuardHit> {
     // SAFETY: the region is registered, so its array of slots has an element for each stack of its range, and by the
     // caller's promise it is still mapped.
     let slot = unsafe { &*place.slots.add(place.index) };
-    Some(GuardHit {
-        name: slot.name(),
-        site: slot.site(),
-        stack_bytes: place.stack_bytes,
-    })
+    Some(GuardHit { name: slot.name(), site: slot.site(), stack_bytes: place.stack_bytes })
 }
 
 /// The usable part of the stack of ours that `address` lies in, whichever thread it belongs to.
@@ -823,7 +751,7 @@ struct Place {
 }
 
 fn newest_region() -> Option<&'static Region> {
-    // SAFETY: the pointer is null or was made from a leaked box in `Region::register`; the load acquires what was written
+    // SAFETY: the pointer is null or was made from a leaked box in `Region::publish`; the load acquires what was written
     // to it before.
     unsafe { NEWEST_REGION.load(Ordering::Acquire).as_ref() }
 }
@@ -834,9 +762,7 @@ fn regions() -> impl Iterator<Item = &'static Region> {
 
 impl Region {
     fn register(stacks: Range<usize>, size: StackSize, slots: NonNull<Slot>) -> &'static Region {
-        let mut retired = RETIRED_REGIONS
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut retired = RETIRED_REGIONS.lock().unwrap_or_else(PoisonError::into_inner);
         let region = retired.pop().unwrap_or_else(Region::publish);
         drop(retired);
         region.first.store(stacks.start, Ordering::Relaxed);
@@ -861,9 +787,7 @@ impl Region {
 
     fn retire(&'static self) {
         self.end.store(0, Ordering::Release);
-        let mut retired = RETIRED_REGIONS
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut retired = RETIRED_REGIONS.lock().unwrap_or_else(PoisonError::into_inner);
         retired.push(self);
     }
 
@@ -879,12 +803,7 @@ impl Region {
         }
         let index = (address - first).checked_div(stack_bytes)?;
         let limit = first + index * stack_bytes;
-        Some(Place {
-            slots,
-            index,
-            usable: limit + guard_bytes()..limit + stack_bytes,
-            stack_bytes,
-        })
+        Some(Place { slots, index, usable: limit + guard_bytes()..limit + stack_bytes, stack_bytes })
     }
 }
 
@@ -907,9 +826,7 @@ pub(crate) mod tests {
 
     /// Runs one test of this binary in a process of its own, where it may crash.
     pub(crate) fn run_in_child(test: &str) -> Output {
-        let (_crate, test) = test
-            .split_once("::")
-            .expect("a test path begins with the crate");
+        let (_crate, test) = test.split_once("::").expect("a test path begins with the crate");
         Command::new(std::env::current_exe().expect("the test binary exists"))
             .args([test, "--exact", "--nocapture", "--test-threads=1"])
             .env(CHILD, "1")
@@ -932,19 +849,11 @@ pub(crate) mod tests {
         }
         let output = run_in_child(test);
         let text = String::from_utf8_lossy(&output.stdout);
-        assert!(
-            output.status.success() && text.contains("1 passed"),
-            "{output:?}"
-        );
+        assert!(output.status.success() && text.contains("1 passed"), "{output:?}");
     }
 
     fn take_many(pool: &mut StackPool, count: usize) -> Vec<Stack> {
-        (0..count)
-            .map(|_| {
-                pool.take(STACK_BYTES_DEFAULT)
-                    .expect("address space for the test")
-            })
-            .collect()
+        (0..count).map(|_| pool.take(STACK_BYTES_DEFAULT).expect("address space for the test")).collect()
     }
 
     fn touch(stack: &Stack) -> *mut u8 {
@@ -957,20 +866,14 @@ pub(crate) mod tests {
     /// How much of the address space around `range` the kernel counts as mappings.
     fn mappings_in(range: Range<usize>) -> usize {
         let maps = std::fs::read_to_string("/proc/self/maps").expect("procfs");
-        let starts = maps
-            .lines()
-            .filter_map(|line| usize::from_str_radix(line.split_once('-')?.0, 16).ok());
+        let starts = maps.lines().filter_map(|line| usize::from_str_radix(line.split_once('-')?.0, 16).ok());
         starts.filter(|start| range.contains(start)).count()
     }
 
     #[test]
     fn sizes_are_powers_of_two_within_limits() {
         fn check(asked: usize, given: Option<usize>) {
-            assert_eq!(
-                StackSize::new(asked).ok().map(StackSize::bytes),
-                given,
-                "{asked}"
-            );
+            assert_eq!(StackSize::new(asked).ok().map(StackSize::bytes), given, "{asked}");
         }
         check(0, Some(STACK_BYTES_MIN));
         check(STACK_BYTES_MIN, Some(STACK_BYTES_MIN));
@@ -1003,13 +906,7 @@ pub(crate) mod tests {
             let stack = pool.take(bytes).expect("address space for the test");
             assert_eq!(stack.size_bytes(), bytes);
             let other = pool.take(bytes).expect("address space for the test");
-            assert_eq!(
-                (
-                    other.size_bytes(),
-                    other.slot().slab() == stack.slot().slab()
-                ),
-                (bytes, bytes < 16 << 20)
-            );
+            assert_eq!((other.size_bytes(), other.slot().slab() == stack.slot().slab()), (bytes, bytes < 16 << 20));
             pool.give_back(stack);
             pool.give_back(other);
         }
@@ -1032,32 +929,28 @@ pub(crate) mod tests {
 
     #[test]
     fn a_hundred_thousand_stacks_are_few_mappings() {
-        in_child(
-            test_path!(a_hundred_thousand_stacks_are_few_mappings),
-            || {
-                let mut pool = StackPool::default();
-                let stacks = take_many(&mut pool, 100_000);
-                let stats = pool.stats();
-                assert_eq!(stats.in_use, 100_000);
-                if stats.guards == Guards::Install {
-                    assert!(mappings_in(0..usize::MAX) < 200, "{stats:?}");
-                }
-                for stack in stacks.iter().step_by(9_999) {
-                    touch(stack);
-                    assert!(is_inaccessible(stack.limit().get()));
-                    assert!(is_inaccessible(stack.limit().get() + GUARD_BYTES_MIN - 1));
-                    assert!(!is_inaccessible(stack.limit().get() + guard_bytes()));
-                }
-            },
-        );
+        in_child(test_path!(a_hundred_thousand_stacks_are_few_mappings), || {
+            let mut pool = StackPool::default();
+            let stacks = take_many(&mut pool, 100_000);
+            let stats = pool.stats();
+            assert_eq!(stats.in_use, 100_000);
+            if stats.guards == Guards::Install {
+                assert!(mappings_in(0..usize::MAX) < 200, "{stats:?}");
+            }
+            for stack in stacks.iter().step_by(9_999) {
+                touch(stack);
+                assert!(is_inaccessible(stack.limit().get()));
+                assert!(is_inaccessible(stack.limit().get() + GUARD_BYTES_MIN - 1));
+                assert!(!is_inaccessible(stack.limit().get() + guard_bytes()));
+            }
+        });
     }
 
     /// Asks the kernel to read a byte for us, which it refuses without a signal.
     fn is_inaccessible(address: usize) -> bool {
         let (_reader, writer) = io::pipe().expect("a pipe");
         // SAFETY: the kernel checks the address itself and answers EFAULT.
-        let written =
-            unsafe { libc::write(writer.as_raw_fd(), ptr::with_exposed_provenance(address), 1) };
+        let written = unsafe { libc::write(writer.as_raw_fd(), ptr::with_exposed_provenance(address), 1) };
         written == -1 && io::Error::last_os_error().raw_os_error() == Some(libc::EFAULT)
     }
 
@@ -1069,49 +962,37 @@ pub(crate) mod tests {
         assert_eq!((stats.guards, stats.mappings), (Guards::Protect, 102));
         let slab = pool.slabs[0].mapping.start.as_ptr().addr()..pool.slabs[0].mapping.end();
         assert!((100..=102).contains(&mappings_in(slab)));
-        assert!(
-            stacks
-                .iter()
-                .all(|stack| is_inaccessible(stack.limit().get()))
-        );
+        assert!(stacks.iter().all(|stack| is_inaccessible(stack.limit().get())));
     }
 
     #[test]
     fn slabs_shrink_under_an_address_space_limit_until_a_typed_error() {
-        in_child(
-            test_path!(slabs_shrink_under_an_address_space_limit_until_a_typed_error),
-            || {
-                let status = std::fs::read_to_string("/proc/self/statm").expect("procfs");
-                let pages: u64 = status
-                    .split(' ')
-                    .next()
-                    .and_then(|n| n.parse().ok())
-                    .expect("a number of pages");
-                let maximum = getrlimit(Resource::As).maximum;
-                let current = Some(pages * rustix::param::page_size() as u64 + (100 << 20));
-                setrlimit(Resource::As, Rlimit { current, maximum })
-                    .expect("a limit may be lowered");
+        in_child(test_path!(slabs_shrink_under_an_address_space_limit_until_a_typed_error), || {
+            let status = std::fs::read_to_string("/proc/self/statm").expect("procfs");
+            let pages: u64 = status.split(' ').next().and_then(|n| n.parse().ok()).expect("a number of pages");
+            let maximum = getrlimit(Resource::As).maximum;
+            let current = Some(pages * rustix::param::page_size() as u64 + (100 << 20));
+            setrlimit(Resource::As, Rlimit { current, maximum }).expect("a limit may be lowered");
 
-                let mut pool = StackPool::default();
-                let mut stacks = Vec::with_capacity(1000);
-                let error = loop {
-                    match pool.take(STACK_BYTES_DEFAULT) {
-                        Ok(stack) => stacks.push(stack),
-                        Err(error) => break error,
-                    }
-                };
-                // 400 stacks of 256 KiB fit into 100 MiB; slabs of 16, 32 and 64 MiB would have stopped at 192.
-                assert!(stacks.len() > 380, "{} stacks", stacks.len());
-                assert!(
-                    matches!(&error, StackError::OutOfMemory { refused: Refused::Slab, source, .. }
+            let mut pool = StackPool::default();
+            let mut stacks = Vec::with_capacity(1000);
+            let error = loop {
+                match pool.take(STACK_BYTES_DEFAULT) {
+                    Ok(stack) => stacks.push(stack),
+                    Err(error) => break error,
+                }
+            };
+            // 400 stacks of 256 KiB fit into 100 MiB; slabs of 16, 32 and 64 MiB would have stopped at 192.
+            assert!(stacks.len() > 380, "{} stacks", stacks.len());
+            assert!(
+                matches!(&error, StackError::OutOfMemory { refused: Refused::Slab, source, .. }
                     if source.raw_os_error() == Some(libc::ENOMEM)),
-                    "{error:?}"
-                );
-                assert!(error.to_string().contains("RLIMIT_AS"));
-                pool.give_back(stacks.pop().expect("there are some"));
-                stacks.push(pool.take(STACK_BYTES_DEFAULT).expect("one was given back"));
-            },
-        );
+                "{error:?}"
+            );
+            assert!(error.to_string().contains("RLIMIT_AS"));
+            pool.give_back(stacks.pop().expect("there are some"));
+            stacks.push(pool.take(STACK_BYTES_DEFAULT).expect("one was given back"));
+        });
     }
 
     #[test]
@@ -1122,9 +1003,7 @@ pub(crate) mod tests {
                 return; // the machine's limits do not let us lock that much
             }
             let mut pool = StackPool::default();
-            let stack = pool
-                .take(STACK_BYTES_DEFAULT)
-                .expect("64 stacks fit, or fewer");
+            let stack = pool.take(STACK_BYTES_DEFAULT).expect("64 stacks fit, or fewer");
             assert_eq!(pool.stats().guards, Guards::Protect);
             assert!(is_inaccessible(stack.limit().get()));
             pool.give_back(stack);
@@ -1154,11 +1033,7 @@ pub(crate) mod tests {
 
             let stacks = take_many(&mut pool, 10);
             assert_eq!(stacks[0].limit(), warmest);
-            assert!(
-                stacks
-                    .iter()
-                    .all(|stack| is_inaccessible(stack.limit().get()))
-            );
+            assert!(stacks.iter().all(|stack| is_inaccessible(stack.limit().get())));
             assert_eq!(pool.stats().slabs, 1);
         }
     }
@@ -1166,9 +1041,7 @@ pub(crate) mod tests {
     #[test]
     fn a_pool_unmaps_what_is_not_in_use_and_nothing_else() {
         let mut pool = StackPool::default();
-        let small = pool
-            .take(STACK_BYTES_DEFAULT)
-            .expect("address space for the test");
+        let small = pool.take(STACK_BYTES_DEFAULT).expect("address space for the test");
         let large = pool.take(1 << 20).expect("address space");
         let (kept, gone) = (small.limit().get(), large.limit().get());
         pool.give_back(large);

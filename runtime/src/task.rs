@@ -143,10 +143,7 @@ impl Task {
 
     #[inline(always)]
     pub(crate) fn id(&self) -> TaskId {
-        TaskId {
-            slot: self.slot,
-            generation: self.generation.get(),
-        }
+        TaskId { slot: self.slot, generation: self.generation.get() }
     }
 
     /// Whether it has started and not ended.
@@ -164,16 +161,11 @@ pub(crate) struct TaskTable {
 
 impl TaskTable {
     /// Takes a free slot for a dhaga that is about to start.
-    pub(crate) fn insert(
-        &mut self,
-        job: Arc<dyn Job>,
-        coroutine: impl FnOnce(TaskId) -> Coroutine,
-    ) -> Rc<Task> {
+    pub(crate) fn insert(&mut self, job: Arc<dyn Job>, coroutine: impl FnOnce(TaskId) -> Coroutine) -> Rc<Task> {
         let task = match self.free.pop() {
             Some(slot) => self.tasks[slot as usize].clone(),
             None => {
-                let slot =
-                    u32::try_from(self.tasks.len()).expect("the spawn limit is far below 2^32");
+                let slot = u32::try_from(self.tasks.len()).expect("the spawn limit is far below 2^32");
                 self.tasks.push(Rc::new(Task::new(slot)));
                 self.tasks[slot as usize].clone()
             }
@@ -198,9 +190,7 @@ impl TaskTable {
 
     #[inline(always)]
     pub(crate) fn get(&self, id: TaskId) -> Option<&Rc<Task>> {
-        self.tasks
-            .get(id.slot as usize)
-            .filter(|task| task.generation.get() == id.generation && task.is_live())
+        self.tasks.get(id.slot as usize).filter(|task| task.generation.get() == id.generation && task.is_live())
     }
 
     pub(crate) fn live(&self) -> impl Iterator<Item = &Rc<Task>> {

@@ -95,12 +95,7 @@ impl<T: Copy> Timers<T> {
         Timers {
             start: now,
             current: 0,
-            levels: [const {
-                Level {
-                    occupied: 0,
-                    heads: [NONE; SLOTS],
-                }
-            }; LEVELS],
+            levels: [const { Level { occupied: 0, heads: [NONE; SLOTS] } }; LEVELS],
             occupied: 0,
             entries: Vec::new(),
             free: NONE,
@@ -116,13 +111,7 @@ impl<T: Copy> Timers<T> {
     pub(crate) fn arm(&mut self, deadline: Instant, value: T) -> TimerKey {
         let tick = self.nanos(deadline).div_ceil(TICK_NANOS).max(self.current);
         let generation = self.next_generation();
-        let index = self.allocate(Entry {
-            tick,
-            value,
-            generation: Some(generation),
-            previous: NONE,
-            next: NONE,
-        });
+        let index = self.allocate(Entry { tick, value, generation: Some(generation), previous: NONE, next: NONE });
         self.link(index);
         self.len += 1;
         TimerKey { index, generation }
@@ -131,10 +120,7 @@ impl<T: Copy> Timers<T> {
     /// Disarms a timer; false if it has expired or was cancelled before.
     #[inline]
     pub(crate) fn cancel(&mut self, key: TimerKey) -> bool {
-        let armed = self
-            .entries
-            .get(key.index as usize)
-            .is_some_and(|entry| entry.generation == Some(key.generation));
+        let armed = self.entries.get(key.index as usize).is_some_and(|entry| entry.generation == Some(key.generation));
         if armed {
             self.remove(key.index);
         }
@@ -174,11 +160,7 @@ impl<T: Copy> Timers<T> {
             _ => self.earliest_tick(&slot).unwrap_or(slot.first_tick),
         };
         let since_start = Duration::from_nanos(tick.saturating_mul(TICK_NANOS));
-        Some(
-            self.start
-                .checked_add(since_start)
-                .expect("a clock that starts within its range holds 584 years more"),
-        )
+        Some(self.start.checked_add(since_start).expect("a clock that starts within its range holds 584 years more"))
     }
 
     /// How many timers are armed.
@@ -201,10 +183,7 @@ impl<T: Copy> Timers<T> {
 
     #[inline]
     fn next_generation(&mut self) -> NonZeroU32 {
-        self.last_generation = self
-            .last_generation
-            .checked_add(1)
-            .unwrap_or(NonZeroU32::MIN);
+        self.last_generation = self.last_generation.checked_add(1).unwrap_or(NonZeroU32::MIN);
         self.last_generation
     }
 }
@@ -247,12 +226,7 @@ impl<T: Copy> Timers<T> {
         let shift = SLOT_BITS * level as u32;
         let above = (self.current >> shift) & !(SLOTS as u64 - 1);
         let first_tick = (above | index as u64) << shift;
-        Some(Slot {
-            level,
-            index,
-            head: self.levels[level].heads[index],
-            first_tick,
-        })
+        Some(Slot { level, index, head: self.levels[level].heads[index], first_tick })
     }
 
     /// The earliest tick in a slot, unless it holds too many timers to look at.
@@ -274,10 +248,7 @@ impl<T: Copy> Timers<T> {
     /// oldest first.
     #[cold]
     fn cascade(&mut self, slot: Slot) {
-        debug_assert_eq!(
-            self.current, slot.first_tick,
-            "a slot is cascaded as it is entered"
-        );
+        debug_assert_eq!(self.current, slot.first_tick, "a slot is cascaded as it is entered");
         self.set_head(slot.level, slot.index, NONE);
         let mut index = slot.head;
         loop {
@@ -311,12 +282,7 @@ impl<T: Copy> Timers<T> {
     /// Takes an entry out of the ring of its slot.
     #[inline]
     fn unlink(&mut self, index: u32) {
-        let &Entry {
-            tick,
-            previous,
-            next,
-            ..
-        } = &self.entries[index as usize];
+        let &Entry { tick, previous, next, .. } = &self.entries[index as usize];
         self.entries[previous as usize].next = next;
         self.entries[next as usize].previous = previous;
         let (level, slot) = position(self.current, tick);
@@ -349,9 +315,7 @@ impl<T: Copy> Timers<T> {
     fn allocate(&mut self, entry: Entry<T>) -> u32 {
         let index = self.free;
         if index == NONE {
-            let index = u32::try_from(self.entries.len())
-                .ok()
-                .filter(|&index| index != NONE);
+            let index = u32::try_from(self.entries.len()).ok().filter(|&index| index != NONE);
             self.entries.push(entry);
             return index.expect("memory ends before four billion timers");
         }
@@ -403,10 +367,7 @@ mod tests {
         let mut timers = Timers::new(start);
         timers.arm(start + after, 7);
         let next = timers.next_deadline().expect("one timer is armed");
-        assert!(
-            next >= start + after && next < start + after + TICK,
-            "next deadline for {after:?}"
-        );
+        assert!(next >= start + after && next < start + after + TICK, "next deadline for {after:?}");
         let before = next - Duration::from_nanos(1);
         assert_eq!(drain(&mut timers, before), [], "early for {after:?}");
         assert_eq!(timers.next_deadline(), Some(next), "exact for {after:?}");
@@ -419,9 +380,7 @@ mod tests {
     fn a_single_timer_fires_within_a_tick_and_is_foretold_exactly() {
         for exponent in 1..60 {
             for offset in [-1i64, 0, 1] {
-                check(Duration::from_nanos(
-                    (1i64 << exponent).saturating_add(offset) as u64,
-                ));
+                check(Duration::from_nanos((1i64 << exponent).saturating_add(offset) as u64));
             }
         }
     }
@@ -441,13 +400,7 @@ mod tests {
         let mut timers = Timers::new(start);
         let key = timers.arm(end_of_time, 1);
         timers.arm(start + Duration::from_secs(3600 * 24 * 365 * 500), 2);
-        assert_eq!(
-            drain(
-                &mut timers,
-                start + Duration::from_secs(3600 * 24 * 365 * 499)
-            ),
-            []
-        );
+        assert_eq!(drain(&mut timers, start + Duration::from_secs(3600 * 24 * 365 * 499)), []);
         assert!(timers.next_deadline().is_some());
         assert!(timers.cancel(key));
         assert_eq!(timers.len(), 1);
@@ -462,11 +415,7 @@ mod tests {
         assert_eq!(drain(&mut timers, start + Duration::from_secs(9)), [1]);
         assert_eq!(drain(&mut timers, start + Duration::from_secs(50)), []);
         timers.arm(start + Duration::from_secs(20), 2);
-        assert_eq!(
-            timers.pop_expired(start),
-            None,
-            "a clock that goes back expires nothing"
-        );
+        assert_eq!(timers.pop_expired(start), None, "a clock that goes back expires nothing");
         assert_eq!(drain(&mut timers, start + Duration::from_secs(50)), [2]);
     }
 
@@ -479,10 +428,7 @@ mod tests {
             timers.arm(deadline, value);
             drain(&mut timers, start + Duration::from_millis(2400) * value);
         }
-        assert_eq!(
-            drain(&mut timers, deadline + TICK),
-            (0..40).collect::<Vec<_>>()
-        );
+        assert_eq!(drain(&mut timers, deadline + TICK), (0..40).collect::<Vec<_>>());
     }
 
     #[test]
@@ -502,14 +448,9 @@ mod tests {
     fn stale_keys_name_nothing_even_after_the_room_was_given_back() {
         let start = Instant::now();
         let mut timers = Timers::new(start);
-        let keys: Vec<_> = (0..2 * KEPT_MAX as u32)
-            .map(|value| timers.arm(start, value))
-            .collect();
+        let keys: Vec<_> = (0..2 * KEPT_MAX as u32).map(|value| timers.arm(start, value)).collect();
         assert_eq!(drain(&mut timers, start).len(), keys.len());
-        assert!(
-            timers.entries.capacity() <= KEPT_MAX,
-            "the peak was given back"
-        );
+        assert!(timers.entries.capacity() <= KEPT_MAX, "the peak was given back");
         for value in 0..KEPT_MAX as u32 {
             timers.arm(start + Duration::from_secs(1), value);
         }
@@ -574,19 +515,12 @@ mod tests {
     impl Model {
         fn random(&self, random: &mut XorShift) -> Option<(u32, TimerKey)> {
             let from = random.below(u64::from(u32::MAX)) as u32;
-            let next = self
-                .armed
-                .range(from..)
-                .next()
-                .or_else(|| self.armed.iter().next());
+            let next = self.armed.range(from..).next().or_else(|| self.armed.iter().next());
             next.map(|(&value, &(_, key))| (value, key))
         }
 
         fn expire(&mut self, value: u32, now: Instant) {
-            let (deadline, key) = self
-                .armed
-                .remove(&value)
-                .expect("only an armed timer fires, and once");
+            let (deadline, key) = self.armed.remove(&value).expect("only an armed timer fires, and once");
             assert!(deadline <= now, "a timer fired {:?} early", deadline - now);
             self.gone.push(key);
         }
@@ -594,20 +528,11 @@ mod tests {
         fn check_after_expiry(&self, timers: &Timers<u32>, now: Instant) {
             assert_eq!(timers.len(), self.armed.len());
             let earliest = self.armed.values().map(|&(deadline, _)| deadline).min();
-            assert!(
-                earliest.is_none_or(|earliest| earliest + TICK > now),
-                "a timer is late"
-            );
+            assert!(earliest.is_none_or(|earliest| earliest + TICK > now), "a timer is late");
             let next = timers.next_deadline();
             assert_eq!(next.is_none(), earliest.is_none());
-            assert!(
-                next.is_none_or(|next| next > now),
-                "the next deadline has passed"
-            );
-            assert!(
-                next <= earliest.map(|earliest| earliest + TICK),
-                "the next deadline is late"
-            );
+            assert!(next.is_none_or(|next| next > now), "the next deadline has passed");
+            assert!(next <= earliest.map(|earliest| earliest + TICK), "the next deadline is late");
         }
     }
 
@@ -621,11 +546,8 @@ mod tests {
                 0..4 => {
                     let deadline = now + Duration::from_nanos(random.magnitude(50));
                     let value = random.below(u64::from(u32::MAX)) as u32;
-                    if !model.armed.contains_key(&value) {
-                        model
-                            .armed
-                            .insert(value, (deadline, timers.arm(deadline, value)));
-                    }
+                    let arm = || (deadline, timers.arm(deadline, value));
+                    model.armed.entry(value).or_insert_with(arm);
                 }
                 4 | 5 => {
                     if let Some((value, key)) = model.random(&mut random) {
@@ -667,10 +589,7 @@ mod tests {
         let mut random = XorShift(42);
         let mut timers = Timers::new(start);
         for value in 0..COUNT {
-            timers.arm(
-                start + Duration::from_nanos(random.below(1 << 40)),
-                value as u32,
-            );
+            timers.arm(start + Duration::from_nanos(random.below(1 << 40)), value as u32);
         }
         let mut fired = vec![false; COUNT as usize];
         while let Some(next) = timers.next_deadline() {

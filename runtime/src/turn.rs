@@ -8,14 +8,17 @@
 //! ```
 
 use std::io;
+use std::panic::Location;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::net::TcpStream;
 
 pub use crate::reactor::OnReady;
+use crate::runtime::{SpawnError, submit, submit_at, submit_here};
 pub use crate::scheduler::AtEnd;
 use crate::scheduler::with_worker;
+use crate::spawn::detached;
 
 /// Calls `work` at the end of the worker's current turn. On a plain thread, which has no turns, at once.
 pub fn at_end(work: Arc<dyn AtEnd>) {
@@ -59,9 +62,49 @@ pub fn try_write(stream: &TcpStream, bytes: &[u8]) -> io::Result<Option<usize>> 
     stream.try_write(bytes)
 }
 
-/// A number for the caller's worker, the same for as long as the worker lives; `None` on a plain thread.
-pub fn worker_id() -> Option<usize> {
-    with_worker(|worker| usize::from(worker.injector.number))
+/// Whether an event may have come that no read has answered.
+pub fn is_readable(stream: &TcpStream) -> bool {
+    stream.is_readable()
+}
+
+/// Starts a dhaga without a handle, which inherits neither deadline nor cancellation, on any worker.
+///
+/// # Errors
+///
+/// As [`Builder::spawn`](crate::Builder::spawn).
+#[track_caller]
+pub fn spawn(f: impl FnOnce() + Send + 'static) -> Result<(), SpawnError> {
+    submit(None, detached(Location::caller(), f))
+}
+
+/// As [`spawn`], on the caller's worker.
+///
+/// # Errors
+///
+/// As [`spawn`], and [`SpawnError::NoWorker`] on a plain thread.
+#[track_caller]
+pub fn spawn_here(f: impl FnOnce() + Send + 'static) -> Result<(), SpawnError> {
+    submit_here(detached(Location::caller(), f))
+}
+
+/// As [`spawn`], on a worker of the caller's runtime, from 0.
+///
+/// # Errors
+///
+/// As [`spawn_here`]; [`SpawnError::NoWorker`] also when there is no such worker.
+#[track_caller]
+pub fn spawn_at(worker: usize, f: impl FnOnce() + Send + 'static) -> Result<(), SpawnError> {
+    submit_at(worker, detached(Location::caller(), f))
+}
+
+/// Workers of the caller's runtime; `None` on a plain thread.
+pub fn workers() -> Option<usize> {
+    with_worker(|worker| worker.shared.workers)
+}
+
+/// A number for the caller's worker among those that live, of all runtimes; `None` on a plain thread.
+pub fn worker_id() -> Option<u16> {
+    with_worker(|worker| worker.injector.number)
 }
 
 /// The one value of type `T` of the caller's worker, made by its `Default` at first use; `None` on a plain thread.

@@ -29,25 +29,10 @@ fn neovim_answers_6_times_7() {
 fn an_error_of_neovim_is_an_error() {
     let (_neovim, address) = neovim();
     // Each is a pair: 0 for an exception or 1 for a value that cannot be, and a text.
-    check_error(
-        &address,
-        "nvim_eval",
-        &[r#""nonsense(""#],
-        "E116: Invalid arguments",
-    );
+    check_error(&address, "nvim_eval", &[r#""nonsense(""#], "E116: Invalid arguments");
     check_error(&address, "nvim_eval", &[], "expecting 1 but got 0");
-    check_error(
-        &address,
-        "nvim_buf_line_count",
-        &["99"],
-        "Invalid buffer id: 99",
-    );
-    check_error(
-        &address,
-        "no_such_method",
-        &[],
-        "Invalid method: no_such_method",
-    );
+    check_error(&address, "nvim_buf_line_count", &["99"], "Invalid buffer id: 99");
+    check_error(&address, "no_such_method", &[], "Invalid method: no_such_method");
 }
 
 #[test]
@@ -57,24 +42,9 @@ fn ext_types_of_neovim_pass() {
     // Buffers, windows and tab pages are ext 0, 1 and 2 around a MessagePack integer. The first
     // window is number 1000, which is cd 03 e8.
     check(&address, "nvim_list_bufs", &[], r#"[{"$ext":[0,"01"]}]"#);
-    check(
-        &address,
-        "nvim_list_wins",
-        &[],
-        r#"[{"$ext":[1,"CD03E8"]}]"#,
-    );
-    check(
-        &address,
-        "nvim_list_tabpages",
-        &[],
-        r#"[{"$ext":[2,"01"]}]"#,
-    );
-    check(
-        &address,
-        "nvim_buf_line_count",
-        &[r#"{"$ext":[0,"01"]}"#],
-        "1",
-    );
+    check(&address, "nvim_list_wins", &[], r#"[{"$ext":[1,"CD03E8"]}]"#);
+    check(&address, "nvim_list_tabpages", &[], r#"[{"$ext":[2,"01"]}]"#);
+    check(&address, "nvim_buf_line_count", &[r#"{"$ext":[0,"01"]}"#], "1");
 }
 
 #[test]
@@ -83,8 +53,7 @@ fn a_thousand_pipelined_calls_from_python() {
     let mut server = Example::start("rpc_server", &["--addr", "127.0.0.1:0", "--workers", "1"]);
     let address = server.address();
     let (host, port) = address.rsplit_once(':').expect("an address is HOST:PORT");
-    let (status, stdout, stderr) =
-        output(python("aio_client.py").args([host, port]), SCRIPT_TIMEOUT);
+    let (status, stdout, stderr) = output(python("aio_client.py").args([host, port]), SCRIPT_TIMEOUT);
     assert!(status.success(), "{status}\n{stdout}{stderr}");
     assert!(stdout.starts_with("ok "), "{stdout}");
 }
@@ -95,12 +64,7 @@ fn a_python_server_answers_and_fails() {
     let mut server = Running::start(&mut python("aio_server.py"));
     let address = server.address();
     check(&address, "add", &["20", "22"], "42");
-    check(
-        &address,
-        "echo",
-        &[r#"{"$bin":"00FF"}"#],
-        r#"{"$bin":"00FF"}"#,
-    );
+    check(&address, "echo", &[r#"{"$bin":"00FF"}"#], r#"{"$bin":"00FF"}"#);
     check_error(&address, "fail", &[r#""no such file""#], "no such file");
 }
 
@@ -122,10 +86,7 @@ fn neovim() -> (Running, String) {
 fn check(address: &str, method: &str, params: &[&str], expected: &str) {
     let result = call(address, method, params).expect("this call has a result");
     let result: String = result.split_whitespace().collect();
-    assert!(
-        result.eq_ignore_ascii_case(expected),
-        "{method}: {result}, not {expected}"
-    );
+    assert!(result.eq_ignore_ascii_case(expected), "{method}: {result}, not {expected}");
 }
 
 fn check_error(address: &str, method: &str, params: &[&str], text: &str) {
@@ -140,17 +101,12 @@ fn call(address: &str, method: &str, params: &[&str]) -> Result<String, String> 
     if !status.success() {
         return Err(stderr);
     }
-    Ok(stdout
-        .lines()
-        .last()
-        .expect("the last line is the result")
-        .to_owned())
+    Ok(stdout.lines().last().expect("the last line is the result").to_owned())
 }
 
 /// A script of `rpc/tests/peers`, run by the Python that has its library.
 fn python(script: &str) -> Command {
-    let python =
-        std::env::var_os("DHAGA_PEERS_PYTHON").expect("DHAGA_PEERS_PYTHON is set by .ci/run");
+    let python = std::env::var_os("DHAGA_PEERS_PYTHON").expect("DHAGA_PEERS_PYTHON is set by .ci/run");
     let peers = concat!(env!("CARGO_MANIFEST_DIR"), "/../rpc/tests/peers");
     let mut command = Command::new(python);
     command.arg(Path::new(peers).join(script));

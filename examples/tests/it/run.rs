@@ -24,27 +24,17 @@ impl Example {
 
     /// Runs an example to its end: status, stdout, stderr. Panics when it takes longer than
     /// `timeout`.
-    pub fn output<A: AsRef<OsStr>>(
-        name: &str,
-        args: &[A],
-        timeout: Duration,
-    ) -> (ExitStatus, String, String) {
+    pub fn output<A: AsRef<OsStr>>(name: &str, args: &[A], timeout: Duration) -> (ExitStatus, String, String) {
         output(Example::command(name).args(args), timeout)
     }
 
     /// Tests lie in `target/PROFILE/deps`, examples in `target/PROFILE/examples`.
     fn command(name: &str) -> Command {
         let test = std::env::current_exe().expect("a running test has a path");
-        let profile = test
-            .ancestors()
-            .nth(2)
-            .expect("a test lies two folders deep");
+        let profile = test.ancestors().nth(2).expect("a test lies two folders deep");
         let example = profile.join("examples").join(name);
         let shown = example.display();
-        assert!(
-            example.exists(),
-            "no {shown}: run `cargo build -p dhaga-examples --examples`"
-        );
+        assert!(example.exists(), "no {shown}: run `cargo build -p dhaga-examples --examples`");
         Command::new(example)
     }
 }
@@ -119,14 +109,9 @@ pub fn output(command: &mut Command, timeout: Duration) -> (ExitStatus, String, 
             }
         }
     }
-    let stderr = stderr
-        .recv_timeout(left(deadline))
-        .expect("stderr closes together with stdout");
+    let stderr = stderr.recv_timeout(left(deadline)).expect("stderr closes together with stdout");
     // With both pipes closed the program is at its end, so this wait needs no deadline.
-    let status = running
-        .child
-        .wait()
-        .expect("nobody else waits for this child");
+    let status = running.child.wait().expect("nobody else waits for this child");
     (status, stdout, stderr)
 }
 

@@ -41,12 +41,7 @@ pub(crate) struct Manner {
 impl<S: AsFd> Source<S> {
     /// Takes a socket that is in non-blocking mode already.
     pub(crate) fn new(socket: S) -> Self {
-        Self {
-            socket,
-            readiness: Arc::default(),
-            home: Mutex::new(None),
-            is_nonblocking: AtomicBool::new(false),
-        }
+        Self { socket, readiness: Arc::default(), home: Mutex::new(None), is_nonblocking: AtomicBool::new(false) }
     }
 
     pub(crate) fn socket(&self) -> &S {
@@ -66,11 +61,7 @@ impl<S: AsFd> Source<S> {
         mut attempt: impl FnMut(&S) -> io::Result<T>,
         is_drained: impl Fn(&T) -> bool,
     ) -> io::Result<T> {
-        let mut turn = Turn {
-            readiness: &self.readiness,
-            direction: manner.direction,
-            was_woken: false,
-        };
+        let mut turn = Turn { readiness: &self.readiness, direction: manner.direction, was_woken: false };
         let mut deadline = None;
         loop {
             park::check()?;
@@ -129,17 +120,11 @@ impl<S: AsFd> Source<S> {
         mut attempt: impl FnMut(&S) -> io::Result<T>,
         is_drained: impl Fn(&T) -> bool,
     ) -> io::Result<T> {
-        self.attempt(direction, &mut attempt, &is_drained)
-            .unwrap_or_else(|| Err(io::ErrorKind::WouldBlock.into()))
+        self.attempt(direction, &mut attempt, &is_drained).unwrap_or_else(|| Err(io::ErrorKind::WouldBlock.into()))
     }
 
     /// Waits until the direction may be ready. May return early.
-    pub(crate) fn wait(
-        &self,
-        manner: Manner,
-        own: Option<Instant>,
-        turn: &mut Turn<'_>,
-    ) -> io::Result<Parked> {
+    pub(crate) fn wait(&self, manner: Manner, own: Option<Instant>, turn: &mut Turn<'_>) -> io::Result<Parked> {
         let deadline = park::earliest(own);
         match park::unparker().address() {
             Some(me) => self.wait_in_dhaga(manner, deadline, me, turn),
@@ -158,31 +143,19 @@ impl<S: AsFd> Source<S> {
         if !self.readiness.enqueue(manner.direction, me) {
             return Ok(Parked::Woken);
         }
-        let queued = Queued {
-            readiness: &self.readiness,
-            direction: manner.direction,
-            me,
-            turn,
-        };
+        let queued = Queued { readiness: &self.readiness, direction: manner.direction, me, turn };
         let parked = park::park_until(manner.reason, deadline);
         drop(queued);
         Ok(parked)
     }
 
-    fn wait_on_thread(
-        &self,
-        direction: Direction,
-        deadline: Option<Instant>,
-    ) -> io::Result<Parked> {
+    fn wait_on_thread(&self, direction: Direction, deadline: Option<Instant>) -> io::Result<Parked> {
         let flags = match direction {
             Direction::Read => PollFlags::IN,
             Direction::Write => PollFlags::OUT,
         };
         let left = deadline.map(|deadline| deadline.saturating_duration_since(now()));
-        let left = left
-            .map(|left| Timespec::try_from(left))
-            .transpose()
-            .unwrap_or(None);
+        let left = left.map(|left| Timespec::try_from(left)).transpose().unwrap_or(None);
         let mut descriptors = [PollFd::new(&self.socket, flags)];
         match poll(&mut descriptors, left.as_ref()) {
             Ok(0) => Ok(Parked::TimedOut),
@@ -202,10 +175,7 @@ impl<S: AsFd> Source<S> {
         let mut home = self.home.lock().unwrap_or_else(PoisonError::into_inner);
         if !self.readiness.look().is_registered() {
             let key = worker.register(self.socket.as_fd().as_raw_fd(), &self.readiness)?;
-            *home = Some(Home {
-                injector: worker.injector,
-                key,
-            });
+            *home = Some(Home { injector: worker.injector, key });
         }
         Ok(())
     }
@@ -221,11 +191,8 @@ impl<S: AsFd> Source<S> {
             return Ok(());
         }
         let registered = with_worker(|worker| self.register(worker));
-        registered.unwrap_or_else(|| {
-            Err(io::Error::other(
-                "on_ready was called on a plain thread, which has no reactor",
-            ))
-        })
+        registered
+            .unwrap_or_else(|| Err(io::Error::other("on_ready was called on a plain thread, which has no reactor")))
     }
 
     /// Whether an attempt may succeed, as far as is known.
@@ -242,23 +209,16 @@ impl<S: AsFd> Source<S> {
 impl<S: AsFd> Drop for Source<S> {
     /// Out of the interest list first, closed second: epoll would keep a stale token if the descriptor had a duplicate.
     fn drop(&mut self) {
-        let home = self
-            .home
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        let Some(Home { injector, key }) = home.filter(|_| self.readiness.look().is_registered())
-        else {
+        let home = self.home.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(Home { injector, key }) = home.filter(|_| self.readiness.look().is_registered()) else {
             return;
         };
         injector.deregister(self.socket.as_fd().as_raw_fd());
-        let is_here = with_worker(|worker| {
-            std::ptr::eq(worker.injector, injector).then(|| worker.forget(key))
-        })
-        .flatten();
+        let is_here =
+            with_worker(|worker| std::ptr::eq(worker.injector, injector).then(|| worker.forget(key, &self.readiness))).flatten();
         if is_here.is_none() {
             // A reactor that has gone has forgotten already.
-            let _ = injector.push(Message::Forget(key));
+            let _ = injector.push(Message::Forget(key, self.readiness.clone()));
         }
     }
 }

@@ -65,10 +65,7 @@ impl TcpStream {
     }
 
     fn from_nonblocking(socket: std::net::TcpStream) -> Self {
-        Self {
-            source: Arc::new(Source::new(socket)),
-            timeouts: Arc::default(),
-        }
+        Self { source: Arc::new(Source::new(socket)), timeouts: Arc::default() }
     }
 
     /// Another handle for the same connection, with the same timeouts.
@@ -77,10 +74,7 @@ impl TcpStream {
     ///
     /// None; the signature is std's.
     pub fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self {
-            source: self.source.clone(),
-            timeouts: self.timeouts.clone(),
-        })
+        Ok(Self { source: self.source.clone(), timeouts: self.timeouts.clone() })
     }
 
     /// The address of the other side.
@@ -161,8 +155,7 @@ impl TcpStream {
     ///
     /// As a read.
     pub fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.source
-            .io(self.reading(), |socket| socket.peek(buffer), |_| false)
+        self.source.io(self.reading(), |socket| socket.peek(buffer), |_| false)
     }
 
     /// Sends small messages at once instead of gathering them (`TCP_NODELAY`).
@@ -246,24 +239,24 @@ impl TcpStream {
         self.source.stop_callbacks();
     }
 
+    pub(crate) fn is_readable(&self) -> bool {
+        self.source.is_ready(Direction::Read)
+    }
+
     pub(crate) fn try_read(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         let len = buffer.len();
         self.source
-            .attempt(
-                Direction::Read,
-                &mut |mut socket: &std::net::TcpStream| socket.read(buffer),
-                &|count| *count < len,
-            )
+            .attempt(Direction::Read, &mut |mut socket: &std::net::TcpStream| socket.read(buffer), &|count| {
+                *count < len
+            })
             .transpose()
     }
 
     pub(crate) fn try_write(&self, bytes: &[u8]) -> io::Result<Option<usize>> {
         self.source
-            .attempt(
-                Direction::Write,
-                &mut |mut socket: &std::net::TcpStream| socket.write(bytes),
-                &|count| *count < bytes.len(),
-            )
+            .attempt(Direction::Write, &mut |mut socket: &std::net::TcpStream| socket.write(bytes), &|count| {
+                *count < bytes.len()
+            })
             .transpose()
     }
 }
@@ -272,40 +265,24 @@ impl Read for &TcpStream {
     #[inline]
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let len = buffer.len();
-        self.source.io(
-            self.reading(),
-            |mut socket| socket.read(buffer),
-            |count| *count < len,
-        )
+        self.source.io(self.reading(), |mut socket| socket.read(buffer), |count| *count < len)
     }
 
     fn read_vectored(&mut self, buffers: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
         let len: usize = buffers.iter().map(|buffer| buffer.len()).sum();
-        self.source.io(
-            self.reading(),
-            |mut socket| socket.read_vectored(buffers),
-            |count| *count < len,
-        )
+        self.source.io(self.reading(), |mut socket| socket.read_vectored(buffers), |count| *count < len)
     }
 }
 
 impl Write for &TcpStream {
     #[inline]
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.source.io(
-            self.writing(),
-            |mut socket| socket.write(bytes),
-            |count| *count < bytes.len(),
-        )
+        self.source.io(self.writing(), |mut socket| socket.write(bytes), |count| *count < bytes.len())
     }
 
     fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let len: usize = slices.iter().map(|slice| slice.len()).sum();
-        self.source.io(
-            self.writing(),
-            |mut socket| socket.write_vectored(slices),
-            |count| *count < len,
-        )
+        self.source.io(self.writing(), |mut socket| socket.write_vectored(slices), |count| *count < len)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -411,9 +388,7 @@ impl TcpListener {
     ///
     /// None; the signature is std's.
     pub fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self {
-            source: self.source.clone(),
-        })
+        Ok(Self { source: self.source.clone() })
     }
 
     /// Waits for a connection.
@@ -422,11 +397,7 @@ impl TcpListener {
     ///
     /// What the kernel says; when the process is out of descriptors the listener lives on, and the connection waits.
     pub fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
-        let manner = Manner {
-            direction: Direction::Read,
-            reason: WaitReason::Accept,
-            timeout: None,
-        };
+        let manner = Manner { direction: Direction::Read, reason: WaitReason::Accept, timeout: None };
         self.source.io(manner, accept, |_| false)
     }
 
@@ -491,9 +462,7 @@ impl TryFrom<std::net::TcpListener> for TcpListener {
 
     fn try_from(socket: std::net::TcpListener) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
-        Ok(Self {
-            source: Arc::new(Source::new(socket)),
-        })
+        Ok(Self { source: Arc::new(Source::new(socket)) })
     }
 }
 
@@ -521,10 +490,7 @@ fn each_address<T>(
     addresses: impl ToSocketAddrs,
     mut attempt: impl FnMut(&SocketAddr) -> io::Result<T>,
 ) -> io::Result<T> {
-    let mut last = io::Error::new(
-        io::ErrorKind::InvalidInput,
-        "the name stands for no address",
-    );
+    let mut last = io::Error::new(io::ErrorKind::InvalidInput, "the name stands for no address");
     for address in addresses.to_socket_addrs()? {
         match attempt(&address) {
             Ok(value) => return Ok(value),
@@ -536,10 +502,9 @@ fn each_address<T>(
 
 fn refuse_zero(timeout: Option<Duration>) -> io::Result<()> {
     match timeout {
-        Some(Duration::ZERO) => Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "a timeout of zero would never let anything happen",
-        )),
+        Some(Duration::ZERO) => {
+            Err(io::Error::new(io::ErrorKind::InvalidInput, "a timeout of zero would never let anything happen"))
+        }
         _ => Ok(()),
     }
 }
@@ -549,12 +514,7 @@ fn open(address: &SocketAddr) -> io::Result<OwnedFd> {
         SocketAddr::V4(_) => AddressFamily::INET,
         SocketAddr::V6(_) => AddressFamily::INET6,
     };
-    Ok(rustix::net::socket_with(
-        family,
-        SocketType::STREAM,
-        SocketFlags::NONBLOCK | SocketFlags::CLOEXEC,
-        None,
-    )?)
+    Ok(rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC, None)?)
 }
 
 fn bind(address: &SocketAddr) -> io::Result<TcpListener> {
@@ -563,18 +523,13 @@ fn bind(address: &SocketAddr) -> io::Result<TcpListener> {
     sockopt::set_socket_reuseaddr(&socket, true)?;
     rustix::net::bind(&socket, address)?;
     rustix::net::listen(&socket, BACKLOG)?;
-    Ok(TcpListener {
-        source: Arc::new(Source::new(socket.into())),
-    })
+    Ok(TcpListener { source: Arc::new(Source::new(socket.into())) })
 }
 
 fn accept(listener: &std::net::TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
-    let (socket, address) =
-        rustix::net::acceptfrom_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?;
+    let (socket, address) = rustix::net::acceptfrom_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?;
     let unspecified = || SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
-    let address = address
-        .and_then(|address| SocketAddr::try_from(address).ok())
-        .unwrap_or_else(unspecified);
+    let address = address.and_then(|address| SocketAddr::try_from(address).ok()).unwrap_or_else(unspecified);
     Ok((TcpStream::from_nonblocking(socket.into()), address))
 }
 
@@ -588,18 +543,13 @@ fn connect(address: &SocketAddr, timeout: Option<Duration>) -> io::Result<TcpStr
         Err(rustix::io::Errno::INPROGRESS | rustix::io::Errno::INTR) => {}
         Err(error) => return Err(error.into()),
     }
-    let manner = Manner {
-        direction: Direction::Write,
-        reason: WaitReason::Connect,
-        timeout,
-    };
+    let manner = Manner { direction: Direction::Write, reason: WaitReason::Connect, timeout };
     let established = stream.source.io(manner, finish_connect, |()| false);
     match established {
         Ok(()) => Ok(stream),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(io::Error::new(
-            io::ErrorKind::TimedOut,
-            "the connection was not established in time",
-        )),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            Err(io::Error::new(io::ErrorKind::TimedOut, "the connection was not established in time"))
+        }
         Err(error) => Err(error),
     }
 }
@@ -611,9 +561,7 @@ fn finish_connect(socket: &std::net::TcpStream) -> io::Result<()> {
     }
     match socket.peer_addr() {
         Ok(_) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotConnected => {
-            Err(io::ErrorKind::WouldBlock.into())
-        }
+        Err(error) if error.kind() == io::ErrorKind::NotConnected => Err(io::ErrorKind::WouldBlock.into()),
         Err(error) => Err(error),
     }
 }
@@ -621,12 +569,8 @@ fn finish_connect(socket: &std::net::TcpStream) -> io::Result<()> {
 /// To connect to "any address" means this host, as in std.
 fn routable(address: &SocketAddr) -> SocketAddr {
     match address {
-        SocketAddr::V4(v4) if v4.ip().is_unspecified() => {
-            SocketAddr::from((Ipv4Addr::LOCALHOST, v4.port()))
-        }
-        SocketAddr::V6(v6) if v6.ip().is_unspecified() => {
-            SocketAddr::from((Ipv6Addr::LOCALHOST, v6.port()))
-        }
+        SocketAddr::V4(v4) if v4.ip().is_unspecified() => SocketAddr::from((Ipv4Addr::LOCALHOST, v4.port())),
+        SocketAddr::V6(v6) if v6.ip().is_unspecified() => SocketAddr::from((Ipv6Addr::LOCALHOST, v6.port())),
         other => *other,
     }
 }

@@ -22,12 +22,9 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-pub use super::error::{
-    RecvError, RecvTimeoutError, SendError, SendTimeoutError, TryRecvError, TrySendError,
-};
+pub use super::error::{RecvError, RecvTimeoutError, SendError, SendTimeoutError, TryRecvError, TrySendError};
 use super::wait_queue::{
-    Place, Stage, Stopped, WaitQueue, check_scope, deadline_after, locked, park_fallibly,
-    unpark_each,
+    Place, Stage, Stopped, WaitQueue, check_scope, deadline_after, locked, park_fallibly, unpark_each,
 };
 use crate::park::{self, Unparker, WaitReason};
 
@@ -55,12 +52,8 @@ pub fn bounded<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
         senders: 1,
         receivers: 1,
     };
-    let channel = Arc::new(Channel {
-        state: Mutex::new(state),
-    });
-    let sender = Sender {
-        channel: channel.clone(),
-    };
+    let channel = Arc::new(Channel { state: Mutex::new(state) });
+    let sender = Sender { channel: channel.clone() };
     (sender, Receiver { channel })
 }
 
@@ -300,11 +293,7 @@ impl<T> State<T> {
 
 impl<T> Channel<T> {
     #[inline(always)]
-    fn send(
-        &self,
-        value: T,
-        deadline: impl FnOnce() -> Option<Instant>,
-    ) -> Result<(), SendTimeoutError<T>> {
+    fn send(&self, value: T, deadline: impl FnOnce() -> Option<Instant>) -> Result<(), SendTimeoutError<T>> {
         if let Err(interrupt) = check_scope() {
             return Err(SendTimeoutError::Interrupted(value, interrupt));
         }
@@ -351,10 +340,7 @@ impl<T> Channel<T> {
         }
         let place = state.waiting_senders.join(park::unparker(), Some(value));
         drop(state);
-        let waiting = WaitingSender {
-            channel: self,
-            place,
-        };
+        let waiting = WaitingSender { channel: self, place };
         let deadline = deadline();
         loop {
             let stopped = park_fallibly(WaitReason::Send, deadline);
@@ -374,10 +360,7 @@ impl<T> Channel<T> {
         park::check().map_err(RecvTimeoutError::Interrupted)?;
         let place = state.waiting_receivers.join(park::unparker(), None);
         drop(state);
-        let waiting = WaitingReceiver {
-            channel: self,
-            place,
-        };
+        let waiting = WaitingReceiver { channel: self, place };
         let deadline = deadline();
         loop {
             let stopped = park_fallibly(WaitReason::Recv, deadline);
@@ -405,11 +388,7 @@ fn outcome_of_sending<T>(
     stopped: Option<Stopped>,
 ) -> Result<(), SendTimeoutError<T>> {
     let Some(value) = message else {
-        debug_assert_eq!(
-            stage,
-            Stage::Granted,
-            "only a receiver takes a sender's message"
-        );
+        debug_assert_eq!(stage, Stage::Granted, "only a receiver takes a sender's message");
         return Ok(());
     };
     Err(match stopped {
@@ -438,9 +417,7 @@ impl<T> WaitingSender<'_, T> {
 
 impl<T> Drop for WaitingSender<'_, T> {
     fn drop(&mut self) {
-        let left = locked(&self.channel.state)
-            .waiting_senders
-            .leave(self.place);
+        let left = locked(&self.channel.state).waiting_senders.leave(self.place);
         // Only now, after the lock: the message's own drop may use this channel.
         drop(left);
     }
@@ -488,18 +465,14 @@ impl<T> Drop for WaitingReceiver<'_, T> {
 impl<T> Clone for Sender<T> {
     fn clone(&self) -> Self {
         locked(&self.channel.state).senders += 1;
-        Sender {
-            channel: self.channel.clone(),
-        }
+        Sender { channel: self.channel.clone() }
     }
 }
 
 impl<T> Clone for Receiver<T> {
     fn clone(&self) -> Self {
         locked(&self.channel.state).receivers += 1;
-        Receiver {
-            channel: self.channel.clone(),
-        }
+        Receiver { channel: self.channel.clone() }
     }
 }
 

@@ -65,10 +65,7 @@ impl WaitTimeoutResult {
 impl Condvar {
     /// A condition variable that nobody waits for.
     pub const fn new() -> Self {
-        Condvar {
-            waiting: AtomicUsize::new(0),
-            queue: InnerMutex::new(WaitQueue::new()),
-        }
+        Condvar { waiting: AtomicUsize::new(0), queue: InnerMutex::new(WaitQueue::new()) }
     }
 
     /// Unlocks, suspends until notified, and locks again. Goes on when the scope is cancelled or out
@@ -196,10 +193,7 @@ impl Condvar {
         let mut queue = locked(&self.queue);
         let place = queue.join(park::unparker(), ());
         self.waiting.fetch_add(1, Ordering::Release);
-        Waiting {
-            condvar: self,
-            place,
-        }
+        Waiting { condvar: self, place }
     }
 }
 

@@ -29,7 +29,6 @@ pub use std::sync::{LockResult, PoisonError, TryLockError, TryLockResult};
 pub use self::condvar::{Condvar, WaitTimeoutResult};
 pub use self::mutex::{LockTimeoutError, Mutex, MutexGuard};
 pub use self::semaphore::{
-    AcquireError, AcquireTimeoutError, OwnedSemaphorePermit, Semaphore, SemaphorePermit,
-    TryAcquireError,
+    AcquireError, AcquireTimeoutError, OwnedSemaphorePermit, Semaphore, SemaphorePermit, TryAcquireError,
 };
 pub use crate::park::Interrupt;

@@ -72,11 +72,7 @@ unsafe impl<T: ?Sized + Sync> Sync for MutexGuard<'_, T> {}
 impl<T> Mutex<T> {
     /// An unlocked mutex.
     pub const fn new(value: T) -> Self {
-        Mutex {
-            lock: RawLock::new(),
-            poisoned: AtomicBool::new(false),
-            value: UnsafeCell::new(value),
-        }
+        Mutex { lock: RawLock::new(), poisoned: AtomicBool::new(false), value: UnsafeCell::new(value) }
     }
 
     /// Takes the value out.
@@ -129,10 +125,7 @@ impl<T: ?Sized> Mutex<T> {
     ///
     /// If the time is over, if the scope is cancelled or out of time, and with the guard if the
     /// mutex is poisoned.
-    pub fn lock_timeout(
-        &self,
-        timeout: Duration,
-    ) -> Result<MutexGuard<'_, T>, LockTimeoutError<MutexGuard<'_, T>>> {
+    pub fn lock_timeout(&self, timeout: Duration) -> Result<MutexGuard<'_, T>, LockTimeoutError<MutexGuard<'_, T>>> {
         match self.lock.acquire_until(|| deadline_after(timeout)) {
             Ok(()) => self.guard().map_err(LockTimeoutError::Poisoned),
             Err(Stopped::TimedOut) => Err(LockTimeoutError::Timeout),
@@ -164,11 +157,7 @@ impl<T: ?Sized> Mutex<T> {
     /// The guard of who has just acquired the lock.
     #[inline]
     fn guard(&self) -> LockResult<MutexGuard<'_, T>> {
-        let guard = MutexGuard {
-            mutex: self,
-            panicking: thread::panicking(),
-            stays: PhantomData,
-        };
+        let guard = MutexGuard { mutex: self, panicking: thread::panicking(), stays: PhantomData };
         poison(self.is_poisoned(), guard)
     }
 }

@@ -20,9 +20,7 @@ use crate::park::{self, Unparker, WaitReason};
 /// A channel for one message.
 pub fn channel<T>() -> (Sender<T>, Receiver<T>) {
     let state = Arc::new(Mutex::new(State::Empty));
-    let sender = Sender {
-        state: state.clone(),
-    };
+    let sender = Sender { state: state.clone() };
     (sender, Receiver { state })
 }
 
@@ -115,6 +113,7 @@ impl<T> Receiver<T> {
             Err(TryRecvError::Empty) => {}
         }
         park::check().map_err(RecvTimeoutError::Interrupted)?;
+        // Stays when this wait gives up: to be unparked without need harms nobody.
         *state = State::Awaited(park::unparker());
         drop(state);
         let deadline = deadline();

@@ -58,15 +58,8 @@ struct Contender {
 
 impl RawLock {
     pub(super) const fn new() -> Self {
-        let queue = Queue {
-            waiters: WaitQueue::new(),
-            woken: false,
-        };
-        RawLock {
-            state: AtomicU32::new(0),
-            owner: AtomicU64::new(NOBODY),
-            queue: Mutex::new(queue),
-        }
+        let queue = Queue { waiters: WaitQueue::new(), woken: false };
+        RawLock { state: AtomicU32::new(0), owner: AtomicU64::new(NOBODY), queue: Mutex::new(queue) }
     }
 
     /// Enters. Suspends while somebody else is inside, whatever becomes of the scope.
@@ -80,10 +73,7 @@ impl RawLock {
 
     /// Enters, or gives up when `deadline` has passed or the scope has ended.
     #[inline]
-    pub(super) fn acquire_until(
-        &self,
-        deadline: impl FnOnce() -> Option<Instant>,
-    ) -> Result<(), Stopped> {
+    pub(super) fn acquire_until(&self, deadline: impl FnOnce() -> Option<Instant>) -> Result<(), Stopped> {
         check_scope().map_err(Stopped::Interrupted)?;
         if !self.acquire_at_once() {
             self.acquire_contended_until(deadline)?;
@@ -96,9 +86,7 @@ impl RawLock {
     #[inline]
     pub(super) fn try_acquire(&self) -> bool {
         let free = |state| (state & LOCKED == 0).then_some(state | LOCKED);
-        let entered = self
-            .state
-            .fetch_update(Ordering::Acquire, Ordering::Relaxed, free);
+        let entered = self.state.fetch_update(Ordering::Acquire, Ordering::Relaxed, free);
         if entered.is_ok() {
             self.record_owner();
         }
@@ -109,9 +97,7 @@ impl RawLock {
     #[inline]
     pub(super) fn release(&self) {
         self.owner.store(NOBODY, Ordering::Relaxed);
-        let left = self
-            .state
-            .compare_exchange(LOCKED, 0, Ordering::Release, Ordering::Relaxed);
+        let left = self.state.compare_exchange(LOCKED, 0, Ordering::Release, Ordering::Relaxed);
         if left.is_err() {
             self.release_contended();
         }
@@ -119,9 +105,7 @@ impl RawLock {
 
     #[inline]
     fn acquire_at_once(&self) -> bool {
-        let entered = self
-            .state
-            .compare_exchange(0, LOCKED, Ordering::Acquire, Ordering::Relaxed);
+        let entered = self.state.compare_exchange(0, LOCKED, Ordering::Acquire, Ordering::Relaxed);
         entered.is_ok()
     }
 
@@ -149,10 +133,7 @@ impl RawLock {
     }
 
     #[cold]
-    fn acquire_contended_until(
-        &self,
-        deadline: impl FnOnce() -> Option<Instant>,
-    ) -> Result<(), Stopped> {
+    fn acquire_contended_until(&self, deadline: impl FnOnce() -> Option<Instant>) -> Result<(), Stopped> {
         let Some(mut waiting) = self.enter_or_wait() else {
             return Ok(());
         };
@@ -176,11 +157,7 @@ impl RawLock {
         if self.enter_or_flag(&queue) {
             return None;
         }
-        let contender = Contender {
-            here: park::here(),
-            lost: 0,
-            handed_over: false,
-        };
+        let contender = Contender { here: park::here(), lost: 0, handed_over: false };
         // Who unwinds blocks its worker, and those ahead of it may need that worker to run.
         let place = match std::thread::panicking() {
             true => queue.waiters.join_front(park::unparker(), contender),
@@ -196,9 +173,7 @@ impl RawLock {
             0 => Some(LOCKED | queued),
             _ => Some(state | QUEUED),
         };
-        let before = self
-            .state
-            .fetch_update(Ordering::Acquire, Ordering::Relaxed, next);
+        let before = self.state.fetch_update(Ordering::Acquire, Ordering::Relaxed, next);
         before.is_ok_and(|state| state & LOCKED == 0)
     }
 

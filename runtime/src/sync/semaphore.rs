@@ -6,8 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::wait_queue::{
-    Place, Stage, Stopped, WaitQueue, check_scope, deadline_after, locked, park_fallibly,
-    unpark_each,
+    Place, Stage, Stopped, WaitQueue, check_scope, deadline_after, locked, park_fallibly, unpark_each,
 };
 use crate::park::{self, Interrupt, Unparker, WaitReason};
 
@@ -89,14 +88,8 @@ pub enum AcquireTimeoutError {
 impl Semaphore {
     /// A semaphore with this many permits.
     pub const fn new(permits: usize) -> Self {
-        let state = State {
-            permits,
-            closed: false,
-            waiters: WaitQueue::new(),
-        };
-        Semaphore {
-            state: Mutex::new(state),
-        }
+        let state = State { permits, closed: false, waiters: WaitQueue::new() };
+        Semaphore { state: Mutex::new(state) }
     }
 
     /// Takes a permit. Suspends until one is free.
@@ -117,8 +110,7 @@ impl Semaphore {
     /// If the semaphore is closed, or the scope is cancelled or out of time.
     #[inline]
     pub fn acquire_many(&self, count: usize) -> Result<SemaphorePermit<'_>, AcquireError> {
-        self.take_or_wait(count, || None)
-            .map_err(AcquireTimeoutError::without_timeout)?;
+        self.take_or_wait(count, || None).map_err(AcquireTimeoutError::without_timeout)?;
         Ok(self.permit(count))
     }
 
@@ -127,12 +119,22 @@ impl Semaphore {
     /// # Errors
     ///
     /// If the time is over, the semaphore is closed, or the scope is cancelled or out of time.
-    pub fn acquire_timeout(
+    pub fn acquire_timeout(&self, timeout: Duration) -> Result<SemaphorePermit<'_>, AcquireTimeoutError> {
+        self.acquire_many_timeout(1, timeout)
+    }
+
+    /// Takes `count` permits at once. Suspends until so many are free, for `timeout` at most.
+    ///
+    /// # Errors
+    ///
+    /// If the time is over, the semaphore is closed, or the scope is cancelled or out of time.
+    pub fn acquire_many_timeout(
         &self,
+        count: usize,
         timeout: Duration,
     ) -> Result<SemaphorePermit<'_>, AcquireTimeoutError> {
-        self.take_or_wait(1, || deadline_after(timeout))?;
-        Ok(self.permit(1))
+        self.take_or_wait(count, || deadline_after(timeout))?;
+        Ok(self.permit(count))
     }
 
     /// Takes a permit that keeps the semaphore alive. Suspends until one is free.
@@ -141,8 +143,7 @@ impl Semaphore {
     ///
     /// If the semaphore is closed, or the scope is cancelled or out of time.
     pub fn acquire_owned(self: &Arc<Self>) -> Result<OwnedSemaphorePermit, AcquireError> {
-        self.take_or_wait(1, || None)
-            .map_err(AcquireTimeoutError::without_timeout)?;
+        self.take_or_wait(1, || None).map_err(AcquireTimeoutError::without_timeout)?;
         Ok(self.owned_permit())
     }
 
@@ -195,17 +196,11 @@ impl Semaphore {
 
     #[inline]
     fn permit(&self, count: usize) -> SemaphorePermit<'_> {
-        SemaphorePermit {
-            semaphore: self,
-            count,
-        }
+        SemaphorePermit { semaphore: self, count }
     }
 
     fn owned_permit(self: &Arc<Self>) -> OwnedSemaphorePermit {
-        OwnedSemaphorePermit {
-            semaphore: self.clone(),
-            count: 1,
-        }
+        OwnedSemaphorePermit { semaphore: self.clone(), count: 1 }
     }
 
     #[inline]
@@ -233,10 +228,7 @@ impl Semaphore {
         park::check()?;
         let place = state.waiters.join(park::unparker(), count);
         drop(state);
-        let waiting = Waiting {
-            semaphore: self,
-            place,
-        };
+        let waiting = Waiting { semaphore: self, place };
         let deadline = deadline();
         loop {
             let stopped = park_fallibly(WaitReason::Semaphore, deadline);

@@ -57,11 +57,7 @@ const NONE: u32 = u32::MAX;
 
 impl<V> WaitQueue<V> {
     pub(super) const fn new() -> Self {
-        WaitQueue {
-            waiters: Slab::new(),
-            first: NONE,
-            last: NONE,
-        }
+        WaitQueue { waiters: Slab::new(), first: NONE, last: NONE }
     }
 
     /// Adds the caller as the last waiter.
@@ -139,13 +135,8 @@ impl<V> WaitQueue<V> {
 
     #[inline]
     fn insert(&mut self, unparker: Unparker, value: V, previous: u32, next: u32) -> Place {
-        let index = self.waiters.insert(Waiter {
-            value,
-            unparker: Some(unparker),
-            stage: Stage::Waiting,
-            previous,
-            next,
-        });
+        let index =
+            self.waiters.insert(Waiter { value, unparker: Some(unparker), stage: Stage::Waiting, previous, next });
         let index = u32::try_from(index).ok().filter(|&index| index != NONE);
         Place(index.expect("memory ends before four billion waiters"))
     }
@@ -235,10 +226,7 @@ mod tests {
 
     fn queue(values: &[u32]) -> (WaitQueue<u32>, Vec<Place>) {
         let mut queue = WaitQueue::new();
-        let places = values
-            .iter()
-            .map(|&value| queue.join(park::unparker(), value))
-            .collect();
+        let places = values.iter().map(|&value| queue.join(park::unparker(), value)).collect();
         (queue, places)
     }
 

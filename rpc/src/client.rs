@@ -1,0 +1,587 @@
+//! The calling side: looks blocking, sends every call of a turn in one write, and completes it on the caller's worker.
+//!
+//! ```text
+//!   call ──▶ id and slot ──▶ encode into the outgoing buffer ──▶ park with the deadline
+//!                                                                  ▲
+//!   reader: frame ──▶ slot, whole id compared ──▶ bytes to the caller, made ready
+//! ```
+//!
+//! A client has a connection for each worker that calls, opened when used, so a call never crosses threads. A plain thread
+//! has no worker: its calls are made by a dhaga on its behalf.
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use dhaga::net::TcpStream;
+use dhaga::park::{self, Parked, Unparker, WaitReason};
+use dhaga::{Builder, Interrupt, JoinError, turn};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::connection::{Connection, Side};
+use crate::encode;
+use crate::error::{CallError, Cause, RemoteError};
+use crate::in_flight::{Full, InFlight};
+use crate::incoming::Flow;
+use crate::limits::Limits;
+use crate::message::{self, Message};
+
+/// Calls methods of one server. Cheap to clone; all clones, on all threads, share its connections, which are closed when
+/// the last clone goes.
+///
+/// # Examples
+///
+/// ```
+/// # let server = dhaga_rpc::Server::builder().method("greet", |name: String| Ok(format!("hello {name}"))).bind("127.0.0.1:0")?;
+/// # let address = server.local_addr();
+/// let client = dhaga_rpc::Client::connect(address)?;
+/// let greeting: String = client.call("greet", ("Asha",))?;
+/// assert_eq!(greeting, "hello Asha");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct Client {
+    shared: Arc<Shared>,
+}
+
+/// How a [`Client`] shall be.
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing before `connect`"]
+pub struct ClientBuilder {
+    limits: Limits,
+}
+
+struct Shared {
+    addresses: Box<[SocketAddr]>,
+    limits: Arc<Limits>,
+    links: Mutex<Vec<Link>>,
+    /// One dhaga connects at a time; the others wait for what it gets.
+    connecting: dhaga::sync::Mutex<()>,
+}
+
+/// The connection of one worker.
+struct Link {
+    worker: u16,
+    connection: Arc<Connection<Calling>>,
+}
+
+impl ClientBuilder {
+    /// How long a call waits for its answer unless it says otherwise. Default: 10 s.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.limits.call_timeout = timeout;
+        self
+    }
+
+    /// Replaces the limits, the timeout among them. Default: [`Limits::default`].
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Looks the address up and opens a first connection, to fail early. Suspends.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError::Connect`] when no address of the name answers; [`CallError::DeadlineExceeded`] when none does within
+    /// the call timeout.
+    pub fn connect(self, address: impl ToSocketAddrs) -> Result<Client, CallError> {
+        let addresses = address.to_socket_addrs().map_err(|error| CallError::Connect(Arc::new(error)))?.collect();
+        let limits = Arc::new(self.limits);
+        let shared = Shared { addresses, limits, links: Mutex::default(), connecting: dhaga::sync::Mutex::new(()) };
+        let client = Client { shared: Arc::new(shared) };
+        let deadline = client.deadline(client.shared.limits.call_timeout);
+        client.in_dhaga(move |shared| shared.connection(deadline).map(drop))?;
+        Ok(client)
+    }
+}
+
+impl Client {
+    /// Connects with the default limits; see [`ClientBuilder::connect`].
+    ///
+    /// # Errors
+    ///
+    /// As [`ClientBuilder::connect`].
+    pub fn connect(address: impl ToSocketAddrs) -> Result<Self, CallError> {
+        Self::builder().connect(address)
+    }
+
+    /// Sets out to build a client.
+    pub fn builder() -> ClientBuilder {
+        ClientBuilder { limits: Limits::default() }
+    }
+
+    /// Calls `method` and waits for its result. `params` is a tuple or list; `()` for no arguments. Parks a dhaga, blocks
+    /// a plain thread; ends with the default timeout or the deadline of the caller's scope, whichever is earlier.
+    ///
+    /// # Errors
+    ///
+    /// See [`CallError`]: what is wrong, whose fault it is, and whether the call may have been executed.
+    pub fn call<P, R>(&self, method: &str, params: P) -> Result<R, CallError>
+    where
+        P: Serialize,
+        R: DeserializeOwned,
+    {
+        self.call_timeout(method, params, self.shared.limits.call_timeout)
+    }
+
+    /// As [`Client::call`], with a timeout of its own.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::call`].
+    pub fn call_timeout<P, R>(&self, method: &str, params: P, timeout: Duration) -> Result<R, CallError>
+    where
+        P: Serialize,
+        R: DeserializeOwned,
+    {
+        let limits = &*self.shared.limits;
+        let encode = |out: &mut Vec<u8>, id| encode::encode_request(out, limits, id, method, &params);
+        let answer = self.request(self.deadline(timeout), encode)?;
+        Ok(message::decode(&answer, limits)?)
+    }
+
+    /// Calls `method` with an encoded array of arguments, and returns the encoded result.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::call`].
+    pub fn call_raw(&self, method: &str, params: &[u8]) -> Result<Vec<u8>, CallError> {
+        let limits = &*self.shared.limits;
+        let encode = |out: &mut Vec<u8>, id| encode::encode_request_raw(out, limits, id, method, params);
+        let answer = self.request(self.deadline(limits.call_timeout), encode)?;
+        Ok(answer.into_vec())
+    }
+
+    /// Sends a notification, which is never answered. Returns when it is on its way; suspends only to connect, or while
+    /// too much is unsent.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::call`], before anything was sent.
+    pub fn notify<P: Serialize>(&self, method: &str, params: P) -> Result<(), CallError> {
+        let limits = self.shared.limits.clone();
+        let deadline = self.deadline(limits.call_timeout);
+        let mut message = Vec::new();
+        encode::encode_notification(&mut message, &limits, method, &params)?;
+        self.in_dhaga(move |shared| {
+            let connection = shared.connection(deadline)?;
+            connection.wait_for_room(deadline).map_err(overloaded(&connection))?;
+            match connection.send(|out| out.extend_from_slice(&message)) {
+                true => Ok(()),
+                false => Err(CallError::Disconnected { maybe_executed: false, source: None }),
+            }
+        })
+    }
+
+    /// Connections that are open now: one for each worker that has called.
+    pub fn connections(&self) -> usize {
+        self.shared.links().iter().filter(|link| !link.connection.is_closed()).count()
+    }
+
+    fn deadline(&self, timeout: Duration) -> Option<Instant> {
+        park::earliest(Instant::now().checked_add(timeout))
+    }
+
+    fn request<E>(&self, deadline: Option<Instant>, encode: E) -> Result<Answer, CallError>
+    where
+        E: Fn(&mut Vec<u8>, u32) -> Result<(), encode::EncodeError>,
+    {
+        if turn::worker_id().is_some() {
+            return self.shared.request(deadline, encode);
+        }
+        // Encoded here, since the arguments need not be `Send`; the dhaga that calls puts its own id in.
+        let mut template = Vec::new();
+        encode(&mut template, 1)?;
+        self.in_dhaga(move |shared| {
+            let limits = &*shared.limits;
+            match Message::parse(&template, limits) {
+                Ok(Message::Request { method, params, .. }) => {
+                    shared.request(deadline, |out, id| encode::encode_request_raw(out, limits, id, method, params))
+                }
+                _ => unreachable!("a request was encoded three lines ago"),
+            }
+        })
+    }
+
+    /// Runs `f` in a dhaga: the caller's own, or one that a plain thread waits for.
+    fn in_dhaga<T, F>(&self, f: F) -> Result<T, CallError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Shared) -> Result<T, CallError> + Send + 'static,
+    {
+        park::check()?;
+        if turn::worker_id().is_some() {
+            return f(&self.shared);
+        }
+        let shared = self.shared.clone();
+        let spawned = Builder::new().name("rpc call").spawn(move || f(&shared));
+        let handle = spawned.map_err(|error| CallError::Connect(Arc::new(error.into())))?;
+        match handle.join() {
+            Ok(result) => result,
+            Err(JoinError::Stopped(interrupt, handle)) => {
+                handle.cancel();
+                Err(interrupt.into())
+            }
+            Err(error) => Err(CallError::Disconnected { maybe_executed: true, source: Some(Arc::new(io::Error::other(error.to_string()))) }),
+        }
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("addresses", &self.shared.addresses).field("connections", &self.connections()).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let links = std::mem::take(self.links.get_mut().unwrap_or_else(PoisonError::into_inner));
+        links.iter().for_each(|link| link.connection.close(None));
+    }
+}
+
+/// Tries of a call whose connection turns out to have ended before anything was sent.
+const TRIES_MAX: usize = 3;
+
+impl Shared {
+    fn links(&self) -> MutexGuard<'_, Vec<Link>> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One call, in a dhaga.
+    fn request<E>(&self, deadline: Option<Instant>, encode: E) -> Result<Answer, CallError>
+    where
+        E: Fn(&mut Vec<u8>, u32) -> Result<(), encode::EncodeError>,
+    {
+        let mut tries = 1;
+        loop {
+            park::check()?;
+            let connection = self.connection(deadline)?;
+            match call(&connection, deadline, &encode) {
+                Err(error) if error.is_stale() && tries < TRIES_MAX => tries += 1,
+                result => return result,
+            }
+        }
+    }
+
+    /// The connection of the caller's worker, opened if there is none that lives.
+    fn connection(&self, deadline: Option<Instant>) -> Result<Arc<Connection<Calling>>, CallError> {
+        match self.existing() {
+            Some(connection) => Ok(connection),
+            None => self.connect(deadline),
+        }
+    }
+
+    fn existing(&self) -> Option<Arc<Connection<Calling>>> {
+        let worker = turn::worker_id()?;
+        let links = self.links();
+        let link = links.iter().find(|link| link.worker == worker)?;
+        (!link.connection.is_closed()).then(|| link.connection.clone())
+    }
+
+    #[cold]
+    fn connect(&self, deadline: Option<Instant>) -> Result<Arc<Connection<Calling>>, CallError> {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let _turn = self.connecting.lock_timeout(left.unwrap_or(Duration::MAX)).map_err(|_| CallError::DeadlineExceeded)?;
+        if let Some(connection) = self.existing() {
+            return Ok(connection);
+        }
+        let stream = self.dial(deadline)?;
+        let side = Calling { in_flight: Mutex::new(Calls::new(&self.limits)) };
+        let connection = Connection::open(stream, side, self.limits.clone()).map_err(|error| CallError::Connect(Arc::new(error)))?;
+        let worker = turn::worker_id().ok_or(CallError::ApiMisuse("a connection is opened on a worker"))?;
+        let mut links = self.links();
+        links.retain(|link| link.worker != worker);
+        links.push(Link { worker, connection: connection.clone() });
+        Ok(connection)
+    }
+
+    fn dial(&self, deadline: Option<Instant>) -> Result<TcpStream, CallError> {
+        let mut last = io::Error::new(io::ErrorKind::InvalidInput, "the name stands for no address");
+        for address in &self.addresses {
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if left == Some(Duration::ZERO) {
+                return Err(CallError::DeadlineExceeded);
+            }
+            match TcpStream::connect_timeout(address, left.unwrap_or(Duration::MAX)) {
+                Ok(stream) => return Ok(stream),
+                Err(error) => last = error,
+            }
+        }
+        park::check()?;
+        match last.kind() {
+            io::ErrorKind::TimedOut if deadline.is_some_and(|deadline| deadline <= Instant::now()) => Err(CallError::DeadlineExceeded),
+            _ => Err(CallError::Connect(Arc::new(last))),
+        }
+    }
+}
+
+fn overloaded(connection: &Arc<Connection<Calling>>) -> impl Fn(Interrupt) -> CallError {
+    let limit = connection.limits.unsent_bytes_soft_max;
+    move |interrupt| match interrupt {
+        Interrupt::DeadlineExceeded => CallError::Overloaded { limit },
+        other => other.into(),
+    }
+}
+
+/// Sends one request and waits for its answer.
+fn call<E>(connection: &Arc<Connection<Calling>>, deadline: Option<Instant>, encode: E) -> Result<Answer, CallError>
+where
+    E: Fn(&mut Vec<u8>, u32) -> Result<(), encode::EncodeError>,
+{
+    if connection.is_congested() {
+        connection.wait_for_room(deadline).map_err(overloaded(connection))?;
+    }
+    let mut pending = Pending::enter(connection, deadline)?;
+    let mut encoded = Ok(());
+    if !connection.send(|out| encoded = encode(out, pending.id)) {
+        return Err(CallError::Disconnected { maybe_executed: false, source: None });
+    }
+    encoded?;
+    pending.wait(deadline)
+}
+
+/// Where an answer is laid for its caller.
+struct Slot {
+    caller: Unparker,
+    answer: Mutex<Option<Result<Answer, CallError>>>,
+}
+
+impl Slot {
+    fn fill(&self, answer: Result<Answer, CallError>) {
+        *self.answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
+        self.caller.unpark();
+    }
+
+    fn take(&self) -> Option<Result<Answer, CallError>> {
+        self.answer.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// A call that is entered among those in flight. Dropped before its answer came, it gives its id up.
+struct Pending<'a> {
+    connection: &'a Arc<Connection<Calling>>,
+    id: u32,
+    slot: Arc<Slot>,
+    is_over: bool,
+}
+
+impl<'a> Pending<'a> {
+    /// Enters a call, and waits while as many as allowed are in flight.
+    fn enter(connection: &'a Arc<Connection<Calling>>, deadline: Option<Instant>) -> Result<Self, CallError> {
+        loop {
+            let slot = Arc::new(Slot { caller: park::unparker(), answer: Mutex::new(None) });
+            let mut calls = connection.side.calls();
+            if let Some(error) = &calls.ended {
+                return Err(error.clone().before_sending());
+            }
+            match calls.in_flight.insert(slot.clone()) {
+                Ok(id) => return Ok(Self { connection, id, slot, is_over: false }),
+                Err(Full { limit }) => {
+                    calls.waiting.push_back(park::unparker());
+                    drop(calls);
+                    if park::park_until(WaitReason::Call, deadline) == Parked::TimedOut {
+                        park::check()?;
+                        return Err(CallError::TooManyInFlight { limit });
+                    }
+                    park::check()?;
+                }
+            }
+        }
+    }
+
+    fn wait(&mut self, deadline: Option<Instant>) -> Result<Answer, CallError> {
+        let mut is_late = false;
+        loop {
+            if let Some(answer) = self.slot.take() {
+                self.is_over = true;
+                return answer;
+            }
+            if is_late {
+                return Err(CallError::DeadlineExceeded);
+            }
+            park::check()?;
+            is_late = park::park_until(WaitReason::Call, deadline) == Parked::TimedOut;
+        }
+    }
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        if !self.is_over {
+            let mut calls = self.connection.side.calls();
+            calls.in_flight.cancel(self.id);
+            calls.wake_one();
+        }
+    }
+}
+
+/// An encoded result.
+type Answer = Box<[u8]>;
+
+/// The calling side of one connection.
+pub(crate) struct Calling {
+    in_flight: Mutex<Calls>,
+}
+
+struct Calls {
+    in_flight: InFlight<Arc<Slot>>,
+    /// Callers for whom there was no room.
+    waiting: std::collections::VecDeque<Unparker>,
+    /// Why the connection ended.
+    ended: Option<CallError>,
+    unknown: Unknown,
+}
+
+impl Calls {
+    fn new(limits: &Limits) -> Self {
+        Self {
+            in_flight: InFlight::new(limits.calls_per_connection_max),
+            waiting: std::collections::VecDeque::new(),
+            ended: None,
+            unknown: Unknown { since: Instant::now(), count: 0 },
+        }
+    }
+
+    fn wake_one(&mut self) {
+        if let Some(waiter) = self.waiting.pop_front() {
+            waiter.unpark();
+        }
+    }
+}
+
+impl Calling {
+    fn calls(&self) -> MutexGuard<'_, Calls> {
+        self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Answers to calls that are not in flight: after a timeout a late one is normal, a flood is not.
+struct Unknown {
+    since: Instant,
+    count: u32,
+}
+
+impl Unknown {
+    /// Counts one. Returns whether it is still within `per_second`.
+    fn count(&mut self, per_second: u32) -> bool {
+        let now = Instant::now();
+        if now - self.since >= Duration::from_secs(1) {
+            *self = Self { since: now, count: 0 };
+        }
+        self.count += 1;
+        self.count <= per_second
+    }
+}
+
+/// The peer keeps answering calls that nobody made.
+#[derive(Debug)]
+struct TooManyUnknown {
+    limit: u32,
+}
+
+impl fmt::Display for TooManyUnknown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the peer sent more than {} answers a second to calls that are not in flight (Limits::unknown_answers_per_second_max)", self.limit)
+    }
+}
+
+impl std::error::Error for TooManyUnknown {}
+
+impl Side for Calling {
+    type Work = ();
+
+    fn take(connection: &Arc<Connection<Self>>, frame: &[u8], (): &mut ()) -> Flow {
+        match Message::parse(frame, &connection.limits) {
+            Ok(Message::Response { id, outcome }) => complete(connection, id, outcome),
+            // Nobody serves here. An unanswered request is the peer's to time out; it is told so.
+            Ok(Message::Request { id, method, .. }) => {
+                let refusal = crate::error::Refusal::UnknownMethod { method: method.to_owned() };
+                connection.send(|out| crate::service::respond_refusal(&connection.limits, id, refusal, out));
+            }
+            Ok(Message::Notification { method, .. }) => log::debug!("ignored a notification {method:?}"),
+            Err(error) => {
+                log::warn!("closing the connection to {}: {error}", connection.describe_peer());
+                connection.close(Some(Arc::new(error)));
+            }
+        }
+        Flow::Taken
+    }
+
+    fn run((): ()) {}
+
+    fn spawn((): ()) {}
+
+    fn drained(_: &Arc<Connection<Self>>) {}
+
+    fn end_of_input(connection: &Arc<Connection<Self>>, _was_unfinished: bool) {
+        connection.close(None);
+    }
+
+    fn closed(connection: &Arc<Connection<Self>>, reason: Option<Cause>) {
+        let error = match reason {
+            Some(cause) if is_fault_of_peer(&cause) => CallError::Malformed(cause),
+            source => CallError::Disconnected { maybe_executed: true, source },
+        };
+        let mut calls = connection.side.calls();
+        calls.ended = Some(error.clone());
+        let failed: Vec<_> = calls.in_flight.fail_all().collect();
+        let waiting = std::mem::take(&mut calls.waiting);
+        drop(calls);
+        failed.iter().for_each(|(_, slot)| slot.fill(Err(error.clone())));
+        waiting.iter().for_each(Unparker::unpark);
+    }
+}
+
+fn is_fault_of_peer(cause: &Cause) -> bool {
+    cause.is::<crate::frame::FrameError>() || cause.is::<message::MessageError>() || cause.is::<TooManyUnknown>()
+}
+
+fn complete(connection: &Arc<Connection<Calling>>, id: u32, outcome: Result<&[u8], &[u8]>) {
+    let mut calls = connection.side.calls();
+    let Some(slot) = calls.in_flight.complete(id) else {
+        let limit = connection.limits.unknown_answers_per_second_max;
+        let is_tolerable = calls.unknown.count(limit);
+        drop(calls);
+        if !is_tolerable {
+            let cause = TooManyUnknown { limit };
+            log::warn!("closing the connection to {}: {cause}", connection.describe_peer());
+            connection.close(Some(Arc::new(cause)));
+        }
+        return;
+    };
+    calls.wake_one();
+    drop(calls);
+    slot.fill(match outcome {
+        Ok(result) => Ok(result.into()),
+        Err(error) => Err(CallError::Remote(RemoteError::from_raw(error))),
+    });
+}
+
+impl CallError {
+    /// As the error of a call of which nothing was sent.
+    fn before_sending(self) -> Self {
+        match self {
+            Self::Disconnected { source, .. } => Self::Disconnected { maybe_executed: false, source },
+            other => other,
+        }
+    }
+
+    /// The connection had ended before the call began, so that another one may serve it.
+    fn is_stale(&self) -> bool {
+        matches!(self, Self::Disconnected { maybe_executed: false, .. })
+    }
+}
+
+impl From<Interrupt> for CallError {
+    fn from(interrupt: Interrupt) -> Self {
+        match interrupt {
+            Interrupt::Cancelled => Self::Cancelled,
+            Interrupt::Panicking => Self::Panicking,
+            _ => Self::DeadlineExceeded,
+        }
+    }
+}

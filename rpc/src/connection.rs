@@ -1,0 +1,281 @@
+//! One socket: reading on demand, one outgoing buffer, flushed once a turn. Both sides of a call are built on it.
+//!
+//! An idle connection is this struct and a source in its worker's reactor: no dhaga, no stack, no buffer.
+//!
+//! ```text
+//!   readable ──▶ on_ready ──▶ a reader dhaga: read, cut all whole frames, tell the side ──▶ nothing left: it ends
+//!                                  │                                                     └─▶ runs the side's last work
+//!                                  └─▶ no room for a frame: it ends, and the side resumes it
+//! ```
+//!
+//! There is one reader at a time. It gives the connection back before it runs the side's work, which is user code.
+
+use std::io;
+use std::net::Shutdown;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use dhaga::net::TcpStream;
+use dhaga::turn::{self, AtEnd, OnReady};
+use dhaga::{Interrupt, yield_now};
+
+use crate::error::Cause;
+use crate::frame::FrameError;
+use crate::incoming::{Flow, Incoming};
+use crate::limits::Limits;
+use crate::outbox::{Appended, Flushed, Outbox};
+
+/// What a connection is for: the serving or the calling side.
+pub(crate) trait Side: Send + Sync + Sized + 'static {
+    /// What the reader collects, and does when it has given the connection back. May hold user code.
+    type Work: Default;
+
+    /// Takes a whole frame, or makes it wait. Must not wait itself, nor run user code.
+    fn take(connection: &Arc<Connection<Self>>, frame: &[u8], work: &mut Self::Work) -> Flow;
+    /// Does the work in place, in the reader's dhaga.
+    fn run(work: Self::Work);
+    /// Does the work in dhagas of its own, since the reader reads on.
+    fn spawn(work: Self::Work);
+    /// All that was to be sent has left: there may be room for a frame that had to wait.
+    fn drained(connection: &Arc<Connection<Self>>);
+    /// The peer sends no more. Called once.
+    fn end_of_input(connection: &Arc<Connection<Self>>, was_unfinished: bool);
+    /// The connection is closed, for the reason given. Called once.
+    fn closed(connection: &Arc<Connection<Self>>, reason: Option<Cause>);
+}
+
+/// One socket and what is unfinished in either direction.
+pub(crate) struct Connection<S> {
+    pub(crate) side: S,
+    pub(crate) limits: Arc<Limits>,
+    stream: TcpStream,
+    outbox: Outbox,
+    incoming: Mutex<Incoming>,
+    /// A reader runs, or is to be resumed by the side.
+    is_reading: AtomicBool,
+    is_closed: AtomicBool,
+    /// Counts reads that brought something: who watches for a peer that stalls compares two looks.
+    reads: AtomicU64,
+}
+
+/// What one read led to.
+enum Step {
+    /// The socket may have more.
+    More,
+    /// An event will tell of more.
+    Drained,
+    /// A frame has to wait.
+    Waiting,
+    /// Nothing more will be read.
+    Over,
+}
+
+impl<S: Side> Connection<S> {
+    /// Begins to listen to the socket, on the caller's worker.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel said when the socket was registered.
+    pub(crate) fn open(stream: TcpStream, side: S, limits: Arc<Limits>) -> io::Result<Arc<Self>> {
+        stream.set_nodelay(true)?;
+        let connection = Arc::new(Self {
+            side,
+            outbox: Outbox::new(limits.unsent_bytes_soft_max),
+            limits,
+            stream,
+            incoming: Mutex::default(),
+            is_reading: AtomicBool::new(false),
+            is_closed: AtomicBool::new(false),
+            reads: AtomicU64::new(0),
+        });
+        turn::on_ready(&connection.stream, connection.clone())?;
+        Ok(connection)
+    }
+
+    /// Whether a frame has begun and not ended, and how often something was read.
+    pub(crate) fn progress(&self) -> (bool, u64) {
+        (self.incoming().is_unfinished(), self.reads.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn peer(&self) -> io::Result<std::net::SocketAddr> {
+        self.stream.peer_addr()
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::SeqCst)
+    }
+
+    /// Whether everything was handed to the socket.
+    pub(crate) fn is_flushed(&self) -> bool {
+        self.outbox.is_empty()
+    }
+
+    /// Whether the peer takes its bytes too slowly for more requests of its to be read.
+    pub(crate) fn is_congested(&self) -> bool {
+        self.outbox.is_full()
+    }
+
+    fn incoming(&self) -> MutexGuard<'_, Incoming> {
+        self.incoming.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for room among the unsent bytes.
+    pub(crate) fn wait_for_room(&self, deadline: Option<Instant>) -> Result<(), Interrupt> {
+        self.outbox.wait_for_room(deadline)
+    }
+
+    /// Appends messages to what goes out at the end of the turn. Returns false when the connection has ended.
+    pub(crate) fn send(self: &Arc<Self>, encode: impl FnOnce(&mut Vec<u8>)) -> bool {
+        match self.outbox.append(encode) {
+            Appended::Queued => true,
+            Appended::First => {
+                turn::at_end(self.clone());
+                true
+            }
+            Appended::Closed => false,
+        }
+    }
+
+    fn flush(self: &Arc<Self>) {
+        match self.outbox.flush(&self.stream) {
+            Flushed::Done => S::drained(self),
+            Flushed::Broken(error) => self.close(Some(Arc::new(error))),
+            Flushed::Full => {
+                let connection = self.clone();
+                let started = turn::spawn(move || {
+                    match connection.outbox.write_rest(&connection.stream) {
+                        Ok(()) => S::drained(&connection),
+                        Err(error) => connection.close(Some(Arc::new(error))),
+                    }
+                });
+                if let Err(error) = started {
+                    self.close(Some(Arc::new(error)));
+                }
+            }
+        }
+    }
+
+    /// Starts a reader on the caller's worker. Only for who holds the right to read: an event that set `is_reading`, or
+    /// the side that made a frame wait.
+    pub(crate) fn resume(self: &Arc<Self>) {
+        let connection = self.clone();
+        if let Err(error) = turn::spawn(move || connection.read()) {
+            self.close(Some(Arc::new(error)));
+        }
+    }
+
+    /// The reader.
+    fn read(self: &Arc<Self>) {
+        let mut work = S::Work::default();
+        let mut buffer = turn::read_buffer();
+        // What had to wait comes before what is new.
+        let mut step = self.cut(&[], Step::More, &mut work);
+        loop {
+            match step {
+                Step::More => step = self.read_once(&mut buffer, &mut work),
+                Step::Drained if self.give_back() => step = Step::More,
+                Step::Drained | Step::Waiting | Step::Over => break,
+            }
+            if let Step::More = step {
+                // A full buffer: others go first, so that one connection does not keep the worker to itself.
+                S::spawn(std::mem::take(&mut work));
+                yield_now();
+            }
+        }
+        turn::return_read_buffer(buffer);
+        S::run(work);
+    }
+
+    /// Ends the right to read. Returns whether an event came meanwhile, and the caller has the right again.
+    fn give_back(&self) -> bool {
+        self.is_reading.store(false, Ordering::SeqCst);
+        turn::is_readable(&self.stream) && !self.is_reading.swap(true, Ordering::SeqCst)
+    }
+
+    fn read_once(self: &Arc<Self>, buffer: &mut [u8], work: &mut S::Work) -> Step {
+        match turn::try_read(&self.stream, buffer) {
+            Ok(None) => Step::Drained,
+            Ok(Some(0)) => {
+                S::end_of_input(self, self.incoming().is_unfinished());
+                Step::Over
+            }
+            Ok(Some(count)) => {
+                self.reads.fetch_add(1, Ordering::Relaxed);
+                let then = if count < buffer.len() && !self.has_news() { Step::Drained } else { Step::More };
+                self.cut(&buffer[..count], then, work)
+            }
+            Err(error) => {
+                self.close(Some(Arc::new(error)));
+                Step::Over
+            }
+        }
+    }
+
+    /// A short read leaves the bit set only if the peer has closed or an event came: then there is no event to wait for.
+    fn has_news(&self) -> bool {
+        turn::is_readable(&self.stream)
+    }
+
+    fn cut(self: &Arc<Self>, bytes: &[u8], then: Step, work: &mut S::Work) -> Step {
+        let mut incoming = self.incoming();
+        if bytes.is_empty() && !incoming.is_unfinished() {
+            return then;
+        }
+        let flow = incoming.feed(bytes, &self.limits, |frame| S::take(self, frame, work));
+        drop(incoming);
+        match flow {
+            Ok(Flow::Taken) if self.is_closed() => Step::Over,
+            Ok(Flow::Taken) => then,
+            Ok(Flow::Wait) => Step::Waiting,
+            Err(error) => {
+                self.close_malformed(error);
+                Step::Over
+            }
+        }
+    }
+
+    /// The peer broke the protocol: nothing after this can be understood.
+    pub(crate) fn close_malformed(self: &Arc<Self>, error: FrameError) {
+        log::warn!("closing the connection to {}: {error}", self.describe_peer());
+        self.close(Some(Arc::new(error)));
+    }
+
+    pub(crate) fn describe_peer(&self) -> String {
+        self.peer().map_or_else(|_| "a peer that has gone".to_owned(), |address| address.to_string())
+    }
+
+    /// Ends the connection at once, in both directions. Whoever waits for it learns the reason.
+    pub(crate) fn close(self: &Arc<Self>, reason: Option<Cause>) {
+        if self.is_closed.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        // What is buffered and belongs to nobody who waits still has a chance to leave.
+        if reason.is_none() {
+            let _ = self.outbox.flush(&self.stream);
+        }
+        self.outbox.close();
+        turn::stop_on_ready(&self.stream);
+        // It fails when the peer was faster: either way the connection is down.
+        let _ = self.stream.shutdown(Shutdown::Both);
+        S::closed(self, reason);
+    }
+}
+
+impl<S: Side> OnReady for Connection<S> {
+    fn on_ready(self: Arc<Self>) {
+        if self.is_reading.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let connection = self.clone();
+        if let Err(error) = turn::spawn_here(move || connection.read()) {
+            self.close(Some(Arc::new(error)));
+        }
+    }
+}
+
+impl<S: Side> AtEnd for Connection<S> {
+    fn at_end(self: Arc<Self>) {
+        self.flush();
+    }
+}

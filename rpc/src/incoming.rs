@@ -1,0 +1,166 @@
+//! The unfinished end of what was read: whole frames out, the rest kept.
+
+use crate::frame::{Cutter, FrameError, Progress};
+use crate::limits::Limits;
+
+/// What became of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flow {
+    /// It was taken.
+    Taken,
+    /// There is no room for it now: it stays, and nothing after it is looked at.
+    Wait,
+}
+
+/// Bytes that are no whole frame yet, or that had to wait. Empty, and one word, on an idle connection.
+#[derive(Default)]
+pub(crate) struct Incoming {
+    rest: Option<Box<Rest>>,
+}
+
+struct Rest {
+    bytes: Vec<u8>,
+    /// Where the first frame that is not taken begins.
+    start: usize,
+    cutter: Cutter,
+}
+
+impl Incoming {
+    /// Whether a frame has begun and not ended.
+    pub(crate) fn is_unfinished(&self) -> bool {
+        self.rest.is_some()
+    }
+
+    /// Cuts `fresh`, behind what was left, into frames for `take`. Returns `Wait` if that is what `take` said last.
+    ///
+    /// # Errors
+    ///
+    /// The bytes are no MessagePack array, or beyond a limit. The stream cannot be understood any further.
+    pub(crate) fn feed(
+        &mut self,
+        fresh: &[u8],
+        limits: &Limits,
+        mut take: impl FnMut(&[u8]) -> Flow,
+    ) -> Result<Flow, FrameError> {
+        match self.rest.take() {
+            None => {
+                let mut cutter = Cutter::new(limits);
+                let (taken, flow) = cut(fresh, &mut cutter, &mut take)?;
+                if taken < fresh.len() {
+                    let cutter = renewed(cutter, flow, limits);
+                    self.rest = Some(Box::new(Rest { bytes: fresh[taken..].to_vec(), start: 0, cutter }));
+                }
+                Ok(flow)
+            }
+            Some(mut rest) => {
+                rest.make_room();
+                rest.bytes.extend_from_slice(fresh);
+                let (taken, flow) = cut(&rest.bytes[rest.start..], &mut rest.cutter, &mut take)?;
+                rest.start += taken;
+                if rest.start < rest.bytes.len() {
+                    rest.cutter = renewed(rest.cutter, flow, limits);
+                    self.rest = Some(rest);
+                }
+                Ok(flow)
+            }
+        }
+    }
+}
+
+/// A frame that has to wait is cut again when its time comes.
+fn renewed(cutter: Cutter, flow: Flow, limits: &Limits) -> Cutter {
+    match flow {
+        Flow::Taken => cutter,
+        Flow::Wait => Cutter::new(limits),
+    }
+}
+
+/// Returns how many bytes were taken.
+fn cut(bytes: &[u8], cutter: &mut Cutter, take: &mut impl FnMut(&[u8]) -> Flow) -> Result<(usize, Flow), FrameError> {
+    let mut taken = 0;
+    while taken < bytes.len() {
+        match cutter.advance(&bytes[taken..])? {
+            Progress::Whole { len } => match take(&bytes[taken..taken + len]) {
+                Flow::Taken => taken += len,
+                Flow::Wait => return Ok((taken, Flow::Wait)),
+            },
+            Progress::NeedMore { .. } => break,
+        }
+    }
+    Ok((taken, Flow::Taken))
+}
+
+impl Rest {
+    /// Drops taken bytes once they are the larger part, so that each byte is moved at most twice.
+    fn make_room(&mut self) {
+        if self.start > self.bytes.len() / 2 {
+            self.bytes.drain(..self.start);
+            self.start = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Three frames: `[0]`, `["ab"]`, `[nil, nil]`.
+    const STREAM: &[u8] = &[0x91, 0, 0x91, 0xa2, b'a', b'b', 0x92, 0xc0, 0xc0];
+
+    fn frames() -> Vec<Vec<u8>> {
+        vec![STREAM[..2].to_vec(), STREAM[2..6].to_vec(), STREAM[6..].to_vec()]
+    }
+
+    #[test]
+    fn every_split_gives_the_same_frames() {
+        let limits = Limits::default();
+        for first in 0..=STREAM.len() {
+            for second in first..=STREAM.len() {
+                let (mut incoming, mut seen) = (Incoming::default(), Vec::new());
+                for part in [&STREAM[..first], &STREAM[first..second], &STREAM[second..]] {
+                    let flow = incoming.feed(part, &limits, |frame| {
+                        seen.push(frame.to_vec());
+                        Flow::Taken
+                    });
+                    assert_eq!(flow, Ok(Flow::Taken));
+                }
+                assert_eq!(seen, frames(), "split at {first} and {second}");
+                assert!(!incoming.is_unfinished());
+            }
+        }
+    }
+
+    #[test]
+    fn a_frame_that_has_to_wait_comes_again_and_keeps_its_order() {
+        let limits = Limits::default();
+        let (mut incoming, mut seen, mut turns) = (Incoming::default(), Vec::new(), 0);
+        let mut fresh = STREAM;
+        loop {
+            let mut room = 1;
+            let flow = incoming.feed(fresh, &limits, |frame| {
+                if room == 0 {
+                    return Flow::Wait;
+                }
+                room -= 1;
+                seen.push(frame.to_vec());
+                Flow::Taken
+            });
+            fresh = &[];
+            turns += 1;
+            if flow == Ok(Flow::Taken) {
+                break;
+            }
+        }
+        assert_eq!((seen, turns), (frames(), 3));
+    }
+
+    #[test]
+    fn what_is_no_frame_is_an_error_wherever_it_stands() {
+        let limits = Limits::default();
+        let check = |bytes: &[u8]| assert!(Incoming::default().feed(bytes, &limits, |_| Flow::Taken).is_err(), "{bytes:x?}");
+        check(&[0xc1]);
+        check(&[0x91, 0xc1]);
+        check(&[0x91, 0, 0xc1]);
+        check(&[0x80]);
+    }
+}

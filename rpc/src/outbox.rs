@@ -1,0 +1,264 @@
+//! The outgoing buffer of a connection: written by many, flushed once a turn.
+//!
+//! ```text
+//!   handlers, callers ──append──▶ buffer ──end of the turn──▶ one write ──▶ all taken: done
+//!                                   ▲                             └─ socket full: a writer dhaga waits, then writes on
+//!                                   └── above the soft limit senders wait here
+//! ```
+//!
+//! The buffer is taken out of the lock while a message is encoded: that runs the user's `Serialize`, which might wait.
+
+use std::collections::VecDeque;
+use std::io::{self, Write};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use dhaga::net::TcpStream;
+use dhaga::park::{self, Parked, Unparker, WaitReason};
+use dhaga::{Interrupt, turn};
+
+/// Capacity that a worker keeps for the next buffer. A larger one, from a large message, is freed.
+const SPARE_BYTES_MAX: usize = 256 << 10;
+/// How long a peer may take nothing of what waits for it before the connection is given up.
+pub const UNSENT_MUST_MOVE_WITHIN: Duration = Duration::from_secs(30);
+
+/// What is yet to be sent on one connection.
+pub(crate) struct Outbox {
+    state: Mutex<State>,
+    soft_max: usize,
+}
+
+#[derive(Default)]
+struct State {
+    buffer: Vec<u8>,
+    /// The end of the turn will flush.
+    is_dirty: bool,
+    /// A writer dhaga holds what the socket did not take.
+    has_writer: bool,
+    /// Bytes that the writer holds.
+    held: usize,
+    is_closed: bool,
+    waiting: VecDeque<Unparker>,
+}
+
+/// What became of an append.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Appended {
+    /// It goes out with what was there before.
+    Queued,
+    /// It is the first of this turn: the caller asks for a flush at the turn's end.
+    First,
+    /// The connection has ended.
+    Closed,
+}
+
+/// What became of a flush.
+#[derive(Debug)]
+pub(crate) enum Flushed {
+    /// Everything was sent, or a writer is at it.
+    Done,
+    /// The socket is full: the caller starts a writer with [`Outbox::write_rest`].
+    Full,
+    /// The connection broke.
+    Broken(io::Error),
+}
+
+/// A worker's spare buffer, so that a connection which is idle holds none.
+#[derive(Default)]
+struct Spare(std::cell::RefCell<Vec<u8>>);
+
+fn take_spare() -> Vec<u8> {
+    turn::worker_local::<Spare>().map(|spare| spare.0.take()).unwrap_or_default()
+}
+
+fn keep_spare(mut buffer: Vec<u8>) {
+    if buffer.capacity() <= SPARE_BYTES_MAX
+        && let Some(spare) = turn::worker_local::<Spare>()
+    {
+        buffer.clear();
+        spare.0.replace(buffer);
+    }
+}
+
+impl Outbox {
+    pub(crate) fn new(soft_max: usize) -> Self {
+        Self { state: Mutex::default(), soft_max }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until there is room below the soft limit. Suspends.
+    ///
+    /// # Errors
+    ///
+    /// The deadline passed first, or what [`park::check`] says.
+    pub(crate) fn wait_for_room(&self, deadline: Option<Instant>) -> Result<(), Interrupt> {
+        loop {
+            park::check()?;
+            let mut state = self.lock();
+            if state.is_closed || state.unsent() < self.soft_max {
+                return Ok(());
+            }
+            let me = park::unparker();
+            state.waiting.push_back(me);
+            drop(state);
+            if park::park_until(WaitReason::Write, deadline) == Parked::TimedOut {
+                park::check()?;
+                return Err(Interrupt::DeadlineExceeded);
+            }
+        }
+    }
+
+    /// Whether the soft limit is met.
+    pub(crate) fn is_full(&self) -> bool {
+        self.lock().unsent() >= self.soft_max
+    }
+
+    /// Whether everything was handed to the socket.
+    pub(crate) fn is_empty(&self) -> bool {
+        let state = self.lock();
+        state.unsent() == 0 && !state.is_dirty
+    }
+
+    /// Lets `encode` append to the buffer. Never waits by itself.
+    pub(crate) fn append(&self, encode: impl FnOnce(&mut Vec<u8>)) -> Appended {
+        let mut state = self.lock();
+        if state.is_closed {
+            return Appended::Closed;
+        }
+        let buffer = std::mem::take(&mut state.buffer);
+        drop(state);
+        let mut lent = Lent { outbox: self, buffer };
+        if lent.buffer.capacity() == 0 {
+            lent.buffer = take_spare();
+        }
+        encode(&mut lent.buffer);
+        drop(lent);
+        match std::mem::replace(&mut self.lock().is_dirty, true) {
+            true => Appended::Queued,
+            false => Appended::First,
+        }
+    }
+
+    /// Writes as much as the socket takes.
+    pub(crate) fn flush(&self, stream: &TcpStream) -> Flushed {
+        let mut state = self.lock();
+        state.is_dirty = false;
+        if state.has_writer || state.is_closed {
+            return Flushed::Done;
+        }
+        let mut written = 0;
+        let outcome = loop {
+            if written == state.buffer.len() {
+                break Flushed::Done;
+            }
+            match turn::try_write(stream, &state.buffer[written..]) {
+                Ok(Some(count)) => written += count,
+                Ok(None) => break Flushed::Full,
+                Err(error) => break Flushed::Broken(error),
+            }
+        };
+        let buffer = std::mem::take(&mut state.buffer);
+        match outcome {
+            Flushed::Done => {
+                drop(state);
+                keep_spare(buffer);
+            }
+            _ => {
+                state.buffer = buffer;
+                state.buffer.drain(..written);
+                state.has_writer = matches!(outcome, Flushed::Full);
+            }
+        }
+        outcome
+    }
+
+    /// Writes until nothing is left. Suspends; run by one dhaga at a time.
+    ///
+    /// # Errors
+    ///
+    /// The connection broke, or the peer took nothing for [`UNSENT_MUST_MOVE_WITHIN`].
+    pub(crate) fn write_rest(&self, mut stream: &TcpStream) -> io::Result<()> {
+        stream.set_write_timeout(Some(UNSENT_MUST_MOVE_WITHIN))?;
+        loop {
+            let batch = self.take_batch();
+            if batch.is_empty() {
+                return Ok(());
+            }
+            let mut rest = &batch[..];
+            while !rest.is_empty() {
+                let count = stream.write(rest).map_err(stalled)?;
+                rest = &rest[count..];
+                self.note_written(count);
+            }
+        }
+    }
+
+    /// The next bytes for the writer. None left: the writer's time is over.
+    fn take_batch(&self) -> Vec<u8> {
+        let mut state = self.lock();
+        let batch = std::mem::take(&mut state.buffer);
+        state.held = batch.len();
+        state.has_writer = !batch.is_empty();
+        batch
+    }
+
+    fn note_written(&self, count: usize) {
+        let mut state = self.lock();
+        state.held -= count;
+        if state.unsent() < self.soft_max {
+            state.waiting.drain(..).for_each(|waiter| waiter.unpark());
+        }
+    }
+
+    /// Takes nothing more, drops what is unsent, and lets all senders go on. Returns whether it was open.
+    pub(crate) fn close(&self) -> bool {
+        let mut state = self.lock();
+        state.buffer = Vec::new();
+        state.is_dirty = false;
+        state.waiting.drain(..).for_each(|waiter| waiter.unpark());
+        !std::mem::replace(&mut state.is_closed, true)
+    }
+}
+
+/// The buffer while somebody encodes into it. Goes back also when that panics: what others have put there must leave.
+struct Lent<'a> {
+    outbox: &'a Outbox,
+    buffer: Vec<u8>,
+}
+
+impl Drop for Lent<'_> {
+    fn drop(&mut self) {
+        self.outbox.lock().put_back(std::mem::take(&mut self.buffer));
+    }
+}
+
+fn stalled(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::WouldBlock => {
+            let seconds = UNSENT_MUST_MOVE_WITHIN.as_secs();
+            io::Error::new(io::ErrorKind::TimedOut, format!("the peer took none of its bytes for {seconds} s"))
+        }
+        _ => error,
+    }
+}
+
+impl State {
+    fn unsent(&self) -> usize {
+        self.buffer.len() + self.held
+    }
+
+    /// Somebody else may have begun another buffer meanwhile; whole messages go behind each other in any order.
+    fn put_back(&mut self, buffer: Vec<u8>) {
+        if self.is_closed {
+            return;
+        }
+        if self.buffer.is_empty() {
+            self.buffer = buffer;
+        } else {
+            self.buffer.extend_from_slice(&buffer);
+        }
+    }
+}

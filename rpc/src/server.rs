@@ -1,0 +1,741 @@
+//! The serving side: accepts connections, gives each request a dhaga, answers, and drains at the end.
+//!
+//! ```text
+//!   accept loop ──▶ the worker with the fewest connections ──▶ Connection<Serving>
+//!   reader: frame ──▶ admit (limits, duplicate id, method) ──▶ a dhaga: decode, run, encode, append ──▶ release
+//! ```
+
+use std::collections::HashSet;
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use dhaga::net::{TcpListener, TcpStream};
+use dhaga::sync::{OwnedSemaphorePermit, Semaphore};
+use dhaga::{Builder, JoinHandle, Runtime, turn};
+
+use crate::connection::{Connection, Side};
+use crate::error::{Cause, Refusal};
+use crate::incoming::Flow;
+use crate::limits::{Limits, QUEUED_FRAME_OVERHEAD_BYTES};
+use crate::message::{Message, MessageError};
+use crate::service::{Handler, HandlerError, Methods, Outgoing, TypedHandler, respond_refusal};
+
+/// First and last pause of an accept loop that the kernel refuses a descriptor: short enough for a passing shortage, long
+/// enough to cost nothing in a lasting one.
+const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(5);
+const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
+/// How often connections that owe us bytes are looked at. Only while there are such.
+const WATCH_INTERVAL: Duration = Duration::from_millis(500);
+/// How often a drain looks whether the last answers have left.
+const DRAIN_INTERVAL: Duration = Duration::from_millis(2);
+
+/// A MessagePack-RPC server. Each request is run by a dhaga of its own, so a handler may wait as it likes.
+///
+/// Dropping it stops accepting and closes its connections; [`Server::shutdown`] lets the calls in flight finish first.
+///
+/// # Examples
+///
+/// ```
+/// let server = dhaga_rpc::Server::builder().method("add", |a: i64, b: i64| Ok(a + b)).bind("127.0.0.1:0")?;
+/// let client = dhaga_rpc::Client::connect(server.local_addr())?;
+/// assert_eq!(client.call::<_, i64>("add", (20, 22))?, 42);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Server {
+    shared: Arc<Shared>,
+    address: SocketAddr,
+    acceptor: Option<JoinHandle<()>>,
+}
+
+/// How a [`Server`] shall be: its methods and its limits.
+#[derive(Clone, Default)]
+#[must_use = "a builder does nothing before `bind`"]
+pub struct ServerBuilder {
+    methods: Methods,
+    limits: Limits,
+}
+
+/// What a server has done and holds; see [`Server::stats`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ServerStats {
+    /// Connections that are open.
+    pub connections: usize,
+    /// Connections accepted since the start.
+    pub accepted: u64,
+    /// Handlers that run or wait now.
+    pub in_flight: usize,
+    /// Notifications for methods that are not there, and answers nobody asked for.
+    pub ignored: u64,
+    /// Connections closed because the peer broke the protocol or a limit.
+    pub closed_for_fault: u64,
+}
+
+struct Shared {
+    methods: Methods,
+    limits: Arc<Limits>,
+    /// Handlers that run or wait.
+    in_flight: AtomicUsize,
+    accepted: AtomicU64,
+    ignored: AtomicU64,
+    closed_for_fault: AtomicU64,
+    is_draining: AtomicBool,
+    /// Room for connections.
+    room: Arc<Semaphore>,
+    connections: Mutex<Registry>,
+    watched: Mutex<Watched>,
+}
+
+/// The open connections, and how many each worker has.
+#[derive(Default)]
+struct Registry {
+    open: slab::Slab<Weak<Connection<Serving>>>,
+    per_worker: Vec<usize>,
+    /// Nothing is accepted any more.
+    is_closed: bool,
+}
+
+/// Connections from which something is overdue some day: a first frame, or the rest of one.
+#[derive(Default)]
+struct Watched {
+    list: Vec<Watch>,
+    has_watcher: bool,
+}
+
+struct Watch {
+    connection: Weak<Connection<Serving>>,
+    reads: u64,
+    overdue: Instant,
+}
+
+impl ServerBuilder {
+    /// Adds the function `f` as `name`; see [`Methods::method`].
+    ///
+    /// # Panics
+    ///
+    /// When `name` is taken already, or begins with `$/`.
+    pub fn method<Args, F: TypedHandler<Args>>(mut self, name: &str, f: F) -> Self {
+        self.methods = self.methods.method(name, f);
+        self
+    }
+
+    /// Adds a function on encoded bytes as `name`; see [`Methods::method_raw`].
+    ///
+    /// # Panics
+    ///
+    /// As [`ServerBuilder::method`].
+    pub fn method_raw<F>(mut self, name: &str, f: F) -> Self
+    where
+        F: Fn(&[u8], &mut Vec<u8>) -> Result<(), HandlerError> + Send + Sync + 'static,
+    {
+        self.methods = self.methods.method_raw(name, f);
+        self
+    }
+
+    /// Adds all of `methods`.
+    ///
+    /// # Panics
+    ///
+    /// When one of the names is taken already.
+    pub fn methods(mut self, methods: Methods) -> Self {
+        self.methods = self.methods.merge(methods);
+        self
+    }
+
+    /// Replaces the limits. Default: [`Limits::default`].
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Listens on `address` and serves, in dhagas of the caller's runtime or else of the default one.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says: `AddrInUse`, `PermissionDenied`, out of descriptors.
+    pub fn bind(self, address: impl ToSocketAddrs) -> io::Result<Server> {
+        self.start(TcpListener::bind(address)?, |builder, loop_| builder.spawn(loop_))
+    }
+
+    /// As [`ServerBuilder::bind`], in dhagas of `runtime`.
+    ///
+    /// # Errors
+    ///
+    /// As [`ServerBuilder::bind`].
+    pub fn bind_on(self, runtime: &Runtime, address: impl ToSocketAddrs) -> io::Result<Server> {
+        self.start(TcpListener::bind(address)?, |builder, loop_| builder.spawn_on(runtime, loop_))
+    }
+
+    fn start(
+        self,
+        listener: TcpListener,
+        spawn: impl FnOnce(Builder, Box<dyn FnOnce() + Send>) -> Result<JoinHandle<()>, dhaga::SpawnError>,
+    ) -> io::Result<Server> {
+        let address = listener.local_addr()?;
+        let room = Arc::new(Semaphore::new(self.limits.connections_max));
+        let shared = Arc::new(Shared {
+            methods: self.methods,
+            limits: Arc::new(self.limits),
+            in_flight: AtomicUsize::new(0),
+            accepted: AtomicU64::new(0),
+            ignored: AtomicU64::new(0),
+            closed_for_fault: AtomicU64::new(0),
+            is_draining: AtomicBool::new(false),
+            room,
+            connections: Mutex::default(),
+            watched: Mutex::default(),
+        });
+        let accepting = shared.clone();
+        let builder = Builder::new().name("rpc accept").detached();
+        let acceptor = spawn(builder, Box::new(move || accepting.accept_loop(&listener)))?;
+        Ok(Server { shared, address, acceptor: Some(acceptor) })
+    }
+}
+
+impl fmt::Debug for ServerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerBuilder").field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+impl Server {
+    /// Sets out to build a server.
+    pub fn builder() -> ServerBuilder {
+        ServerBuilder::default()
+    }
+
+    /// The address it listens on.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Counters, as they are now.
+    pub fn stats(&self) -> ServerStats {
+        ServerStats {
+            connections: self.shared.registry().open.len(),
+            accepted: self.shared.accepted.load(Ordering::Relaxed),
+            in_flight: self.shared.in_flight.load(Ordering::Relaxed),
+            ignored: self.shared.ignored.load(Ordering::Relaxed),
+            closed_for_fault: self.shared.closed_for_fault.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Drains: accepts nothing more, refuses new requests with an error answer, lets the calls in flight finish and their
+    /// answers leave, up to `grace`, and then closes all connections. Suspends. Returns whether every call finished.
+    pub fn shutdown(mut self, grace: Duration) -> bool {
+        let deadline = Instant::now().checked_add(grace);
+        self.shared.is_draining.store(true, Ordering::SeqCst);
+        self.stop_accepting();
+        while !self.shared.is_drained() && deadline.is_none_or(|deadline| Instant::now() < deadline) {
+            dhaga::sleep(DRAIN_INTERVAL);
+        }
+        self.shared.is_drained()
+    }
+
+    fn stop_accepting(&mut self) {
+        if let Some(acceptor) = self.acceptor.take() {
+            acceptor.cancel();
+            // It ends by itself; to wait for it here would make `drop` suspend.
+            acceptor.detach();
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop_accepting();
+        let open = self.shared.registry().close();
+        open.iter().filter_map(Weak::upgrade).for_each(|connection| connection.close(None));
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server").field("address", &self.address).field("stats", &self.stats()).finish_non_exhaustive()
+    }
+}
+
+impl Registry {
+    fn close(&mut self) -> Vec<Weak<Connection<Serving>>> {
+        self.is_closed = true;
+        self.open.iter().map(|(_, connection)| connection.clone()).collect()
+    }
+
+    /// The worker with the fewest connections, which gets one more.
+    fn place(&mut self) -> usize {
+        self.per_worker.resize(turn::workers().unwrap_or(1), 0);
+        let fewest = self.per_worker.iter().enumerate().min_by_key(|(_, count)| **count);
+        let index = fewest.map_or(0, |(index, _)| index);
+        self.per_worker[index] += 1;
+        index
+    }
+}
+
+/// A place among a server's connections, given back when the connection goes.
+struct Place {
+    server: Arc<Shared>,
+    worker: usize,
+    /// Key in the registry; `None` before it is entered.
+    key: Mutex<Option<usize>>,
+    _room: OwnedSemaphorePermit,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut registry = self.server.registry();
+        registry.per_worker[self.worker] -= 1;
+        if let Some(key) = *self.key.get_mut().unwrap_or_else(PoisonError::into_inner) {
+            registry.open.remove(key);
+        }
+    }
+}
+
+impl Shared {
+    fn registry(&self) -> MutexGuard<'_, Registry> {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_drained(&self) -> bool {
+        let open: Vec<_> = self.registry().open.iter().filter_map(|(_, connection)| connection.upgrade()).collect();
+        self.in_flight.load(Ordering::SeqCst) == 0 && open.iter().all(|connection| connection.is_flushed())
+    }
+
+    /// Accepts until it is cancelled. No error of the kernel ends it.
+    fn accept_loop(self: &Arc<Self>, listener: &TcpListener) {
+        let mut pause = ACCEPT_PAUSE_MIN;
+        while let Ok(room) = self.room.clone().acquire_owned() {
+            match listener.accept() {
+                Ok((stream, _)) => {
+                    pause = ACCEPT_PAUSE_MIN;
+                    self.adopt(stream, room);
+                }
+                Err(error) if is_cancelled(&error) => return,
+                Err(error) => {
+                    log::warn!("accept failed, trying again in {pause:?}: {error}");
+                    dhaga::sleep(pause);
+                    pause = (pause * 2).min(ACCEPT_PAUSE_MAX);
+                }
+            }
+        }
+    }
+
+    /// Hands a new connection to the worker that has the fewest.
+    fn adopt(self: &Arc<Self>, stream: TcpStream, room: OwnedSemaphorePermit) {
+        self.accepted.fetch_add(1, Ordering::Relaxed);
+        let worker = self.registry().place();
+        let place = Place { server: self.clone(), worker, key: Mutex::new(None), _room: room };
+        let opened = turn::spawn_at(worker, move || {
+            if let Err(error) = open(stream, place) {
+                log::warn!("a connection was lost as soon as it was accepted: {error}");
+            }
+        });
+        if let Err(error) = opened {
+            log::error!("a connection was closed because no dhaga could be spawned for it: {error}");
+        }
+    }
+
+    /// Has the connection looked at until it owes nothing any more.
+    fn watch(self: &Arc<Self>, connection: &Arc<Connection<Serving>>, within: Duration) {
+        if connection.side.is_watched.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let Some(overdue) = Instant::now().checked_add(within) else { return };
+        let watch = Watch { connection: Arc::downgrade(connection), reads: connection.progress().1, overdue };
+        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        watched.list.push(watch);
+        if !watched.has_watcher {
+            let server = Arc::downgrade(self);
+            watched.has_watcher = turn::spawn(move || watch_loop(&server)).is_ok();
+        }
+    }
+
+    /// Looks at all watched connections once. Returns whether any is left.
+    fn look_after_watched(&self) -> bool {
+        let now = Instant::now();
+        let mut list = {
+            let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::take(&mut watched.list)
+        };
+        list.retain_mut(|watch| watch.is_still_due(now, &self.limits));
+        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        watched.list.append(&mut list);
+        watched.has_watcher = !watched.list.is_empty();
+        watched.has_watcher
+    }
+}
+
+/// The watcher lives only while somebody owes us bytes, so that an idle server makes no wake.
+fn watch_loop(server: &Weak<Shared>) {
+    loop {
+        dhaga::sleep(WATCH_INTERVAL);
+        match server.upgrade() {
+            Some(server) if server.look_after_watched() => {}
+            _ => return,
+        }
+    }
+}
+
+impl Watch {
+    fn is_still_due(&mut self, now: Instant, limits: &Limits) -> bool {
+        let Some(connection) = self.connection.upgrade().filter(|connection| !connection.is_closed()) else {
+            return false;
+        };
+        let (is_unfinished, reads) = connection.progress();
+        let has_grown = reads != self.reads;
+        // A frame that waits for room of ours is not the peer's fault.
+        let is_owing = (is_unfinished && !connection.side.is_waiting.load(Ordering::SeqCst)) || reads == 0;
+        if has_grown && is_owing {
+            self.reads = reads;
+            self.overdue = now + limits.frame_must_grow_within;
+        } else if is_owing && now >= self.overdue {
+            let which = if reads == 0 { "sent nothing" } else { "left a frame unfinished" };
+            log::warn!("closing the connection to {}: it {which} for too long", connection.describe_peer());
+            connection.close(Some(Arc::new(Overdue)));
+            return false;
+        }
+        if !is_owing {
+            connection.side.is_watched.store(false, Ordering::SeqCst);
+            // Between the look and the store a frame may have begun: then this one is still watched.
+            return connection.progress().0 && !connection.side.is_watched.swap(true, Ordering::SeqCst);
+        }
+        true
+    }
+}
+
+/// The peer owed bytes and did not send them in time.
+#[derive(Debug)]
+struct Overdue;
+
+impl fmt::Display for Overdue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the peer did not finish a frame in time (Limits::first_frame_within, frame_must_grow_within)")
+    }
+}
+
+impl std::error::Error for Overdue {}
+
+fn is_cancelled(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<dhaga::Cancelled>())
+}
+
+/// On the connection's own worker: from here its socket is listened to.
+fn open(stream: TcpStream, place: Place) -> io::Result<()> {
+    let server = place.server.clone();
+    let limits = server.limits.clone();
+    let side = Serving {
+        place,
+        state: Mutex::default(),
+        is_waiting: AtomicBool::new(false),
+        is_watched: AtomicBool::new(false),
+    };
+    let connection = Connection::open(stream, side, limits)?;
+    let mut registry = server.registry();
+    if registry.is_closed {
+        drop(registry);
+        connection.close(None);
+        return Ok(());
+    }
+    let key = registry.open.insert(Arc::downgrade(&connection));
+    drop(registry);
+    *connection.side.place.key.lock().unwrap_or_else(PoisonError::into_inner) = Some(key);
+    server.watch(&connection, server.limits.first_frame_within);
+    Ok(())
+}
+
+/// The serving side of one connection.
+struct Serving {
+    place: Place,
+    state: Mutex<State>,
+    /// A frame waits for room: whoever makes room resumes the reader.
+    is_waiting: AtomicBool,
+    is_watched: AtomicBool,
+}
+
+#[derive(Default)]
+struct State {
+    /// Handlers that run or wait, notifications included.
+    in_flight: usize,
+    /// Bytes of their frames, at true cost.
+    queued_bytes: usize,
+    /// Ids of the requests among them.
+    ids: HashSet<u32>,
+    /// Size of the frame that waits, if one does.
+    waiting_bytes: usize,
+    /// The peer sends no more: the last answer closes the connection.
+    is_ended: bool,
+}
+
+/// Capacity of the id set that an idle connection may keep.
+const IDS_KEPT_MAX: usize = 8;
+
+impl Serving {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn server(&self) -> &Arc<Shared> {
+        &self.place.server
+    }
+}
+
+/// What is found wrong with a frame before any handler is asked.
+enum Reject {
+    /// The stream cannot be trusted any more.
+    Close(Cause),
+    /// An error answer.
+    Refuse(u32, Refusal),
+    /// A notification for nobody, or an answer to nothing.
+    Ignore,
+}
+
+/// A request or notification that was admitted, with bytes of its own.
+struct Request {
+    handler: Arc<Handler>,
+    params: Box<[u8]>,
+    ticket: Ticket,
+}
+
+/// The right to a place among the handlers in flight. Whatever becomes of the request, dropping this answers it, if
+/// nothing else did, and makes room.
+struct Ticket {
+    connection: Arc<Connection<Serving>>,
+    /// `None`: a notification.
+    id: Option<u32>,
+    cost: usize,
+    /// The handler began; it must not be called a refusal before execution.
+    has_begun: bool,
+    is_answered: bool,
+}
+
+impl Side for Serving {
+    type Work = Option<Request>;
+
+    fn take(connection: &Arc<Connection<Self>>, frame: &[u8], work: &mut Option<Request>) -> Flow {
+        if connection.is_closed() {
+            return Flow::Taken;
+        }
+        if !connection.side.has_room(connection, frame.len()) {
+            return Flow::Wait;
+        }
+        match admit(connection, frame) {
+            // The last one of a batch stays, to be run in place.
+            Ok(request) => Self::spawn(work.replace(request)),
+            Err(Reject::Refuse(id, refusal)) => {
+                connection.send(|out| respond_refusal(&connection.limits, id, refusal, out));
+            }
+            Err(Reject::Close(cause)) => {
+                log::warn!("closing the connection to {}: {cause}", connection.describe_peer());
+                connection.close(Some(cause));
+            }
+            Err(Reject::Ignore) => {
+                connection.side.server().ignored.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        Flow::Taken
+    }
+
+    fn run(work: Option<Request>) {
+        if let Some(request) = work {
+            request.run();
+        }
+    }
+
+    fn spawn(work: Option<Request>) {
+        if let Some(request) = work {
+            // If it is refused, the closure is dropped, and with it the ticket, which answers.
+            let _ = turn::spawn(move || request.run());
+        }
+    }
+
+    fn drained(connection: &Arc<Connection<Self>>) {
+        connection.side.resume_if_waiting(connection);
+        connection.side.close_if_done(connection);
+    }
+
+    fn end_of_input(connection: &Arc<Connection<Self>>, was_unfinished: bool) {
+        if was_unfinished {
+            log::debug!("{} closed in the middle of a frame", connection.describe_peer());
+        }
+        connection.side.state().is_ended = true;
+        connection.side.close_if_done(connection);
+    }
+
+    fn closed(connection: &Arc<Connection<Self>>, reason: Option<Cause>) {
+        if let Some(cause) = reason {
+            connection.side.server().closed_for_fault.fetch_add(1, Ordering::Relaxed);
+            log::debug!("connection to {} closed: {cause}", connection.describe_peer());
+        }
+    }
+}
+
+impl Serving {
+    /// Whether one more frame may be taken. If not, it waits, and whoever makes room resumes the reader.
+    fn has_room(&self, connection: &Arc<Connection<Self>>, frame_bytes: usize) -> bool {
+        let mut state = self.state();
+        if state.has_room(frame_bytes, &connection.limits) && !connection.is_congested() {
+            return true;
+        }
+        state.waiting_bytes = frame_bytes;
+        // Under the lock: who makes room looks at it after the room is made.
+        self.is_waiting.store(true, Ordering::SeqCst);
+        let is_idle = state.in_flight == 0;
+        drop(state);
+        // With nothing in flight only a flush makes room. If that is over already, nobody is left to resume us.
+        is_idle && connection.is_flushed() && self.is_waiting.swap(false, Ordering::SeqCst)
+    }
+
+    fn resume_if_waiting(&self, connection: &Arc<Connection<Self>>) {
+        if !self.is_waiting.load(Ordering::SeqCst) {
+            return;
+        }
+        let state = self.state();
+        let has_room = state.has_room(state.waiting_bytes, &connection.limits);
+        drop(state);
+        if has_room && !connection.is_congested() && self.is_waiting.swap(false, Ordering::SeqCst) {
+            connection.resume();
+        }
+    }
+
+    /// After the peer's FIN: the last answer has left, so ours may follow.
+    fn close_if_done(&self, connection: &Arc<Connection<Self>>) {
+        let state = self.state();
+        let is_done = state.is_ended && state.in_flight == 0;
+        drop(state);
+        if is_done && connection.is_flushed() {
+            connection.close(None);
+        }
+    }
+}
+
+impl State {
+    /// A frame above the limit of queued bytes is taken when it is alone.
+    fn has_room(&self, frame_bytes: usize, limits: &Limits) -> bool {
+        let bytes = self.queued_bytes + frame_bytes + QUEUED_FRAME_OVERHEAD_BYTES;
+        self.in_flight == 0 || (self.in_flight < limits.in_flight_per_connection_max && bytes <= limits.queued_bytes_max)
+    }
+}
+
+/// Checks a frame against all that needs no user code, and copies what its handler will need.
+fn admit(connection: &Arc<Connection<Serving>>, frame: &[u8]) -> Result<Request, Reject> {
+    let server = connection.side.server();
+    let (id, method, params) = match Message::parse(frame, &connection.limits) {
+        Ok(Message::Request { id, method, params }) => (Some(id), method, params),
+        Ok(Message::Notification { method, params }) => (None, method, params),
+        Ok(Message::Response { .. }) => return Err(Reject::Ignore),
+        Err(MessageError { request_id: Some(id), flaw }) => {
+            return Err(Reject::Refuse(id, Refusal::BadRequest { reason: flaw.to_string() }));
+        }
+        Err(error) => return Err(Reject::Close(Arc::new(error))),
+    };
+    let handler = match (server.methods.lookup(method), id) {
+        (Some(handler), _) => handler.clone(),
+        (None, Some(id)) => return Err(Reject::Refuse(id, Refusal::UnknownMethod { method: method.to_owned() })),
+        (None, None) => return Err(Reject::Ignore),
+    };
+    if let Some(id) = id
+        && server.is_draining.load(Ordering::SeqCst)
+    {
+        return Err(Reject::Refuse(id, Refusal::ShuttingDown));
+    }
+    let ticket = Ticket::draw(connection, id, frame.len())?;
+    Ok(Request { handler, params: params.into(), ticket })
+}
+
+/// Two requests with one id are in flight: whichever is answered first would complete the other at the peer.
+#[derive(Debug)]
+struct DuplicateId(u32);
+
+impl fmt::Display for DuplicateId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the peer sent a request with id {} while another with this id is in flight", self.0)
+    }
+}
+
+impl std::error::Error for DuplicateId {}
+
+impl Ticket {
+    fn draw(connection: &Arc<Connection<Serving>>, id: Option<u32>, frame_bytes: usize) -> Result<Self, Reject> {
+        let server = connection.side.server();
+        let limit = connection.limits.in_flight_per_server_max;
+        if server.in_flight.fetch_add(1, Ordering::SeqCst) >= limit {
+            server.in_flight.fetch_sub(1, Ordering::SeqCst);
+            return Err(id.map_or(Reject::Ignore, |id| Reject::Refuse(id, Refusal::TooManyInFlight { limit })));
+        }
+        let cost = frame_bytes + QUEUED_FRAME_OVERHEAD_BYTES;
+        let mut state = connection.side.state();
+        if id.is_some_and(|id| !state.ids.insert(id)) {
+            drop(state);
+            server.in_flight.fetch_sub(1, Ordering::SeqCst);
+            return Err(Reject::Close(Arc::new(DuplicateId(id.unwrap_or_default()))));
+        }
+        state.in_flight += 1;
+        state.queued_bytes += cost;
+        drop(state);
+        Ok(Self { connection: connection.clone(), id, cost, has_begun: false, is_answered: false })
+    }
+
+    /// Lets the id go before its answer leaves: the peer may use it again as soon as it has seen that.
+    fn release_id(&mut self) {
+        if let Some(id) = self.id.take() {
+            self.connection.side.state().ids.remove(&id);
+        }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if let (Some(id), false) = (self.id, self.is_answered) {
+            let limit = self.connection.limits.in_flight_per_server_max;
+            let refusal = match self.has_begun {
+                true => Refusal::HandlerPanicked,
+                false => Refusal::TooManyInFlight { limit },
+            };
+            self.release_id();
+            self.connection.send(|out| respond_refusal(&self.connection.limits, id, refusal, out));
+        }
+        let side = &self.connection.side;
+        let mut state = side.state();
+        state.in_flight -= 1;
+        state.queued_bytes -= self.cost;
+        if state.in_flight == 0 && state.ids.capacity() > IDS_KEPT_MAX {
+            state.ids = HashSet::new();
+        }
+        drop(state);
+        side.server().in_flight.fetch_sub(1, Ordering::SeqCst);
+        side.resume_if_waiting(&self.connection);
+        side.close_if_done(&self.connection);
+    }
+}
+
+impl Request {
+    /// Runs the handler and appends its answer. In a dhaga; suspends where the handler does.
+    fn run(self) {
+        let Self { handler, params, mut ticket } = self;
+        ticket.has_begun = true;
+        let limits = ticket.connection.limits.clone();
+        match ticket.id {
+            Some(id) => handler.respond(&limits, id, &params, &mut ticket),
+            None => {
+                if let Err(error) = handler.notify(&limits, &params) {
+                    log::debug!("a notification of {} failed: {error}", ticket.connection.describe_peer());
+                }
+            }
+        }
+    }
+}
+
+impl Outgoing for Ticket {
+    fn lend(&mut self, append: &mut dyn FnMut(&mut Vec<u8>)) {
+        // A deadline or cancel of the handler must not swallow its answer: only the connection's end does.
+        if self.connection.is_congested() {
+            let _ = self.connection.wait_for_room(None);
+        }
+        self.release_id();
+        self.is_answered = true;
+        self.connection.send(append);
+    }
+}
