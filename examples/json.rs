@@ -15,10 +15,7 @@ use serde_json::{Map, Value as Json, json};
 /// A [`JsonError`] that quotes the text.
 pub fn read(text: &str) -> Result<Value, JsonError> {
     let parsed = serde_json::from_str(text).map_err(|error| error.to_string());
-    parsed.and_then(from_json).map_err(|reason| JsonError {
-        text: text.to_owned(),
-        reason,
-    })
+    parsed.and_then(from_json).map_err(|reason| JsonError { text: text.to_owned(), reason })
 }
 
 /// Writes a value as one line of JSON.
@@ -47,9 +44,7 @@ fn from_json(json: Json) -> Result<Value, String> {
         Json::Bool(value) => value.into(),
         Json::Number(number) => from_number(&number)?,
         Json::String(text) => text.into(),
-        Json::Array(values) => {
-            Value::Array(values.into_iter().map(from_json).collect::<Result<_, _>>()?)
-        }
+        Json::Array(values) => Value::Array(values.into_iter().map(from_json).collect::<Result<_, _>>()?),
         Json::Object(entries) => match special(&entries) {
             Some(value) => value?,
             None => from_object(entries)?,
@@ -65,9 +60,7 @@ fn from_number(number: &serde_json::Number) -> Result<Value, String> {
 }
 
 fn from_object(entries: Map<String, Json>) -> Result<Value, String> {
-    let entries = entries
-        .into_iter()
-        .map(|(key, value)| Ok((key.into(), from_json(value)?)));
+    let entries = entries.into_iter().map(|(key, value)| Ok((key.into(), from_json(value)?)));
     Ok(Value::Map(entries.collect::<Result<_, String>>()?))
 }
 
@@ -102,10 +95,7 @@ fn from_hex(json: &Json) -> Result<Vec<u8>, String> {
     if !digits.len().is_multiple_of(2) {
         return Err(EXPECTED.to_owned());
     }
-    digits
-        .chunks_exact(2)
-        .map(|pair| Ok((digit(pair[0])? << 4 | digit(pair[1])?) as u8))
-        .collect()
+    digits.chunks_exact(2).map(|pair| Ok((digit(pair[0])? << 4 | digit(pair[1])?) as u8)).collect()
 }
 
 fn to_json(value: &Value) -> Json {
@@ -124,20 +114,13 @@ fn to_json(value: &Value) -> Json {
         },
         Value::Binary(bytes) => json!({ "$bin": to_hex(bytes) }),
         Value::Array(values) => values.iter().map(to_json).collect(),
-        Value::Map(entries) => entries
-            .iter()
-            .map(|(key, value)| (to_key(key), to_json(value)))
-            .collect(),
+        Value::Map(entries) => entries.iter().map(|(key, value)| (to_key(key), to_json(value))).collect(),
         Value::Ext(kind, bytes) => json!({ "$ext": [kind, to_hex(bytes)] }),
     }
 }
 
 fn from_float(number: f64) -> Json {
-    if number.is_finite() {
-        json!(number)
-    } else {
-        json!({ "$float": number.to_string() })
-    }
+    if number.is_finite() { json!(number) } else { json!({ "$float": number.to_string() }) }
 }
 
 fn to_key(key: &Value) -> String {

@@ -1,12 +1,12 @@
 //! Counts what one half of the quickstart does: calls, latencies, memory, processor time.
 //!
 //! ```text
-//!   callers start ──▶ each has had an answer ──▶ warm-up ──▶ measured ──▶ over: each caller ends after its call
+//!   callers start ──▶ all are in flight ──▶ each has had an answer ──▶ warm-up ──▶ measured ──▶ over: each caller ends after its call
 //! ```
 
 use std::fmt::Display;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 use std::{fs, io};
@@ -20,6 +20,10 @@ use serde::{Deserialize, Serialize};
 const WARM_UP: Duration = Duration::from_millis(500);
 /// How long the callers have to get their first answers.
 const START_MAX: Duration = Duration::from_secs(20);
+/// How long the first handlers wait until all callers have a call in one.
+const FILL_MAX: Duration = Duration::from_secs(2);
+/// How often they look. Seldom, since thousands of threads look too.
+const FILL_LOOK_EVERY: Duration = Duration::from_millis(200);
 /// How often memory and threads are looked at.
 const SAMPLE_EVERY: Duration = Duration::from_millis(20);
 /// What the kernel keeps for each thread as its own stack, on x86-64 and aarch64.
@@ -41,6 +45,7 @@ pub struct Meter {
     latencies: [Mutex<Histogram<u64>>; SHARDS],
     in_flight: AtomicUsize,
     in_flight_peak: AtomicUsize,
+    first_handler: OnceLock<Instant>,
 }
 
 /// What a half has come to.
@@ -90,11 +95,10 @@ impl Meter {
             answers: AtomicU64::new(0),
             errors: AtomicU64::new(0),
             first_error: Mutex::new(None),
-            latencies: std::array::from_fn(|_| {
-                Mutex::new(histogram().expect("the bounds are in order"))
-            }),
+            latencies: std::array::from_fn(|_| Mutex::new(histogram().expect("the bounds are in order"))),
             in_flight: AtomicUsize::new(0),
             in_flight_peak: AtomicUsize::new(0),
+            first_handler: OnceLock::new(),
         }
     }
 
@@ -104,10 +108,20 @@ impl Meter {
     }
 
     /// To be called at the begin of a handler, and kept until its end.
-    pub fn handling(&self) -> Handling<'_> {
+    ///
+    /// The first handlers wait here, by `sleep`, until all callers have a call in one, so that all are in flight at once at
+    /// least once, or until it is clear that this cannot be.
+    pub fn handling(&self, sleep: fn(Duration)) -> Handling<'_> {
         let in_flight = self.in_flight.fetch_add(1, Ordering::Relaxed) + 1;
         self.in_flight_peak.fetch_max(in_flight, Ordering::Relaxed);
+        while !self.were_all_in_flight() && self.first_handler.get_or_init(Instant::now).elapsed() < FILL_MAX {
+            sleep(FILL_LOOK_EVERY);
+        }
         Handling(self)
+    }
+
+    fn were_all_in_flight(&self) -> bool {
+        self.in_flight_peak.load(Ordering::Relaxed) >= self.callers.load(Ordering::Relaxed)
     }
 
     /// The life of a caller: calls again and again until the time is over. `call` must answer with the caller's number, so
@@ -143,18 +157,19 @@ impl Meter {
         first.get_or_insert(error);
     }
 
-    /// Runs `half`, which returns when its callers have ended, and measures it for `measured` meanwhile.
+    /// Runs the half called `name`, which returns when its callers have ended, and measures it for `measured` meanwhile.
     ///
     /// # Errors
     ///
-    /// Those of `half`, and of reading `/proc/self/status`.
+    /// Its own, and those of reading `/proc/self/status`.
     pub fn watch<E: From<io::Error>>(
         &self,
+        name: &'static str,
         measured: Duration,
         half: impl FnOnce() -> Result<(), E>,
     ) -> Result<Outcome, E> {
         thread::scope(|scope| {
-            let watch = scope.spawn(|| self.conduct(measured));
+            let watch = scope.spawn(|| self.conduct(name, measured));
             let ran = half();
             // What could not even start must not be waited for.
             self.phase.store(OVER, Ordering::Relaxed);
@@ -167,8 +182,8 @@ impl Meter {
     }
 
     /// Leads through the phases.
-    fn conduct(&self, measured: Duration) -> io::Result<Outcome> {
-        let bar = Bar::new(measured);
+    fn conduct(&self, name: &'static str, measured: Duration) -> io::Result<Outcome> {
+        let bar = Bar::new(name, measured);
         let mut peak = Outcome::default();
         let result = self.conduct_with(&bar, &mut peak, measured);
         self.phase.store(OVER, Ordering::Relaxed);
@@ -195,17 +210,9 @@ impl Meter {
     }
 
     /// Looks at memory and threads for `time_max`, or as long as the phase and `goes_on` allow.
-    fn sample_for(
-        &self,
-        time_max: Duration,
-        peak: &mut Outcome,
-        goes_on: impl Fn(Duration) -> bool,
-    ) -> io::Result<()> {
+    fn sample_for(&self, time_max: Duration, peak: &mut Outcome, goes_on: impl Fn(Duration) -> bool) -> io::Result<()> {
         let began = Instant::now();
-        while began.elapsed() < time_max
-            && self.phase.load(Ordering::Relaxed) != OVER
-            && goes_on(began.elapsed())
-        {
+        while began.elapsed() < time_max && self.phase.load(Ordering::Relaxed) != OVER && goes_on(began.elapsed()) {
             let (memory_bytes, threads) = memory_and_threads()?;
             peak.memory_bytes = peak.memory_bytes.max(memory_bytes);
             peak.threads = peak.threads.max(threads);
@@ -226,11 +233,7 @@ impl Meter {
         outcome.p99_ms = milliseconds(0.99);
         outcome.in_flight_peak = self.in_flight_peak.load(Ordering::Relaxed);
         outcome.errors = self.errors.load(Ordering::Relaxed);
-        outcome.first_error = self
-            .first_error
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        outcome.first_error = self.first_error.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 }
 
@@ -238,10 +241,10 @@ impl Meter {
 struct Bar(ProgressBar);
 
 impl Bar {
-    fn new(measured: Duration) -> Self {
-        let style = ProgressStyle::with_template("  {bar:40} {msg}");
+    fn new(name: &'static str, measured: Duration) -> Self {
+        let style = ProgressStyle::with_template("  {prefix:<8}{bar:40} {msg}");
         let bar = ProgressBar::new(measured.as_millis() as u64);
-        Self(bar.with_style(style.expect("the template is well formed")))
+        Self(bar.with_style(style.expect("the template is well formed")).with_prefix(name))
     }
 
     fn show(&self, elapsed: Duration, answers: u64) {

@@ -8,24 +8,21 @@
 use std::error::Error;
 use std::net::TcpListener;
 use std::process::{Command, ExitCode, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use std::{env, thread};
 
 use clap::{Parser, ValueEnum, value_parser};
 use dhaga_examples::meter::{Meter, Outcome};
 use dhaga_examples::{report, threads};
+use dhaga_rpc::limits::IN_FLIGHT_PER_SERVER_MAX;
 use dhaga_rpc::{Client, Limits, Methods, Server};
 
 /// The half that you came for. The calls look blocking, and each parks only its dhaga.
 fn with_dhagas(options: &Options, meter: &Arc<Meter>) -> Result<(), Box<dyn Error>> {
-    let server = Server::builder()
-        .methods(methods(options, meter, dhaga::sleep))
-        .limits(limits(options))
-        .bind("127.0.0.1:0")?;
-    let client = Client::builder()
-        .limits(limits(options))
-        .connect(server.local_addr())?;
+    let server =
+        Server::builder().methods(methods(options, meter, dhaga::sleep)).limits(limits(options)).bind("127.0.0.1:0")?;
+    let client = Client::builder().limits(limits(options)).connect(server.local_addr())?;
     dhaga::scope(|s| {
         for number in 0..options.dhagas {
             let call = |number| client.call("wait", (number,));
@@ -39,25 +36,28 @@ fn with_dhagas(options: &Options, meter: &Arc<Meter>) -> Result<(), Box<dyn Erro
 fn with_threads(options: &Options, meter: &Arc<Meter>) -> Result<(), Box<dyn Error>> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let addr = listener.local_addr()?;
-    // Callers and handlers share what threads the machine has; two callers for one handler is more than handlers need.
+    // Callers and handlers share what threads the machine has; a quarter for handlers is more than they need.
     let threads_max = threads::threads_max();
-    let callers_max = (options.dhagas as usize).min(threads_max / 3 * 2);
+    let callers_max = options.dhagas.min(threads_max as u64 / 4 * 3);
     let methods = methods(options, meter, thread::sleep);
-    threads::serve(listener, methods, limits(options), threads_max - callers_max)?;
+    threads::serve(listener, methods, limits(options), threads_max)?;
     let clients: Vec<_> = (0..thread::available_parallelism()?.get())
         .map(|_| threads::Client::connect(addr, limits(options)))
         .collect::<Result<_, _>>()?;
+    let start = OnceLock::new();
     thread::scope(|s| {
-        for number in 0..callers_max {
-            let client = &clients[number % clients.len()];
-            let call = |number| client.call("wait", (number,));
-            let caller = thread::Builder::new().stack_size(threads::STACK_BYTES);
-            let run = move || meter.call_in_a_loop(number as u64, call);
-            if caller.spawn_scoped(s, run).is_err() {
-                return meter.set_callers(number);
-            }
-        }
-        meter.set_callers(callers_max);
+        let spawn = |number: &u64| {
+            let client = &clients[*number as usize % clients.len()];
+            let (start, number) = (&start, *number);
+            let run = move || {
+                start.wait();
+                meter.call_in_a_loop(number, |number| client.call("wait", (number,)));
+            };
+            thread::Builder::new().stack_size(threads::STACK_BYTES).spawn_scoped(s, run).is_ok()
+        };
+        let callers = (0..callers_max).take_while(spawn).count();
+        meter.set_callers(callers);
+        start.get_or_init(|| ());
     });
     Ok(())
 }
@@ -66,18 +66,22 @@ fn with_threads(options: &Options, meter: &Arc<Meter>) -> Result<(), Box<dyn Err
 fn methods(options: &Options, meter: &Arc<Meter>, sleep: fn(Duration)) -> Methods {
     let (meter, backend) = (meter.clone(), Duration::from_millis(options.backend_ms));
     Methods::new().method("wait", move |number: u64| {
-        let _handling = meter.handling();
+        let _handling = meter.handling(sleep);
         sleep(backend);
         Ok(number)
     })
 }
 
-/// All calls share a few connections. By default one has at most 1024 handlers at a time, so that a stranger cannot take a
-/// whole server; here it is ourselves.
+/// All calls share a few connections. So that a stranger cannot take a whole server, a connection has at most 1024
+/// handlers at a time by default, and 1 MiB of requests; here we are among ourselves. The timeout is for the threads.
 fn limits(options: &Options) -> Limits {
+    let callers = options.dhagas as usize;
     Limits {
-        in_flight_per_connection_max: options.dhagas as usize,
-        calls_per_connection_max: options.dhagas as usize,
+        in_flight_per_connection_max: callers,
+        calls_per_connection_max: callers,
+        queued_bytes_max: callers << 10,
+        in_flight_per_server_max: callers.max(IN_FLIGHT_PER_SERVER_MAX),
+        call_timeout: Duration::from_secs(60),
         ..Limits::default()
     }
 }
@@ -106,6 +110,15 @@ enum Half {
     Threads,
 }
 
+impl Half {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Dhagas => "dhagas",
+            Self::Threads => "threads",
+        }
+    }
+}
+
 fn main() -> Result<ExitCode, Box<dyn Error>> {
     let options = Options::parse();
     if let Some(half) = options.child {
@@ -114,10 +127,11 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
         return Ok(ExitCode::SUCCESS);
     }
     let callers = report::grouped(options.dhagas);
-    println!("{callers} callers of a server that waits {} ms for a backend", options.backend_ms);
+    let (backend_ms, cores) = (options.backend_ms, thread::available_parallelism()?);
+    println!("{callers} callers of a server that waits {backend_ms} ms for a backend, on {cores} cores");
     let dhagas = run_in_child(Half::Dhagas)?;
     let threads = run_in_child(Half::Threads)?;
-    print!("{}", report::table(&dhagas, &threads));
+    println!("\n{}", report::table(&dhagas, &threads));
     print!("{}", report::notes(options.dhagas, &dhagas, &threads));
     let is_fine = dhagas.errors + threads.errors == 0;
     Ok(if is_fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -125,7 +139,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
 
 fn run(half: Half, options: &Options) -> Result<Outcome, Box<dyn Error>> {
     let meter = Arc::new(Meter::new(options.dhagas as usize));
-    meter.watch(Duration::from_secs(options.seconds), || match half {
+    meter.watch(half.name(), Duration::from_secs(options.seconds), || match half {
         Half::Dhagas => with_dhagas(options, &meter),
         Half::Threads => with_threads(options, &meter),
     })
@@ -133,18 +147,14 @@ fn run(half: Half, options: &Options) -> Result<Outcome, Box<dyn Error>> {
 
 /// Each half has a process of its own, so that neither leaves its memory to the other.
 fn run_in_child(half: Half) -> Result<Outcome, Box<dyn Error>> {
-    let name = match half {
-        Half::Dhagas => "dhagas",
-        Half::Threads => "threads",
-    };
     let child = Command::new(env::current_exe()?)
         .args(env::args_os().skip(1))
-        .args(["--child", name])
+        .args(["--child", half.name()])
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()?;
     if !child.status.success() {
-        return Err(format!("the half with {name} ended with {}", child.status).into());
+        return Err(format!("the half with {} ended with {}", half.name(), child.status).into());
     }
     Ok(serde_json::from_slice(&child.stdout)?)
 }

@@ -50,14 +50,8 @@ fn main() -> ExitCode {
 
 /// The result as JSON; none for a notification.
 fn run(options: &Options) -> Result<Option<String>, Box<dyn Error>> {
-    let params: Vec<Value> = options
-        .params
-        .iter()
-        .map(|param| json::read(param))
-        .collect::<Result<_, _>>()?;
-    let client = Client::builder()
-        .timeout(Duration::from_millis(options.timeout_ms))
-        .connect(options.addr.as_str())?;
+    let params: Vec<Value> = options.params.iter().map(|param| json::read(param)).collect::<Result<_, _>>()?;
+    let client = Client::builder().timeout(Duration::from_millis(options.timeout_ms)).connect(options.addr.as_str())?;
     if options.notify {
         client.notify(&options.method, params)?;
         return Ok(None);

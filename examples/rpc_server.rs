@@ -35,9 +35,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         builder = builder.workers(workers);
     }
     let runtime = builder.build()?;
-    let server = Server::builder()
-        .methods(methods())
-        .bind_on(&runtime, options.addr.as_str())?;
+    let server = Server::builder().methods(methods()).bind_on(&runtime, options.addr.as_str())?;
     println!("listening on {}", server.local_addr());
     loop {
         std::thread::park();
@@ -49,8 +47,7 @@ fn methods() -> Methods {
     Methods::new()
         .method("echo", |value: Value| Ok(value))
         .method("add", |a: i64, b: i64| {
-            a.checked_add(b)
-                .ok_or_else(|| HandlerError::new("the sum does not fit 64 bits"))
+            a.checked_add(b).ok_or_else(|| HandlerError::new("the sum does not fit 64 bits"))
         })
         .method("sleep", |ms: u64| {
             dhaga::sleep(Duration::from_millis(ms));
@@ -64,12 +61,8 @@ fn methods() -> Methods {
             Ok(ms)
         })
         .method("fail", |text: String| Err::<(), _>(HandlerError::new(text)))
-        .method("panic", || -> Result<(), HandlerError> {
-            panic!("a client asked for a panic")
-        })
-        .method("relay", move |addr: String, method: String, params: Vec<Value>| {
-            relay.call(addr, &method, params)
-        })
+        .method("panic", || -> Result<(), HandlerError> { panic!("a client asked for a panic") })
+        .method("relay", move |addr: String, method: String, params: Vec<Value>| relay.call(addr, &method, params))
 }
 
 /// Calls other servers for its caller, whom it trusts: whoever may call it can make it connect to anything.
@@ -85,9 +78,8 @@ impl Relay {
 
     /// The lock is not held while a connection is made, so a slow address holds up nobody else.
     fn client(&self, addr: String) -> Result<Client, HandlerError> {
-        let known = self.clients.lock()?.get(&addr).cloned();
-        if let Some(client) = known {
-            return Ok(client);
+        if let Some(client) = self.clients.lock()?.get(&addr) {
+            return Ok(client.clone());
         }
         let client = Client::connect(addr.as_str())?;
         Ok(self.clients.lock()?.entry(addr).or_insert(client).clone())

@@ -6,6 +6,7 @@
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -29,11 +30,14 @@ const READ_BUFFER_BYTES: usize = 64 << 10;
 /// How long to wait for a thread when the machine gives none.
 const PAUSE: Duration = Duration::from_millis(1);
 
+/// A server counts the threads of the process each time it has started so many.
+const COUNT_EVERY: usize = 16;
+
 /// How many threads a process may have here: the least of the kernel's limits, less a tenth for everybody else.
 pub fn threads_max() -> usize {
     const FILES: [(&str, usize); 5] = [
         // A thread takes four mappings: its stack, the stack for signals that std adds, a guard below each. When they run
-        // out in the middle of a start, std has no choice but to abort.
+        // out in the middle of a start, std aborts the process.
         ("/proc/sys/vm/max_map_count", 4),
         ("/proc/sys/kernel/pid_max", 1),
         ("/proc/sys/kernel/threads-max", 1),
@@ -48,24 +52,20 @@ pub fn threads_max() -> usize {
     least.unwrap_or(usize::MAX) / 10 * 9
 }
 
-/// Serves `methods` to whoever connects, with a thread for each connection and one for each request, of which
-/// `requests_max` run at a time: over it reading stops.
+/// How many threads this process has, those included that are about to end.
+fn threads_now() -> usize {
+    // A folder has a link for each folder in it, here one a thread, and two of its own.
+    fs::metadata("/proc/self/task").map_or(0, |task| (task.nlink() as usize).saturating_sub(2))
+}
+
+/// Serves `methods` to whoever connects, with a thread for each connection and one for each request. While the process has
+/// `threads_max` threads, reading stops.
 ///
 /// # Errors
 ///
 /// When the machine gives no thread to begin with. Later on it waits for one.
-pub fn serve(
-    listener: TcpListener,
-    methods: Methods,
-    limits: Limits,
-    requests_max: usize,
-) -> io::Result<()> {
-    let server = Arc::new(Server {
-        methods,
-        limits,
-        free: Mutex::new(requests_max),
-        freed: Condvar::new(),
-    });
+pub fn serve(listener: TcpListener, methods: Methods, limits: Limits, threads_max: usize) -> io::Result<()> {
+    let server = Arc::new(Server { methods, limits, threads_max });
     let accept = move || {
         for socket in listener.incoming() {
             // On an error the client has gone, or the descriptors are used up until another one goes.
@@ -85,9 +85,7 @@ pub fn serve(
 struct Server {
     methods: Methods,
     limits: Limits,
-    /// How many more requests may run.
-    free: Mutex<usize>,
-    freed: Condvar,
+    threads_max: usize,
 }
 
 impl Server {
@@ -99,13 +97,14 @@ impl Server {
     fn read_requests(self: &Arc<Self>, socket: TcpStream) -> io::Result<()> {
         socket.set_nodelay(true)?;
         let writer = Arc::new(Mutex::new(socket.try_clone()?));
+        let mut started = 0_usize;
         read_frames(&socket, &self.limits, |frame| {
+            if started.is_multiple_of(COUNT_EVERY) {
+                self.wait_for_room();
+            }
+            started += 1;
             let (server, writer, frame) = (self.clone(), writer.clone(), frame.to_vec());
-            self.take();
-            start(move || {
-                server.answer(&frame, &writer);
-                server.give_back();
-            });
+            start(move || server.answer(&frame, &writer));
         })
     }
 
@@ -139,14 +138,10 @@ impl Server {
         }
     }
 
-    fn take(&self) {
-        let free = self.freed.wait_while(lock(&self.free), |free| *free == 0);
-        *free.unwrap_or_else(PoisonError::into_inner) -= 1;
-    }
-
-    fn give_back(&self) {
-        *lock(&self.free) += 1;
-        self.freed.notify_one();
+    fn wait_for_room(&self) {
+        while threads_now() >= self.threads_max {
+            thread::sleep(PAUSE);
+        }
     }
 }
 
@@ -180,16 +175,10 @@ impl Client {
         let socket = TcpStream::connect(addr)?;
         socket.set_nodelay(true)?;
         let in_flight = InFlight::new(limits.calls_per_connection_max);
-        let connection = Arc::new(Connection {
-            limits,
-            socket,
-            writer: Mutex::new(()),
-            in_flight: Mutex::new(Some(in_flight)),
-        });
+        let connection =
+            Arc::new(Connection { limits, socket, writer: Mutex::new(()), in_flight: Mutex::new(Some(in_flight)) });
         let reader = connection.clone();
-        thread::Builder::new()
-            .stack_size(STACK_BYTES)
-            .spawn(move || reader.read_answers())?;
+        thread::Builder::new().stack_size(STACK_BYTES).spawn(move || reader.read_answers())?;
         Ok(Self { connection })
     }
 
@@ -223,16 +212,12 @@ impl Connection {
         let sent = encode::encode_request(&mut frame, &self.limits, id, method, params)
             .map_err(CallError::from)
             .and_then(|()| self.send(&frame));
-        sent.and_then(|()| answer.wait(self.limits.call_timeout))
-            .inspect_err(|_| self.forget(id))
+        sent.and_then(|()| answer.wait(self.limits.call_timeout)).inspect_err(|_| self.forget(id))
     }
 
     fn insert(&self, answer: Arc<Answer>) -> Result<u32, CallError> {
         let mut in_flight = lock(&self.in_flight);
-        let in_flight = in_flight.as_mut().ok_or(CallError::Disconnected {
-            maybe_executed: false,
-            source: None,
-        })?;
+        let in_flight = in_flight.as_mut().ok_or(CallError::Disconnected { maybe_executed: false, source: None })?;
         let inserted = in_flight.insert(answer);
         inserted.map_err(|full| CallError::TooManyInFlight { limit: full.limit })
     }
@@ -240,10 +225,7 @@ impl Connection {
     fn send(&self, frame: &[u8]) -> Result<(), CallError> {
         let _turn = lock(&self.writer);
         let written = (&self.socket).write_all(frame);
-        written.map_err(|error| CallError::Disconnected {
-            maybe_executed: true,
-            source: Some(Arc::new(error)),
-        })
+        written.map_err(|error| CallError::Disconnected { maybe_executed: true, source: Some(Arc::new(error)) })
     }
 
     fn forget(&self, id: u32) {
@@ -257,10 +239,7 @@ impl Connection {
         let waiting = lock(&self.in_flight).take();
         let source = ended.err().map(|error| Arc::new(error) as _);
         for (_, answer) in waiting.into_iter().flat_map(|mut table| table.fail_all()) {
-            answer.put(Err(CallError::Disconnected {
-                maybe_executed: true,
-                source: source.clone(),
-            }));
+            answer.put(Err(CallError::Disconnected { maybe_executed: true, source: source.clone() }));
         }
     }
 
@@ -301,11 +280,7 @@ impl Answer {
 }
 
 /// Gives each whole frame to `on_frame` until the peer ends the connection.
-fn read_frames(
-    mut socket: &TcpStream,
-    limits: &Limits,
-    mut on_frame: impl FnMut(&[u8]),
-) -> io::Result<()> {
+fn read_frames(mut socket: &TcpStream, limits: &Limits, mut on_frame: impl FnMut(&[u8])) -> io::Result<()> {
     let mut cutter = Cutter::new(limits);
     let mut buffer = vec![0; READ_BUFFER_BYTES];
     let mut unfinished = Vec::new();
@@ -315,10 +290,7 @@ fn read_frames(
             count => unfinished.extend_from_slice(&buffer[..count]),
         }
         let mut start = 0;
-        while let Progress::Whole { len } = cutter
-            .advance(&unfinished[start..])
-            .map_err(io::Error::other)?
-        {
+        while let Progress::Whole { len } = cutter.advance(&unfinished[start..]).map_err(io::Error::other)? {
             on_frame(&unfinished[start..start + len]);
             start += len;
         }
@@ -345,4 +317,63 @@ fn start(work: impl FnOnce() + Send + 'static) {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use dhaga_rpc::HandlerError;
+
+    use super::*;
+
+    fn client() -> Client {
+        let methods = Methods::new()
+            .method("add", |a: i64, b: i64| Ok(a + b))
+            .method("fail", |text: String| Err::<(), _>(HandlerError::new(text)))
+            .method("panic", || -> Result<(), HandlerError> { panic!("as the test wants") });
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        let addr = listener.local_addr().expect("it is bound");
+        serve(listener, methods, Limits::default(), threads_max()).expect("there are threads");
+        Client::connect(addr, Limits::default()).expect("it listens")
+    }
+
+    #[test]
+    fn each_thread_gets_its_own_answer() {
+        let client = client();
+        let add = |a: i64, b: i64| client.call::<_, i64>("add", (a, b)).expect("add answers");
+        thread::scope(|s| {
+            for number in 0..50 {
+                s.spawn(move || (0..20).for_each(|step| assert_eq!(add(number, step), number + step)));
+            }
+        });
+    }
+
+    #[test]
+    fn failures_are_errors_and_the_connection_lives_on() {
+        let client = client();
+        let check = |method: &str, expected: &str| {
+            let error = client.call::<_, ()>(method, ("no such file",)).expect_err(method).to_string();
+            assert!(error.contains(expected), "{error}");
+        };
+        check("fail", "no such file");
+        check("panic", "the handler panicked");
+        check("nobody", "no method \"nobody\"");
+        assert_eq!(client.call::<_, i64>("add", (20, 22)).expect("add answers"), 42);
+    }
+
+    #[test]
+    fn the_end_of_a_connection_is_the_end_of_its_calls() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        let addr = listener.local_addr().expect("it is bound");
+        let client = Client::connect(addr, Limits::default()).expect("it listens");
+        let call = || client.call::<_, ()>("wait", ()).expect_err("nobody answers");
+        thread::scope(|s| {
+            let caller = s.spawn(call);
+            let (mut socket, _) = listener.accept().expect("the client has connected");
+            socket.read_exact(&mut [0; 9]).expect("the call is there");
+            drop(socket);
+            let error = caller.join().expect("it does not panic");
+            assert!(matches!(error, CallError::Disconnected { maybe_executed: true, .. }), "{error}");
+        });
+        assert!(matches!(call(), CallError::Disconnected { .. }));
+    }
 }

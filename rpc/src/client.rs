@@ -492,7 +492,9 @@ impl fmt::Display for TooManyUnknown {
 impl std::error::Error for TooManyUnknown {}
 
 impl Side for Calling {
-    type Work = ();
+    type Batch = ();
+
+    fn begin(_: &Arc<Connection<Self>>) {}
 
     fn take(connection: &Arc<Connection<Self>>, frame: &[u8], (): &mut ()) -> Flow {
         match Message::parse(frame, &connection.limits) {
@@ -511,9 +513,13 @@ impl Side for Calling {
         Flow::Taken
     }
 
-    fn run((): ()) {}
+    fn commit(_: &Arc<Connection<Self>>, (): (), _: Option<usize>) -> bool {
+        true
+    }
 
-    fn spawn((): ()) {}
+    fn run(_: &Arc<Connection<Self>>) {}
+
+    fn delegate(_: &Arc<Connection<Self>>) {}
 
     fn drained(_: &Arc<Connection<Self>>) {}
 

@@ -28,15 +28,20 @@ use crate::outbox::{Appended, Flushed, Outbox};
 
 /// What a connection is for: the serving or the calling side.
 pub(crate) trait Side: Send + Sync + Sized + 'static {
-    /// What the reader collects, and does when it has given the connection back. May hold user code.
-    type Work: Default;
+    /// What the reader collects from one read.
+    type Batch: Default;
 
-    /// Takes a whole frame, or makes it wait. Must not wait itself, nor run user code.
-    fn take(connection: &Arc<Connection<Self>>, frame: &[u8], work: &mut Self::Work) -> Flow;
-    /// Does the work in place, in the reader's dhaga.
-    fn run(work: Self::Work);
-    /// Does the work in dhagas of its own, since the reader reads on.
-    fn spawn(work: Self::Work);
+    /// Begins a batch: what room there is.
+    fn begin(connection: &Arc<Connection<Self>>) -> Self::Batch;
+    /// Takes a whole frame, or makes it wait. Must neither wait itself nor run user code.
+    fn take(connection: &Arc<Connection<Self>>, frame: &[u8], batch: &mut Self::Batch) -> Flow;
+    /// Ends a batch. `waits_for` is the size of a frame that has to wait; returns whether there is room for it after all.
+    /// If not, the side resumes the reader when there is.
+    fn commit(connection: &Arc<Connection<Self>>, batch: Self::Batch, waits_for: Option<usize>) -> bool;
+    /// Runs what was taken, in the reader's dhaga, which has given the connection back.
+    fn run(connection: &Arc<Connection<Self>>);
+    /// Has others run what was taken, since the reader reads on.
+    fn delegate(connection: &Arc<Connection<Self>>);
     /// All that was to be sent has left: there may be room for a frame that had to wait.
     fn drained(connection: &Arc<Connection<Self>>);
     /// The peer sends no more. Called once.
@@ -125,9 +130,24 @@ impl<S: Side> Connection<S> {
         self.outbox.wait_for_room(deadline)
     }
 
-    /// Appends messages to what goes out at the end of the turn. Returns false when the connection has ended.
+    /// Appends whole messages to the unsent bytes, whatever is there. The caller hands the result to [`note`](Self::note).
+    pub(crate) fn append(&self, messages: &[u8]) -> Appended {
+        self.outbox.append(|buffer| buffer.extend_from_slice(messages))
+    }
+
+    /// As [`append`](Self::append), if there is room below the soft limit.
+    pub(crate) fn try_append(&self, messages: &[u8]) -> Option<Appended> {
+        self.outbox.try_append(messages)
+    }
+
+    /// Lets `encode` append messages to what goes out at the end of the turn. Returns false when the connection has ended. Returns false when the connection has ended.
     pub(crate) fn send(self: &Arc<Self>, encode: impl FnOnce(&mut Vec<u8>)) -> bool {
-        match self.outbox.append(encode) {
+        self.note(self.outbox.append(encode))
+    }
+
+    /// Asks for a flush at the end of the turn, if none is asked for. Returns false when the connection has ended.
+    pub(crate) fn note(self: &Arc<Self>, appended: Appended) -> bool {
+        match appended {
             Appended::Queued => true,
             Appended::First => {
                 turn::at_end(self.clone());
@@ -167,24 +187,23 @@ impl<S: Side> Connection<S> {
 
     /// The reader.
     fn read(self: &Arc<Self>) {
-        let mut work = S::Work::default();
         let mut buffer = turn::read_buffer();
         // What had to wait comes before what is new.
-        let mut step = self.cut(&[], Step::More, &mut work);
+        let mut step = self.cut(&[], Step::More);
         loop {
             match step {
-                Step::More => step = self.read_once(&mut buffer, &mut work),
+                Step::More => step = self.read_once(&mut buffer),
                 Step::Drained if self.give_back() => step = Step::More,
                 Step::Drained | Step::Waiting | Step::Over => break,
             }
             if let Step::More = step {
                 // A full buffer: others go first, so that one connection does not keep the worker to itself.
-                S::spawn(std::mem::take(&mut work));
+                S::delegate(self);
                 yield_now();
             }
         }
         turn::return_read_buffer(buffer);
-        S::run(work);
+        S::run(self);
     }
 
     /// Ends the right to read. Returns whether an event came meanwhile, and the caller has the right again.
@@ -193,7 +212,7 @@ impl<S: Side> Connection<S> {
         turn::is_readable(&self.stream) && !self.is_reading.swap(true, Ordering::SeqCst)
     }
 
-    fn read_once(self: &Arc<Self>, buffer: &mut [u8], work: &mut S::Work) -> Step {
+    fn read_once(self: &Arc<Self>, buffer: &mut [u8]) -> Step {
         match turn::try_read(&self.stream, buffer) {
             Ok(None) => Step::Drained,
             Ok(Some(0)) => {
@@ -203,7 +222,7 @@ impl<S: Side> Connection<S> {
             Ok(Some(count)) => {
                 self.reads.fetch_add(1, Ordering::Relaxed);
                 let then = if count < buffer.len() && !self.has_news() { Step::Drained } else { Step::More };
-                self.cut(&buffer[..count], then, work)
+                self.cut(&buffer[..count], then)
             }
             Err(error) => {
                 self.close(Some(Arc::new(error)));
@@ -217,20 +236,30 @@ impl<S: Side> Connection<S> {
         turn::is_readable(&self.stream)
     }
 
-    fn cut(self: &Arc<Self>, bytes: &[u8], then: Step, work: &mut S::Work) -> Step {
+    fn cut(self: &Arc<Self>, bytes: &[u8], then: Step) -> Step {
         let mut incoming = self.incoming();
         if bytes.is_empty() && !incoming.is_unfinished() {
             return then;
         }
-        let flow = incoming.feed(bytes, &self.limits, |frame| S::take(self, frame, work));
-        drop(incoming);
-        match flow {
-            Ok(Flow::Taken) if self.is_closed() => Step::Over,
-            Ok(Flow::Taken) => then,
-            Ok(Flow::Wait) => Step::Waiting,
-            Err(error) => {
-                self.close_malformed(error);
-                Step::Over
+        let mut fresh = bytes;
+        loop {
+            let (mut batch, mut waits_for) = (S::begin(self), None);
+            let cut = incoming.feed(fresh, &self.limits, |frame| {
+                let flow = S::take(self, frame, &mut batch);
+                waits_for = (flow == Flow::Wait).then_some(frame.len());
+                flow
+            });
+            let has_room = S::commit(self, batch, waits_for);
+            match cut {
+                Ok(_) if self.is_closed() => return Step::Over,
+                Ok(Flow::Taken) => return then,
+                Ok(Flow::Wait) if has_room => fresh = &[],
+                Ok(Flow::Wait) => return Step::Waiting,
+                Err(error) => {
+                    drop(incoming);
+                    self.close_malformed(error);
+                    return Step::Over;
+                }
             }
         }
     }
@@ -252,6 +281,7 @@ impl<S: Side> Connection<S> {
         }
         // What is buffered and belongs to nobody who waits still has a chance to leave.
         if reason.is_none() {
+            // It fails when the peer was faster.
             let _ = self.outbox.flush(&self.stream);
         }
         self.outbox.close();

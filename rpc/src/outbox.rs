@@ -142,6 +142,25 @@ impl Outbox {
         }
     }
 
+    /// Appends whole messages, if there is room below the soft limit.
+    pub(crate) fn try_append(&self, messages: &[u8]) -> Option<Appended> {
+        let mut state = self.lock();
+        if state.is_closed {
+            return Some(Appended::Closed);
+        }
+        if state.unsent() >= self.soft_max {
+            return None;
+        }
+        if state.buffer.capacity() == 0 {
+            state.buffer = take_spare();
+        }
+        state.buffer.extend_from_slice(messages);
+        Some(match std::mem::replace(&mut state.is_dirty, true) {
+            true => Appended::Queued,
+            false => Appended::First,
+        })
+    }
+
     /// Writes as much as the socket takes.
     pub(crate) fn flush(&self, stream: &TcpStream) -> Flushed {
         let mut state = self.lock();

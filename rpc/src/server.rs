@@ -5,8 +5,9 @@
 //!   reader: frame ──▶ admit (limits, duplicate id, method) ──▶ a dhaga: decode, run, encode, append ──▶ release
 //! ```
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::fmt;
+use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -15,14 +16,15 @@ use std::time::{Duration, Instant};
 
 use dhaga::net::{TcpListener, TcpStream};
 use dhaga::sync::{OwnedSemaphorePermit, Semaphore};
-use dhaga::{Builder, JoinHandle, Runtime, turn};
+use dhaga::{Builder, JoinHandle, Runtime, turn, yield_now};
 
 use crate::connection::{Connection, Side};
 use crate::error::{Cause, Refusal};
 use crate::incoming::Flow;
 use crate::limits::{Limits, QUEUED_FRAME_OVERHEAD_BYTES};
 use crate::message::{Message, MessageError};
-use crate::service::{Handler, HandlerError, Methods, Outgoing, TypedHandler, respond_refusal};
+use crate::outbox::Appended;
+use crate::service::{Handler, HandlerError, Methods, TypedHandler, respond_refusal};
 
 /// First and last pause of an accept loop that the kernel refuses a descriptor: short enough for a passing shortage, long
 /// enough to cost nothing in a lasting one.
@@ -447,6 +449,10 @@ fn open(stream: TcpStream, place: Place) -> io::Result<()> {
 }
 
 /// The serving side of one connection.
+///
+/// Requests that were read wait in `pending`. A *runner* is a dhaga that takes one after the other from there; before it
+/// runs a handler it makes sure that, if any are left, a *successor* is queued, which starts when the runner parks or when
+/// an idle worker steals it. So each request that waits has a dhaga of its own, and those that do not wait share one.
 struct Serving {
     place: Place,
     state: Mutex<State>,
@@ -457,29 +463,47 @@ struct Serving {
 
 #[derive(Default)]
 struct State {
-    /// Handlers that run or wait, notifications included.
+    pending: VecDeque<Request>,
+    has_successor: bool,
+    /// Requests that are pending or run, notifications included.
     in_flight: usize,
     /// Bytes of their frames, at true cost.
     queued_bytes: usize,
     /// Ids of the requests among them.
-    ids: HashSet<u32>,
+    ids: HashSet<u32, IdHash>,
     /// Size of the frame that waits, if one does.
     waiting_bytes: usize,
     /// The peer sends no more: the last answer closes the connection.
     is_ended: bool,
 }
 
-/// Capacity of the id set that an idle connection may keep.
-const IDS_KEPT_MAX: usize = 8;
+/// Capacity that an idle connection may keep in each of its collections.
+const KEPT_MAX: usize = 8;
+/// How long a runner goes on before it lets others of its worker run: the runtime's own measure for a batch.
+const RUN_MAX: Duration = Duration::from_micros(100);
+/// Requests between two looks at the clock.
+const REQUESTS_PER_CLOCK_READ: usize = 8;
 
-impl Serving {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// A request or notification that was admitted, with bytes of its own.
+struct Request {
+    handler: Arc<Handler>,
+    /// `None`: a notification.
+    id: Option<u32>,
+    params: Box<[u8]>,
+    /// What it is charged.
+    cost: usize,
+}
 
-    fn server(&self) -> &Arc<Shared> {
-        &self.place.server
-    }
+/// What one read brought, before it is entered.
+#[derive(Default)]
+pub(crate) struct Batch {
+    requests: Vec<Request>,
+    bytes: usize,
+    /// Room when the batch began. It only grows meanwhile: there is one reader.
+    room: usize,
+    room_bytes: usize,
+    /// Nothing was in flight when it began: a frame of any size is taken if it is alone.
+    was_idle: bool,
 }
 
 /// What is found wrong with a frame before any handler is asked.
@@ -492,45 +516,33 @@ enum Reject {
     Ignore,
 }
 
-/// A request or notification that was admitted, with bytes of its own.
-struct Request {
-    handler: Arc<Handler>,
-    params: Box<[u8]>,
-    ticket: Ticket,
-}
-
-/// The right to a place among the handlers in flight. Whatever becomes of the request, dropping this answers it, if
-/// nothing else did, and makes room.
-struct Ticket {
-    connection: Arc<Connection<Serving>>,
-    /// `None`: a notification.
-    id: Option<u32>,
-    cost: usize,
-    /// The handler began; it must not be called a refusal before execution.
-    has_begun: bool,
-    is_answered: bool,
-}
-
 impl Side for Serving {
-    type Work = Option<Request>;
+    type Batch = Batch;
 
-    fn take(connection: &Arc<Connection<Self>>, frame: &[u8], work: &mut Option<Request>) -> Flow {
-        if connection.is_closed() {
-            return Flow::Taken;
-        }
-        if !connection.side.has_room(connection, frame.len()) {
+    fn begin(connection: &Arc<Connection<Self>>) -> Batch {
+        let state = connection.side.state();
+        let limits = &connection.limits;
+        let room = match connection.is_congested() {
+            true => 0,
+            false => limits.in_flight_per_connection_max.saturating_sub(state.in_flight),
+        };
+        let room_bytes = limits.queued_bytes_max.saturating_sub(state.queued_bytes);
+        Batch { room, room_bytes, was_idle: state.in_flight == 0, ..Batch::default() }
+    }
+
+    fn take(connection: &Arc<Connection<Self>>, frame: &[u8], batch: &mut Batch) -> Flow {
+        if !batch.has_room(frame.len()) {
             return Flow::Wait;
         }
         match admit(connection, frame) {
-            // The last one of a batch stays, to be run in place.
-            Ok(request) => Self::spawn(work.replace(request)),
+            Ok(request) => {
+                batch.bytes += request.cost;
+                batch.requests.push(request);
+            }
             Err(Reject::Refuse(id, refusal)) => {
                 connection.send(|out| respond_refusal(&connection.limits, id, refusal, out));
             }
-            Err(Reject::Close(cause)) => {
-                log::warn!("closing the connection to {}: {cause}", connection.describe_peer());
-                connection.close(Some(cause));
-            }
+            Err(Reject::Close(cause)) => connection.side.close_for_fault(connection, cause),
             Err(Reject::Ignore) => {
                 connection.side.server().ignored.fetch_add(1, Ordering::Relaxed);
             }
@@ -538,17 +550,32 @@ impl Side for Serving {
         Flow::Taken
     }
 
-    fn run(work: Option<Request>) {
-        if let Some(request) = work {
-            request.run();
+    fn commit(connection: &Arc<Connection<Self>>, batch: Batch, waits_for: Option<usize>) -> bool {
+        let side = &connection.side;
+        let mut state = side.state();
+        let entered = state.enter(batch);
+        let mut has_room = true;
+        if let Some(bytes) = waits_for {
+            state.waiting_bytes = bytes;
+            // Under the lock: who makes room looks at it after the room is made.
+            side.is_waiting.store(true, Ordering::SeqCst);
+            has_room = state.has_room(bytes, &connection.limits) && !connection.is_congested();
+            has_room = has_room && side.is_waiting.swap(false, Ordering::SeqCst);
         }
+        drop(state);
+        if let Err(duplicate) = entered {
+            side.close_for_fault(connection, Arc::new(duplicate));
+        }
+        has_room
     }
 
-    fn spawn(work: Option<Request>) {
-        if let Some(request) = work {
-            // If it is refused, the closure is dropped, and with it the ticket, which answers.
-            let _ = turn::spawn(move || request.run());
-        }
+    fn run(connection: &Arc<Connection<Self>>) {
+        Runner::new(connection).run();
+    }
+
+    fn delegate(connection: &Arc<Connection<Self>>) {
+        let state = connection.side.state();
+        connection.side.ensure_successor(connection, state);
     }
 
     fn drained(connection: &Arc<Connection<Self>>) {
@@ -565,27 +592,91 @@ impl Side for Serving {
     }
 
     fn closed(connection: &Arc<Connection<Self>>, reason: Option<Cause>) {
+        let mut state = connection.side.state();
+        let pending = std::mem::take(&mut state.pending);
+        state.in_flight -= pending.len();
+        state.queued_bytes -= pending.iter().map(|request| request.cost).sum::<usize>();
+        drop(state);
+        connection.side.server().in_flight.fetch_sub(pending.len(), Ordering::SeqCst);
         if let Some(cause) = reason {
-            connection.side.server().closed_for_fault.fetch_add(1, Ordering::Relaxed);
             log::debug!("connection to {} closed: {cause}", connection.describe_peer());
         }
     }
 }
 
-impl Serving {
-    /// Whether one more frame may be taken. If not, it waits, and whoever makes room resumes the reader.
-    fn has_room(&self, connection: &Arc<Connection<Self>>, frame_bytes: usize) -> bool {
-        let mut state = self.state();
-        if state.has_room(frame_bytes, &connection.limits) && !connection.is_congested() {
-            return true;
+impl Batch {
+    /// A frame above the limit of queued bytes is taken when it is alone.
+    fn has_room(&self, frame_bytes: usize) -> bool {
+        let is_alone = self.was_idle && self.requests.is_empty();
+        let bytes = self.bytes + frame_bytes + QUEUED_FRAME_OVERHEAD_BYTES;
+        self.requests.len() < self.room && (is_alone || bytes <= self.room_bytes)
+    }
+}
+
+impl State {
+    /// Enters a batch.
+    ///
+    /// # Errors
+    ///
+    /// An id is in flight already.
+    fn enter(&mut self, batch: Batch) -> Result<(), DuplicateId> {
+        self.in_flight += batch.requests.len();
+        self.queued_bytes += batch.bytes;
+        self.ids.reserve(batch.requests.len());
+        let mut result = Ok(());
+        for id in batch.requests.iter().filter_map(|request| request.id) {
+            if !self.ids.insert(id) {
+                result = Err(DuplicateId(id));
+            }
         }
-        state.waiting_bytes = frame_bytes;
-        // Under the lock: who makes room looks at it after the room is made.
-        self.is_waiting.store(true, Ordering::SeqCst);
-        let is_idle = state.in_flight == 0;
+        self.pending.extend(batch.requests);
+        result
+    }
+
+    fn has_room(&self, frame_bytes: usize, limits: &Limits) -> bool {
+        let bytes = self.queued_bytes + frame_bytes + QUEUED_FRAME_OVERHEAD_BYTES;
+        self.in_flight == 0
+            || (self.in_flight < limits.in_flight_per_connection_max && bytes <= limits.queued_bytes_max)
+    }
+
+    fn release(&mut self, cost: usize) {
+        self.in_flight -= 1;
+        self.queued_bytes -= cost;
+        if self.in_flight == 0 && self.ids.capacity() > KEPT_MAX {
+            self.ids = HashSet::default();
+        }
+        if self.in_flight == 0 && self.pending.capacity() > KEPT_MAX {
+            self.pending = VecDeque::new();
+        }
+    }
+}
+
+impl Serving {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn server(&self) -> &Arc<Shared> {
+        &self.place.server
+    }
+
+    /// Has a runner queued if anything is pending.
+    fn ensure_successor(&self, connection: &Arc<Connection<Self>>, mut state: MutexGuard<'_, State>) {
+        if state.has_successor || state.pending.is_empty() {
+            return;
+        }
+        state.has_successor = true;
         drop(state);
-        // With nothing in flight only a flush makes room. If that is over already, nobody is left to resume us.
-        is_idle && connection.is_flushed() && self.is_waiting.swap(false, Ordering::SeqCst)
+        let runner = connection.clone();
+        let spawned = turn::spawn(move || {
+            runner.side.state().has_successor = false;
+            Self::run(&runner);
+        });
+        if let Err(error) = spawned {
+            // The runner at hand goes on, and tries again before its next request.
+            log::debug!("requests of {} run one after the other: {error}", connection.describe_peer());
+            self.state().has_successor = false;
+        }
     }
 
     fn resume_if_waiting(&self, connection: &Arc<Connection<Self>>) {
@@ -609,13 +700,11 @@ impl Serving {
             connection.close(None);
         }
     }
-}
 
-impl State {
-    /// A frame above the limit of queued bytes is taken when it is alone.
-    fn has_room(&self, frame_bytes: usize, limits: &Limits) -> bool {
-        let bytes = self.queued_bytes + frame_bytes + QUEUED_FRAME_OVERHEAD_BYTES;
-        self.in_flight == 0 || (self.in_flight < limits.in_flight_per_connection_max && bytes <= limits.queued_bytes_max)
+    fn close_for_fault(&self, connection: &Arc<Connection<Self>>, cause: Cause) {
+        log::warn!("closing the connection to {}: {cause}", connection.describe_peer());
+        self.server().closed_for_fault.fetch_add(1, Ordering::Relaxed);
+        connection.close(Some(cause));
     }
 }
 
@@ -636,13 +725,16 @@ fn admit(connection: &Arc<Connection<Serving>>, frame: &[u8]) -> Result<Request,
         (None, Some(id)) => return Err(Reject::Refuse(id, Refusal::UnknownMethod { method: method.to_owned() })),
         (None, None) => return Err(Reject::Ignore),
     };
-    if let Some(id) = id
-        && server.is_draining.load(Ordering::SeqCst)
-    {
-        return Err(Reject::Refuse(id, Refusal::ShuttingDown));
+    let refuse = |refusal| Err(id.map_or(Reject::Ignore, |id| Reject::Refuse(id, refusal)));
+    if server.is_draining.load(Ordering::Relaxed) {
+        return refuse(Refusal::ShuttingDown);
     }
-    let ticket = Ticket::draw(connection, id, frame.len())?;
-    Ok(Request { handler, params: params.into(), ticket })
+    let limit = connection.limits.in_flight_per_server_max;
+    if server.in_flight.fetch_add(1, Ordering::SeqCst) >= limit {
+        server.in_flight.fetch_sub(1, Ordering::SeqCst);
+        return refuse(Refusal::TooManyInFlight { limit });
+    }
+    Ok(Request { handler, id, params: params.into(), cost: frame.len() + QUEUED_FRAME_OVERHEAD_BYTES })
 }
 
 /// Two requests with one id are in flight: whichever is answered first would complete the other at the peer.
@@ -657,85 +749,182 @@ impl fmt::Display for DuplicateId {
 
 impl std::error::Error for DuplicateId {}
 
-impl Ticket {
-    fn draw(connection: &Arc<Connection<Serving>>, id: Option<u32>, frame_bytes: usize) -> Result<Self, Reject> {
-        let server = connection.side.server();
-        let limit = connection.limits.in_flight_per_server_max;
-        if server.in_flight.fetch_add(1, Ordering::SeqCst) >= limit {
-            server.in_flight.fetch_sub(1, Ordering::SeqCst);
-            return Err(id.map_or(Reject::Ignore, |id| Reject::Refuse(id, Refusal::TooManyInFlight { limit })));
+/// Runs pending requests one after the other. Whatever becomes of a handler, dropping the runner answers its request and
+/// makes room.
+struct Runner<'a> {
+    connection: &'a Arc<Connection<Serving>>,
+    /// The request whose handler runs.
+    current: Option<Current>,
+}
+
+struct Current {
+    /// `None`: a notification.
+    id: Option<u32>,
+    cost: usize,
+}
+
+impl<'a> Runner<'a> {
+    fn new(connection: &'a Arc<Connection<Serving>>) -> Self {
+        Self { connection, current: None }
+    }
+
+    /// In a dhaga; suspends where the handlers do.
+    fn run(mut self) {
+        let limits = self.connection.limits.clone();
+        let (mut answer, mut slice) = (Vec::new(), Slice::default());
+        while let Some(Request { handler, id, params, .. }) = self.next(&mut answer) {
+            match id {
+                Some(id) => handler.respond(&limits, id, &params, &mut answer),
+                None => self.notify(&handler, &params),
+            }
+            if slice.is_over() {
+                yield_now();
+            }
         }
-        let cost = frame_bytes + QUEUED_FRAME_OVERHEAD_BYTES;
-        let mut state = connection.side.state();
-        if id.is_some_and(|id| !state.ids.insert(id)) {
+    }
+
+    fn notify(&self, handler: &Handler, params: &[u8]) {
+        if let Err(error) = handler.notify(&self.connection.limits, params) {
+            log::debug!("a notification of {} failed: {error}", self.connection.describe_peer());
+        }
+    }
+
+    /// Sends the answer of the request at hand, lets it go, and takes the next. Suspends while too much is unsent.
+    fn next(&mut self, answer: &mut Vec<u8>) -> Option<Request> {
+        loop {
+            let mut state = self.connection.side.state();
+            if let Some(appended) = self.settle(&mut state, answer) {
+                let next = state.pending.pop_front();
+                self.current = next.as_ref().map(|next| Current { id: next.id, cost: next.cost });
+                self.let_go(state, appended);
+                return next;
+            }
             drop(state);
-            server.in_flight.fetch_sub(1, Ordering::SeqCst);
-            return Err(Reject::Close(Arc::new(DuplicateId(id.unwrap_or_default()))));
-        }
-        state.in_flight += 1;
-        state.queued_bytes += cost;
-        drop(state);
-        Ok(Self { connection: connection.clone(), id, cost, has_begun: false, is_answered: false })
-    }
-
-    /// Lets the id go before its answer leaves: the peer may use it again as soon as it has seen that.
-    fn release_id(&mut self) {
-        if let Some(id) = self.id.take() {
-            self.connection.side.state().ids.remove(&id);
+            // Its deadline or cancel must not swallow an answer; and if the connection ends, there is room.
+            if self.connection.wait_for_room(None).is_err() {
+                yield_now();
+            }
         }
     }
-}
 
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        if let (Some(id), false) = (self.id, self.is_answered) {
-            let limit = self.connection.limits.in_flight_per_server_max;
-            let refusal = match self.has_begun {
-                true => Refusal::HandlerPanicked,
-                false => Refusal::TooManyInFlight { limit },
-            };
-            self.release_id();
-            self.connection.send(|out| respond_refusal(&self.connection.limits, id, refusal, out));
+    /// All under the lock: whoever sees nothing in flight may close the connection, so the answer is with the unsent bytes
+    /// by then; and its id is free before the answer can leave, for then the peer may use it again. `None`: no room.
+    fn settle(&mut self, state: &mut State, answer: &mut Vec<u8>) -> Option<Settled> {
+        let Some(current) = &self.current else { return Some(Settled::Nothing) };
+        let appended = match answer.is_empty() {
+            true => Appended::Queued,
+            false => self.connection.try_append(answer)?,
+        };
+        answer.clear();
+        if let Some(id) = current.id {
+            state.ids.remove(&id);
         }
+        state.release(current.cost);
+        self.current = None;
+        Some(Settled::One(appended))
+    }
+
+    fn let_go(&self, state: MutexGuard<'_, State>, settled: Settled) {
         let side = &self.connection.side;
-        let mut state = side.state();
-        state.in_flight -= 1;
-        state.queued_bytes -= self.cost;
-        if state.in_flight == 0 && state.ids.capacity() > IDS_KEPT_MAX {
-            state.ids = HashSet::new();
-        }
-        drop(state);
-        side.server().in_flight.fetch_sub(1, Ordering::SeqCst);
-        side.resume_if_waiting(&self.connection);
-        side.close_if_done(&self.connection);
-    }
-}
-
-impl Request {
-    /// Runs the handler and appends its answer. In a dhaga; suspends where the handler does.
-    fn run(self) {
-        let Self { handler, params, mut ticket } = self;
-        ticket.has_begun = true;
-        let limits = ticket.connection.limits.clone();
-        match ticket.id {
-            Some(id) => handler.respond(&limits, id, &params, &mut ticket),
-            None => {
-                if let Err(error) = handler.notify(&limits, &params) {
-                    log::debug!("a notification of {} failed: {error}", ticket.connection.describe_peer());
-                }
+        let may_be_done = state.is_ended;
+        side.ensure_successor(self.connection, state);
+        if let Settled::One(appended) = settled {
+            self.connection.note(appended);
+            side.server().in_flight.fetch_sub(1, Ordering::SeqCst);
+            side.resume_if_waiting(self.connection);
+            if may_be_done {
+                side.close_if_done(self.connection);
             }
         }
     }
 }
 
-impl Outgoing for Ticket {
-    fn lend(&mut self, append: &mut dyn FnMut(&mut Vec<u8>)) {
-        // A deadline or cancel of the handler must not swallow its answer: only the connection's end does.
-        if self.connection.is_congested() {
-            let _ = self.connection.wait_for_room(None);
+/// What a runner had to settle.
+enum Settled {
+    Nothing,
+    One(Appended),
+}
+
+impl Drop for Runner<'_> {
+    /// A handler panicked, or the runtime's shutdown unwinds it. Others go on with what is pending.
+    fn drop(&mut self) {
+        let Some(current) = self.current.take() else { return };
+        let mut answer = Vec::new();
+        if let Some(id) = current.id {
+            respond_refusal(&self.connection.limits, id, Refusal::HandlerPanicked, &mut answer);
         }
-        self.release_id();
-        self.is_answered = true;
-        self.connection.send(append);
+        let mut state = self.connection.side.state();
+        // Without regard to the limit: nothing may wait here.
+        let appended = self.connection.append(&answer);
+        if let Some(id) = current.id {
+            state.ids.remove(&id);
+        }
+        state.release(current.cost);
+        self.let_go(state, Settled::One(appended));
+    }
+}
+
+/// A runner's share of its worker's time.
+#[derive(Default)]
+struct Slice {
+    requests: usize,
+    began: Option<Instant>,
+}
+
+impl Slice {
+    /// Counts a request. Returns whether others should run now.
+    fn is_over(&mut self) -> bool {
+        self.requests += 1;
+        if !self.requests.is_multiple_of(REQUESTS_PER_CLOCK_READ) {
+            return false;
+        }
+        let now = Instant::now();
+        let is_over = now - *self.began.get_or_insert(now) > RUN_MAX;
+        if is_over {
+            self.began = None;
+        }
+        is_over
+    }
+}
+
+/// Hashes ids with a multiplier that the peer cannot know. No more is needed for a set that holds a thousand of them at
+/// most, and it costs a fifth of SipHash.
+#[derive(Clone)]
+struct IdHash {
+    multiplier: u64,
+}
+
+impl Default for IdHash {
+    fn default() -> Self {
+        let random = std::hash::RandomState::new().build_hasher().finish();
+        Self { multiplier: random | 1 }
+    }
+}
+
+impl BuildHasher for IdHash {
+    type Hasher = IdHasher;
+
+    fn build_hasher(&self) -> IdHasher {
+        IdHasher { multiplier: self.multiplier, hash: 0 }
+    }
+}
+
+struct IdHasher {
+    multiplier: u64,
+    hash: u64,
+}
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.hash
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u32(u32::from(*byte)));
+    }
+
+    fn write_u32(&mut self, id: u32) {
+        let product = u128::from(self.hash ^ u64::from(id)) * u128::from(self.multiplier);
+        self.hash = (product >> 64) as u64 ^ product as u64;
     }
 }

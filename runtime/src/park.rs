@@ -210,6 +210,20 @@ pub fn check() -> Result<(), Interrupt> {
     }
 }
 
+/// As [`check`], before an attempt that will not wait: a panic in flight stops no attempt, so that a `Drop` may still say
+/// good-bye.
+///
+/// # Errors
+///
+/// As [`check`], without [`Interrupt::Panicking`].
+#[inline(always)]
+pub fn check_attempt() -> Result<(), Interrupt> {
+    match check() {
+        Err(Interrupt::Panicking) => Ok(()),
+        checked => checked,
+    }
+}
+
 #[inline(always)]
 fn check_task(task: &Task) -> Result<(), Interrupt> {
     if task.is_unwinding.get() {

@@ -23,8 +23,8 @@ use crate::timer::Timers;
 /// How long ready dhagas run before timers and sockets are looked at again: long against a switch (nanoseconds) and a
 /// poll (about a microsecond), short against what a network client notices.
 const BATCH_MAX: Duration = Duration::from_micros(100);
-/// Resumes between two looks at the clock at most. A look costs as much as a few switches; at 32 it is lost in them.
-const RESUMES_PER_LOOK_MAX: u32 = 32;
+/// Resumes between two looks at the clock at most. A look costs as much as a few switches; every 16th is 2 ns for each.
+const RESUMES_PER_LOOK_MAX: u32 = 16;
 /// Time between two looks that a batch aims at: an eighth of what it may last.
 const LOOK_NANOS: u128 = BATCH_MAX.as_nanos() / 8;
 /// Every so many starts and resumes an unstarted dhaga goes before the ready ones, so that dhagas which never stop
@@ -152,6 +152,8 @@ pub(crate) struct Worker {
     arrived: Cell<usize>,
     /// Callbacks whose sources became readable in the poll that runs now.
     callbacks: RefCell<Vec<Arc<dyn OnReady>>>,
+    /// Starts and resumes, over all batches: one batch may have time for a single one.
+    resumes: Cell<u32>,
     /// Resumes between two looks at the clock, as the last batch found it.
     pace: Cell<u32>,
     /// Something ran since the worker last slept.
@@ -202,6 +204,7 @@ impl Worker {
             credit_lot,
             arrived: Cell::new(0),
             callbacks: RefCell::default(),
+            resumes: Cell::new(0),
             pace: Cell::new(1),
             was_useful: Cell::new(false),
             is_stopping: Cell::new(false),
@@ -273,15 +276,15 @@ impl Worker {
 
     /// Step 3: ready and unstarted dhagas, until none is left or the batch's time is over.
     fn run_batch(&self) {
-        let mut count: u32 = 0;
         let mut batch = Batch::new(self.pace.get());
+        let mut count = self.resumes.get();
         while self.run_one(count.is_multiple_of(RESUMES_PER_FORCED_START)) {
             count = count.wrapping_add(1);
             if batch.is_over() {
                 break;
             }
         }
-        if count > 0 {
+        if count != self.resumes.replace(count) {
             self.was_useful.set(true);
             self.pace.set(batch.pace);
         }
@@ -333,7 +336,7 @@ impl Worker {
 
     /// Step 6: the sockets. Blocks if there is nothing else to do.
     fn poll(&self) {
-        if self.has_work() || self.steal() {
+        if self.has_work() || self.is_empty_and_stopping() || self.steal() {
             self.turn_reactor(Some(Duration::ZERO));
         } else if !self.doze() {
             self.sleep();
@@ -719,7 +722,11 @@ impl Worker {
     }
 
     fn is_finished(&self) -> bool {
-        self.is_stopping.get() && self.tasks.borrow().len() == 0 && !self.has_work() && self.injector.close_if_empty()
+        self.is_empty_and_stopping() && !self.has_work() && self.injector.close_if_empty()
+    }
+
+    fn is_empty_and_stopping(&self) -> bool {
+        self.is_stopping.get() && self.tasks.borrow().len() == 0
     }
 
     /// The worker's last act: no dhaga of its own is left, and its injector is closed.

@@ -164,6 +164,7 @@ impl<T: Copy> Timers<T> {
     }
 
     /// How many timers are armed.
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.len
     }

@@ -64,7 +64,7 @@ impl<S: AsFd> Source<S> {
         let mut turn = Turn { readiness: &self.readiness, direction: manner.direction, was_woken: false };
         let mut deadline = None;
         loop {
-            park::check()?;
+            park::check_attempt()?;
             if let Some(done) = self.attempt(manner.direction, &mut attempt, &is_drained) {
                 return done;
             }
@@ -125,6 +125,7 @@ impl<S: AsFd> Source<S> {
 
     /// Waits until the direction may be ready. May return early.
     pub(crate) fn wait(&self, manner: Manner, own: Option<Instant>, turn: &mut Turn<'_>) -> io::Result<Parked> {
+        park::check()?;
         let deadline = park::earliest(own);
         match park::unparker().address() {
             Some(me) => self.wait_in_dhaga(manner, deadline, me, turn),

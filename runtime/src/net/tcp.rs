@@ -534,7 +534,7 @@ fn accept(listener: &std::net::TcpListener) -> io::Result<(TcpStream, SocketAddr
 }
 
 fn connect(address: &SocketAddr, timeout: Option<Duration>) -> io::Result<TcpStream> {
-    crate::park::check()?;
+    crate::park::check_attempt()?;
     let socket = open(&routable(address))?;
     let begun = rustix::net::connect(&socket, &routable(address));
     let stream = TcpStream::from_nonblocking(socket.into());

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 pub use super::error::{RecvError, RecvTimeoutError, SendError, SendTimeoutError, TryRecvError, TrySendError};
 use super::wait_queue::{
-    Place, Stage, Stopped, WaitQueue, check_scope, deadline_after, locked, park_fallibly, unpark_each,
+    Place, Stage, Stopped, WaitQueue, check_scope, check_unwinding, locked, park_fallibly, unpark_each,
 };
 use crate::park::{self, Unparker, WaitReason};
 
@@ -120,7 +120,7 @@ impl<T> Sender<T> {
     /// If the time is over, all receivers are gone, or the scope is cancelled or out of time. The
     /// message is inside, and nobody has received it.
     pub fn send_timeout(&self, value: T, timeout: Duration) -> Result<(), SendTimeoutError<T>> {
-        self.channel.send(value, || deadline_after(timeout))
+        self.channel.send(value, || park::after(timeout))
     }
 
     /// How many messages the channel holds.
@@ -177,7 +177,7 @@ impl<T> Receiver<T> {
     /// If the time is over, all senders are gone and nothing is left, or the scope is cancelled or
     /// out of time.
     pub fn recv_timeout(&self, timeout: Duration) -> Result<T, RecvTimeoutError> {
-        self.channel.recv(|| deadline_after(timeout))
+        self.channel.recv(|| park::after(timeout))
     }
 
     /// Receives a message. Suspends until there is one or the deadline passes.
@@ -335,7 +335,7 @@ impl<T> Channel<T> {
         value: T,
         deadline: impl FnOnce() -> Option<Instant>,
     ) -> Result<(), SendTimeoutError<T>> {
-        if let Err(interrupt) = park::check() {
+        if let Err(interrupt) = check_unwinding() {
             return Err(SendTimeoutError::Interrupted(value, interrupt));
         }
         let place = state.waiting_senders.join(park::unparker(), Some(value));
@@ -357,7 +357,7 @@ impl<T> Channel<T> {
         mut state: MutexGuard<'_, State<T>>,
         deadline: impl FnOnce() -> Option<Instant>,
     ) -> Result<T, RecvTimeoutError> {
-        park::check().map_err(RecvTimeoutError::Interrupted)?;
+        check_unwinding().map_err(RecvTimeoutError::Interrupted)?;
         let place = state.waiting_receivers.join(park::unparker(), None);
         drop(state);
         let waiting = WaitingReceiver { channel: self, place };
@@ -572,5 +572,45 @@ impl<T> IntoIterator for Receiver<T> {
 
     fn into_iter(self) -> IntoIter<T> {
         IntoIter { receiver: self }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wait<T>(receiver: &Receiver<T>) -> WaitingReceiver<'_, T> {
+        let channel = &receiver.channel;
+        let place = locked(&channel.state).waiting_receivers.join(park::unparker(), None);
+        WaitingReceiver { channel, place }
+    }
+
+    #[test]
+    fn the_message_of_a_receiver_that_is_torn_down_goes_to_the_next() {
+        let (sender, receiver) = rendezvous();
+        let (first, second) = (wait(&receiver), wait(&receiver));
+        assert_eq!(sender.try_send(1), Ok(()));
+        drop(first);
+        assert_eq!(second.leave_if_decided_or(None), Some(Ok(1)));
+        std::mem::forget(second);
+    }
+
+    #[test]
+    fn the_message_of_the_only_receiver_that_is_torn_down_goes_back_to_the_front() {
+        let (sender, receiver) = bounded(1);
+        let torn_down = wait(&receiver);
+        assert_eq!((sender.try_send(1), sender.try_send(2)), (Ok(()), Ok(())));
+        drop(torn_down);
+        assert_eq!(sender.try_send(3), Err(TrySendError::Full(3)));
+        assert!(receiver.try_iter().eq([1, 2]));
+    }
+
+    #[test]
+    fn a_sender_that_is_torn_down_takes_its_message_along() {
+        let (sender, receiver) = rendezvous();
+        let channel = &*sender.channel;
+        let place = locked(&channel.state).waiting_senders.join(park::unparker(), Some(1));
+        drop(WaitingSender { channel, place });
+        assert_eq!(receiver.try_recv(), Err(TryRecvError::Empty));
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{LockResult, Mutex as InnerMutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::mutex::MutexGuard;
-use super::wait_queue::{Place, Stage, Stopped, WaitQueue, deadline_after, locked, park_fallibly};
+use super::wait_queue::{Place, Stage, Stopped, WaitQueue, locked, park_fallibly};
 use crate::park::{self, Interrupt, Parked, Unparker, WaitReason};
 
 /// A condition variable, as [`std::sync::Condvar`], for a [`Mutex`](super::Mutex).
@@ -116,7 +116,7 @@ impl Condvar {
         guard: MutexGuard<'a, T>,
         timeout: Duration,
     ) -> LockResult<(MutexGuard<'a, T>, WaitTimeoutResult)> {
-        self.wait_until(guard, deadline_after(timeout))
+        self.wait_until(guard, park::after(timeout))
     }
 
     /// Waits for as long as `condition` holds, for `timeout` at most. The result tells of a timeout
@@ -131,7 +131,7 @@ impl Condvar {
         timeout: Duration,
         mut condition: impl FnMut(&mut T) -> bool,
     ) -> LockResult<(MutexGuard<'a, T>, WaitTimeoutResult)> {
-        let deadline = deadline_after(timeout);
+        let deadline = park::after(timeout);
         let mut result = WaitTimeoutResult(None);
         while condition(&mut guard) {
             if result.timed_out() {
@@ -170,7 +170,7 @@ impl Condvar {
         // others run. A loop that ignores the result would otherwise keep them out for ever.
         let deadline = match park::check() {
             Ok(()) => deadline,
-            Err(_) => deadline_after(Duration::ZERO),
+            Err(_) => park::after(Duration::ZERO),
         };
         let waiting = self.join();
         let mutex = guard.unlock_to_wait();
@@ -241,7 +241,7 @@ impl Waiting<'_> {
     /// Waits as one who unwinds: on the OS thread. Nobody owns a condition, so nothing tells a long
     /// wait from a deadlock; it says so, and returns as a spurious wake.
     fn block_while_unwinding(mut self) {
-        let deadline = deadline_after(park::UNWIND_BLOCK_MAX);
+        let deadline = park::after(park::UNWIND_BLOCK_MAX);
         loop {
             let timed_out = park::park_until(WaitReason::Condvar, deadline) == Parked::TimedOut;
             match self.end_if_notified_or(timed_out) {
@@ -283,5 +283,29 @@ impl Drop for Waiting<'_> {
         if stage == Stage::Granted {
             self.condvar.notify_one();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_notification_for_one_that_is_torn_down_goes_to_the_next() {
+        let condvar = Condvar::new();
+        let (first, second) = (condvar.join(), condvar.join());
+        condvar.notify_one();
+        drop(first);
+        assert!(second.end_if_notified_or(false).is_ok());
+        assert_eq!(condvar.waiting.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn who_gives_up_is_not_counted() {
+        let condvar = Condvar::new();
+        let waiting = condvar.join();
+        assert!(waiting.end_if_notified_or(true).is_ok_and(|stage| stage == Stage::Waiting));
+        drop(condvar.join());
+        assert_eq!(condvar.waiting.load(Ordering::Relaxed), 0);
     }
 }

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::raw_lock::RawLock;
-use super::wait_queue::{Stopped, deadline_after};
+use super::wait_queue::Stopped;
 use crate::park::{self, Interrupt};
 
 /// A lock around a value, as [`std::sync::Mutex`], whose waiters are parked.
@@ -126,7 +126,7 @@ impl<T: ?Sized> Mutex<T> {
     /// If the time is over, if the scope is cancelled or out of time, and with the guard if the
     /// mutex is poisoned.
     pub fn lock_timeout(&self, timeout: Duration) -> Result<MutexGuard<'_, T>, LockTimeoutError<MutexGuard<'_, T>>> {
-        match self.lock.acquire_until(|| deadline_after(timeout)) {
+        match self.lock.acquire_until(|| park::after(timeout)) {
             Ok(()) => self.guard().map_err(LockTimeoutError::Poisoned),
             Err(Stopped::TimedOut) => Err(LockTimeoutError::Timeout),
             Err(Stopped::Interrupted(interrupt)) => Err(LockTimeoutError::Interrupted(interrupt)),

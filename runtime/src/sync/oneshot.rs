@@ -14,24 +14,26 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 pub use super::error::{RecvError, RecvTimeoutError, TryRecvError};
-use super::wait_queue::{Stopped, check_scope, deadline_after, locked, park_fallibly};
+use super::wait_queue::{Stopped, check_scope, check_unwinding, locked, park_fallibly};
 use crate::park::{self, Unparker, WaitReason};
 
 /// A channel for one message.
 pub fn channel<T>() -> (Sender<T>, Receiver<T>) {
-    let state = Arc::new(Mutex::new(State::Empty));
+    let state = Some(Arc::new(Mutex::new(State::Empty)));
     let sender = Sender { state: state.clone() };
     (sender, Receiver { state })
 }
 
 /// The right to send the message.
 pub struct Sender<T> {
-    state: Arc<Mutex<State<T>>>,
+    /// Present until the message is sent.
+    state: Option<Arc<Mutex<State<T>>>>,
 }
 
 /// The right to receive the message.
 pub struct Receiver<T> {
-    state: Arc<Mutex<State<T>>>,
+    /// Present until the message is received.
+    state: Option<Arc<Mutex<State<T>>>>,
 }
 
 /// ```text
@@ -55,8 +57,11 @@ impl<T> Sender<T> {
     ///
     /// If the receiver is gone. The message is inside.
     #[inline]
-    pub fn send(self, value: T) -> Result<(), T> {
-        let mut state = locked(&self.state);
+    pub fn send(mut self, value: T) -> Result<(), T> {
+        let Some(state) = self.state.take() else {
+            return Err(value);
+        };
+        let mut state = locked(&state);
         if matches!(*state, State::Closed) {
             return Err(value);
         }
@@ -68,7 +73,8 @@ impl<T> Sender<T> {
 
     /// Whether the receiver is gone, so that the work for the message may stop.
     pub fn is_disconnected(&self) -> bool {
-        matches!(*locked(&self.state), State::Closed)
+        let is_closed = |state: &Arc<_>| matches!(*locked(state), State::Closed);
+        self.state.as_ref().is_none_or(is_closed)
     }
 }
 
@@ -79,7 +85,7 @@ impl<T> Receiver<T> {
     ///
     /// If the sender is gone and has sent nothing, or the scope is cancelled or out of time.
     #[inline(always)]
-    pub fn recv(self) -> Result<T, RecvError> {
+    pub fn recv(mut self) -> Result<T, RecvError> {
         let received = self.wait(|| None);
         received.map_err(RecvTimeoutError::without_timeout)
     }
@@ -90,7 +96,10 @@ impl<T> Receiver<T> {
     ///
     /// If it was not sent yet, was received already, or never will be sent.
     pub fn try_recv(&mut self) -> Result<T, TryRecvError> {
-        locked(&self.state).take()
+        let state = self.state.as_ref().ok_or(TryRecvError::Disconnected)?;
+        let value = locked(state).take()?;
+        self.state = None;
+        Ok(value)
     }
 
     /// Receives the message. Suspends until it is sent, for `timeout` at most; it may be asked again.
@@ -100,35 +109,46 @@ impl<T> Receiver<T> {
     /// If the time is over, the sender is gone and has sent nothing, the message was received
     /// already, or the scope is cancelled or out of time.
     pub fn recv_timeout(&mut self, timeout: Duration) -> Result<T, RecvTimeoutError> {
-        self.wait(|| deadline_after(timeout))
+        self.wait(|| park::after(timeout))
     }
 
     #[inline(always)]
-    fn wait(&self, deadline: impl FnOnce() -> Option<Instant>) -> Result<T, RecvTimeoutError> {
+    fn wait(&mut self, deadline: impl FnOnce() -> Option<Instant>) -> Result<T, RecvTimeoutError> {
         check_scope().map_err(RecvTimeoutError::Interrupted)?;
-        let mut state = locked(&self.state);
-        match state.take() {
-            Ok(value) => return Ok(value),
-            Err(TryRecvError::Disconnected) => return Err(RecvTimeoutError::Disconnected),
-            Err(TryRecvError::Empty) => {}
-        }
-        park::check().map_err(RecvTimeoutError::Interrupted)?;
-        // Stays when this wait gives up: to be unparked without need harms nobody.
-        *state = State::Awaited(park::unparker());
-        drop(state);
-        let deadline = deadline();
-        loop {
-            let stopped = park_fallibly(WaitReason::Oneshot, deadline);
-            let taken = locked(&self.state).take();
-            match (taken, stopped) {
-                (Ok(value), _) => return Ok(value),
-                (Err(TryRecvError::Disconnected), _) => return Err(RecvTimeoutError::Disconnected),
-                (_, Some(Stopped::TimedOut)) => return Err(RecvTimeoutError::Timeout),
-                (_, Some(Stopped::Interrupted(why))) => {
-                    return Err(RecvTimeoutError::Interrupted(why));
-                }
-                (_, None) => {}
-            }
+        let Some(state) = &self.state else {
+            return Err(RecvTimeoutError::Disconnected);
+        };
+        let value = wait_for_message(state, deadline)?;
+        self.state = None;
+        Ok(value)
+    }
+}
+
+#[inline(always)]
+fn wait_for_message<T>(
+    shared: &Mutex<State<T>>,
+    deadline: impl FnOnce() -> Option<Instant>,
+) -> Result<T, RecvTimeoutError> {
+    let mut state = locked(shared);
+    match state.take() {
+        Ok(value) => return Ok(value),
+        Err(TryRecvError::Disconnected) => return Err(RecvTimeoutError::Disconnected),
+        Err(TryRecvError::Empty) => {}
+    }
+    check_unwinding().map_err(RecvTimeoutError::Interrupted)?;
+    // Stays when this wait gives up: to be unparked without need harms nobody.
+    *state = State::Awaited(park::unparker());
+    drop(state);
+    let deadline = deadline();
+    loop {
+        let stopped = park_fallibly(WaitReason::Oneshot, deadline);
+        let taken = locked(shared).take();
+        match (taken, stopped) {
+            (Ok(value), _) => return Ok(value),
+            (Err(TryRecvError::Disconnected), _) => return Err(RecvTimeoutError::Disconnected),
+            (_, Some(Stopped::TimedOut)) => return Err(RecvTimeoutError::Timeout),
+            (_, Some(Stopped::Interrupted(why))) => return Err(RecvTimeoutError::Interrupted(why)),
+            (_, None) => {}
         }
     }
 }
@@ -156,22 +176,21 @@ fn unpark_receiver<T>(before: State<T>) {
 impl<T> Drop for Sender<T> {
     #[inline]
     fn drop(&mut self) {
-        let mut state = locked(&self.state);
-        if matches!(*state, State::Sent(_)) {
-            return;
+        if let Some(state) = &self.state {
+            let before = std::mem::replace(&mut *locked(state), State::Closed);
+            unpark_receiver(before);
         }
-        let before = std::mem::replace(&mut *state, State::Closed);
-        drop(state);
-        unpark_receiver(before);
     }
 }
 
 impl<T> Drop for Receiver<T> {
     #[inline]
     fn drop(&mut self) {
-        let before = std::mem::replace(&mut *locked(&self.state), State::Closed);
-        // Only now, after the lock: a message that nobody received is foreign code too.
-        drop(before);
+        if let Some(state) = &self.state {
+            let before = std::mem::replace(&mut *locked(state), State::Closed);
+            // Only now, after the lock: a message that nobody received is foreign code too.
+            drop(before);
+        }
     }
 }
 

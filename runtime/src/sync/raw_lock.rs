@@ -20,7 +20,7 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
 
 use super::wait_queue::park_fallibly;
-use super::wait_queue::{Place, Stage, Stopped, WaitQueue, check_scope, deadline_after, locked};
+use super::wait_queue::{Place, Stage, Stopped, WaitQueue, check_scope, check_unwinding, locked};
 use crate::park::{self, Here, Parked, Unparker, WaitReason};
 
 const LOCKED: u32 = 1;
@@ -137,7 +137,7 @@ impl RawLock {
         let Some(mut waiting) = self.enter_or_wait() else {
             return Ok(());
         };
-        if let Err(interrupt) = park::check() {
+        if let Err(interrupt) = check_unwinding() {
             return waiting.give_up(Stopped::Interrupted(interrupt));
         }
         let deadline = deadline();
@@ -222,6 +222,7 @@ impl Queue {
 }
 
 /// A place in the queue. If it is dropped, whatever its waiter was given goes on to the next.
+#[derive(Debug)]
 struct Waiting<'a> {
     lock: &'a RawLock,
     place: Place,
@@ -268,7 +269,7 @@ impl<'a> Waiting<'a> {
     fn block_while_unwinding(self) {
         const WHAT: &str = "a mutex";
         let mut waiting = self;
-        let deadline = deadline_after(park::UNWIND_BLOCK_MAX);
+        let deadline = park::after(park::UNWIND_BLOCK_MAX);
         loop {
             let owner = waiting.lock.owner();
             if owner.to_bits() != NOBODY && park::would_deadlock_while_unwinding(owner) {
@@ -302,5 +303,85 @@ impl Drop for Waiting<'_> {
         if let Some(next) = next {
             next.unpark();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A lock that is taken, with a waiter.
+    fn contended(lock: &RawLock) -> Waiting<'_> {
+        assert!(lock.try_acquire());
+        wait(lock)
+    }
+
+    fn wait(lock: &RawLock) -> Waiting<'_> {
+        lock.enter_or_wait().expect("the lock is taken")
+    }
+
+    /// Lets the waiter come in vain until its next wake is a hand-over, and releases the lock.
+    fn hand_over<'a>(lock: &RawLock, mut waiting: Waiting<'a>) -> Waiting<'a> {
+        for _ in 0..LOST_MAX {
+            lock.release();
+            assert!(lock.try_acquire(), "a woken waiter may be overtaken");
+            waiting = waiting.retry().expect_err("somebody else is inside");
+        }
+        lock.release();
+        assert!(!lock.try_acquire(), "a lock that is handed over was never free");
+        waiting
+    }
+
+    #[test]
+    fn a_waiter_is_woken_and_enters() {
+        let lock = RawLock::new();
+        let waiting = contended(&lock);
+        let waiting = waiting.retry().expect_err("somebody else is inside");
+        lock.release();
+        assert!(waiting.retry().is_ok());
+        assert!(!lock.try_acquire());
+        lock.release();
+        assert!(lock.acquire_at_once(), "nothing is left to look at");
+    }
+
+    #[test]
+    fn a_waiter_that_often_came_in_vain_is_handed_the_lock() {
+        let lock = RawLock::new();
+        let waiting = hand_over(&lock, contended(&lock));
+        assert_eq!(lock.owner(), park::here());
+        assert!(waiting.retry().is_ok());
+    }
+
+    #[test]
+    fn who_is_torn_down_passes_on_what_it_was_given() {
+        let lock = RawLock::new();
+        let (first, second) = (contended(&lock), wait(&lock));
+        lock.release();
+        drop(first);
+        assert!(second.retry().is_ok(), "the wake went on");
+        drop(hand_over(&lock, wait(&lock)));
+        assert!(lock.try_acquire(), "the lock went on");
+    }
+
+    #[test]
+    fn who_gives_up_strands_nobody() {
+        let lock = RawLock::new();
+        let (first, second) = (contended(&lock), wait(&lock));
+        lock.release();
+        assert!(lock.try_acquire());
+        assert_eq!(first.give_up(Stopped::TimedOut), Err(Stopped::TimedOut));
+        lock.release();
+        assert!(second.retry().is_ok());
+    }
+
+    #[test]
+    fn who_gives_up_just_as_it_is_given_the_lock_has_it() {
+        let lock = RawLock::new();
+        let waiting = contended(&lock);
+        lock.release();
+        assert_eq!(waiting.give_up(Stopped::TimedOut), Ok(()));
+        let waiting = hand_over(&lock, wait(&lock));
+        assert_eq!(waiting.give_up(Stopped::TimedOut), Ok(()));
+        assert!(!lock.try_acquire());
     }
 }

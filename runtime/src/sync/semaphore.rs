@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::wait_queue::{
-    Place, Stage, Stopped, WaitQueue, check_scope, deadline_after, locked, park_fallibly, unpark_each,
+    Place, Stage, Stopped, WaitQueue, check_scope, check_unwinding, locked, park_fallibly, unpark_each,
 };
 use crate::park::{self, Interrupt, Unparker, WaitReason};
 
@@ -133,7 +133,7 @@ impl Semaphore {
         count: usize,
         timeout: Duration,
     ) -> Result<SemaphorePermit<'_>, AcquireTimeoutError> {
-        self.take_or_wait(count, || deadline_after(timeout))?;
+        self.take_or_wait(count, || park::after(timeout))?;
         Ok(self.permit(count))
     }
 
@@ -225,7 +225,7 @@ impl Semaphore {
         count: usize,
         deadline: impl FnOnce() -> Option<Instant>,
     ) -> Result<(), AcquireTimeoutError> {
-        park::check()?;
+        check_unwinding()?;
         let place = state.waiters.join(park::unparker(), count);
         drop(state);
         let waiting = Waiting { semaphore: self, place };
@@ -424,5 +424,26 @@ impl Error for AcquireTimeoutError {
             AcquireTimeoutError::Interrupted(interrupt) => Some(interrupt),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wait(semaphore: &Semaphore, count: usize) -> Waiting<'_> {
+        let place = locked(&semaphore.state).waiters.join(park::unparker(), count);
+        Waiting { semaphore, place }
+    }
+
+    #[test]
+    fn permits_of_one_that_is_torn_down_go_to_the_next() {
+        let semaphore = Semaphore::new(0);
+        let (first, second) = (wait(&semaphore, 2), wait(&semaphore, 1));
+        semaphore.add_permits(2);
+        drop(first);
+        assert_eq!(semaphore.available_permits(), 1);
+        drop(second);
+        assert_eq!(semaphore.available_permits(), 2);
     }
 }

@@ -15,7 +15,7 @@
 //! The table wakes nobody. It hands out the [`Unparker`], which its caller uses after the lock.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use slab::Slab;
 
@@ -176,14 +176,14 @@ pub(super) enum Stopped {
     Interrupted(Interrupt),
 }
 
-/// Parks once, and says whether the wait may go on. It may well have been granted meanwhile: ask
-/// the queue before you stop.
+/// Parks once, until `deadline` or that of the scope, and says whether the wait may go on. It may well have been granted
+/// meanwhile: ask the queue before you stop.
 #[inline(always)]
 pub(super) fn park_fallibly(reason: WaitReason, deadline: Option<Instant>) -> Option<Stopped> {
-    let parked = park::park_until(reason, deadline);
+    let parked = park::park_until(reason, park::earliest(deadline));
     match park::check() {
         Err(interrupt) => Some(Stopped::Interrupted(interrupt)),
-        Ok(()) if parked == Parked::TimedOut => Some(Stopped::TimedOut),
+        Ok(()) if parked == Parked::TimedOut && deadline.is_some() => Some(Stopped::TimedOut),
         Ok(()) => None,
     }
 }
@@ -199,9 +199,10 @@ pub(super) fn check_scope() -> Result<(), Interrupt> {
     }
 }
 
-/// When a timeout that starts now ends; never, if the clock cannot name that instant.
-pub(super) fn deadline_after(timeout: Duration) -> Option<Instant> {
-    Instant::now().checked_add(timeout)
+/// To be asked before waiting: whether the caller unwinds, and so cannot.
+#[inline(always)]
+pub(super) fn check_unwinding() -> Result<(), Interrupt> {
+    if std::thread::panicking() { Err(Interrupt::Panicking) } else { Ok(()) }
 }
 
 /// Unparks one after the other, none of them while `next` holds its lock.

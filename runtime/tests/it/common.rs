@@ -19,8 +19,7 @@ pub fn within_deadline(limit: Duration, body: impl FnOnce() + Send + 'static) {
     if is_done.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
         panic!("the body is still running after {limit:?}");
     }
-    body.join()
-        .unwrap_or_else(|panic| panic::resume_unwind(panic));
+    body.join().unwrap_or_else(|panic| panic::resume_unwind(panic));
 }
 
 /// Runs a body on a plain thread, then in a dhaga. Neither may hang.
@@ -65,10 +64,7 @@ pub fn together(on: On, parts: Vec<Part>) {
     };
     let running: Vec<_> = parts.into_iter().enumerate().map(start).collect();
     let ended: Vec<_> = running.into_iter().map(|join| join()).collect();
-    assert!(
-        ended.iter().all(|&well| well),
-        "a part failed on {on:?}: {ended:?}"
-    );
+    assert!(ended.iter().all(|&well| well), "a part failed on {on:?}: {ended:?}");
 }
 
 /// Waits for a part, and says whether it ended well.

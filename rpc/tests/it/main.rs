@@ -1,0 +1,9 @@
+//! The behaviour of the RPC library, from outside. A file for each topic.
+
+mod calls;
+mod common;
+mod faults;
+mod hostile;
+mod idle;
+mod pressure;
+mod shutdown;

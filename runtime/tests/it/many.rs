@@ -1,0 +1,71 @@
+//! Very many dhagas at once, and what each costs.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use dhaga::Runtime;
+use dhaga::sync::channel;
+
+use crate::child;
+
+const DHAGAS: usize = 100_000;
+/// A page of stack, page tables, and the books: the packet, the task, the coroutine, the place in the channel's queue.
+const BYTES_MAX: usize = 5500;
+
+/// Resident memory and page tables of this process, in bytes.
+fn memory() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").expect("the kernel tells");
+    let kib = |key: &str| -> usize {
+        let line = status.lines().find(|line| line.starts_with(key)).expect("the kernel tells");
+        line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("it is a number")
+    };
+    (kib("VmRSS:") + kib("VmPTE:")) << 10
+}
+
+struct Guard(Arc<AtomicUsize>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn a_hundred_thousand_dhagas_wait_in_a_few_hundred_megabytes() {
+    child::succeeds(child::name_of!(a_hundred_thousand_dhagas_wait_in_a_few_hundred_megabytes), || {
+        let runtime = Runtime::builder().workers(2).build().expect("a runtime");
+        runtime.spawn(|| ()).join().expect("the workers run");
+        let drops = Arc::new(AtomicUsize::new(0));
+        let (sender, receiver) = channel::bounded(1);
+        let receiver = Arc::new(receiver);
+        let parked = Arc::new(AtomicUsize::new(0));
+        let before = memory();
+        let handles: Vec<_> = (0..DHAGAS)
+            .map(|_| {
+                let (guard, receiver, parked) = (Guard(drops.clone()), receiver.clone(), parked.clone());
+                runtime.spawn(move || {
+                    let _guard = guard;
+                    parked.fetch_add(1, Ordering::SeqCst);
+                    receiver.recv()
+                })
+            })
+            .collect();
+        // From here to the park there is nothing to wait for: the next dhaga of a worker runs when the last is parked.
+        while parked.load(Ordering::SeqCst) < DHAGAS {
+            std::thread::yield_now();
+        }
+        let bytes = (memory() - before) / DHAGAS;
+        println!("{bytes} bytes for each of {DHAGAS} parked dhagas");
+        assert!(bytes < BYTES_MAX, "{bytes} bytes for each parked dhaga");
+        assert_eq!(drops.load(Ordering::SeqCst), 0);
+        for number in 0..DHAGAS {
+            sender.send(number).expect("they wait");
+        }
+        let mut sum = 0;
+        for handle in handles {
+            sum += handle.join().expect("it ends well").expect("each gets one");
+        }
+        assert_eq!(sum, DHAGAS * (DHAGAS - 1) / 2);
+        assert_eq!(drops.load(Ordering::SeqCst), DHAGAS);
+    });
+}
