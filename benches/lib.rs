@@ -7,11 +7,14 @@
 //! | `load_echo`, `load_rpc` | how fast does a server answer, and how late? |
 //! | `compare` | which of two servers is faster, by the median of alternating pairs? |
 //! | `idle_connections` | what does an idle connection cost the server in memory? |
+//! | `switch`, `spawn` | what does it take to wait and be woken, to start and to join? |
+//! | `memory` | what does a parked dhaga take? |
 //!
 //! Each prints its options with `--help`. The modules, lowest first:
 
 pub mod machine;
 pub mod payload;
+pub mod sample;
 pub mod wire;
 
 pub mod doze;

@@ -1,7 +1,7 @@
 //! Counts what one half of the quickstart does: calls, latencies, memory, processor time.
 //!
 //! ```text
-//!   callers start ──▶ all are in flight ──▶ each has had an answer ──▶ warm-up ──▶ measured ──▶ over: each caller ends after its call
+//!   callers start ──▶ all in flight ──▶ each has an answer ──▶ warm-up ──▶ measured ──▶ over: callers end after their call
 //! ```
 
 use std::fmt::Display;

@@ -14,7 +14,7 @@ struct Row {
 pub fn table(dhagas: &Outcome, threads: &Outcome) -> String {
     let mut table = format!("  {:<28}{:>12}{:>14}\n", "", "dhagas", "threads");
     for Row { name, dhagas, threads, better } in rows(dhagas, threads) {
-        let better = better.map(shown_ratio).unwrap_or_default();
+        let better = better.filter(|ratio| ratio.is_normal()).map(shown_ratio).unwrap_or_default();
         let line = format!("  {name:<28}{dhagas:>12}{threads:>14}     {better}");
         table = table + line.trim_end() + "\n";
     }
@@ -24,10 +24,11 @@ pub fn table(dhagas: &Outcome, threads: &Outcome) -> String {
 /// What the reader must know besides: how it was measured, and whatever went wrong.
 pub fn notes(callers: u64, dhagas: &Outcome, threads: &Outcome) -> String {
     let mut notes = vec![MEASURED.to_owned()];
-    if (threads.callers as u64) < callers {
+    if (threads.in_flight_peak as u64) < callers {
         notes.push(format!(
-            "This machine has no more threads than for {} callers; each takes one, and each request another.",
-            grouped(threads.callers as u64)
+            "Threads: this machine had room, or in those 2 s time, for {} callers and {} calls in flight at once.",
+            grouped(threads.callers as u64),
+            grouped(threads.in_flight_peak as u64)
         ));
     }
     if cfg!(debug_assertions) {
@@ -134,5 +135,11 @@ mod tests {
         ends("memory", "100 MiB       150 MiB     1.5 × better");
         ends("99 %", "40 ms         40 ms     the same");
         ends("OS threads", "2 500 × better");
+    }
+
+    #[test]
+    fn a_half_without_calls_has_no_ratio() {
+        let nothing = Outcome::default();
+        assert!(!table(&nothing, &nothing).contains("×"));
     }
 }

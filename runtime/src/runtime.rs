@@ -357,8 +357,8 @@ impl std::fmt::Display for SpawnError {
             Self::StackSize { bytes } => write!(
                 f,
                 "a stack of {bytes} bytes cannot be given: Builder::stack_size takes {} to {}",
-                crate::stack::STACK_BYTES_MIN,
-                crate::stack::STACK_BYTES_MAX
+                STACK_BYTES_MIN,
+                STACK_BYTES_MAX
             ),
             Self::NoWorker => f.write_str(
                 "this spawn needs a worker and was called on a plain thread; call it inside a dhaga, or use spawn",

@@ -225,7 +225,7 @@ impl Builder {
     ) -> Result<JoinHandle<()>, SpawnError> {
         let label = self.check(site)?;
         let key = with_worker(|worker| worker.keep_closure(Box::new(body)));
-        let closure = LocalClosure { key: key.ok_or(SpawnError::NoWorker)? };
+        let closure = LocalClosure { key: Some(key.ok_or(SpawnError::NoWorker)?) };
         let packet = Packet::new(label, self.inherit, move || closure.run());
         submit_here(packet.clone())?;
         Ok(JoinHandle { packet })
@@ -259,18 +259,20 @@ impl Builder {
 /// A closure that stays in its worker's own table, so that what is queued can be `Send`. Runs on that worker only: its job
 /// lies in the queue that nobody steals from.
 struct LocalClosure {
-    key: usize,
+    /// Its place in the table; `None` once it was taken, since another closure may lie there then.
+    key: Option<usize>,
 }
 
 impl LocalClosure {
-    fn run(self) {
+    fn run(mut self) {
         if let Some(closure) = self.take() {
             closure();
         }
     }
 
-    fn take(&self) -> Option<Box<dyn FnOnce()>> {
-        with_worker(|worker| worker.take_closure(self.key)).flatten()
+    fn take(&mut self) -> Option<Box<dyn FnOnce()>> {
+        let key = self.key.take()?;
+        with_worker(|worker| worker.take_closure(key)).flatten()
     }
 }
 

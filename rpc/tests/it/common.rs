@@ -124,17 +124,6 @@ impl Drop for Inside<'_> {
     }
 }
 
-/// Opens a gate when the test ends, also by a failure: nobody is to stay behind it.
-pub struct OpenAtEnd<'a>(pub &'a Gate);
-
-impl Drop for OpenAtEnd<'_> {
-    fn drop(&mut self) {
-        if !thread::panicking() {
-            self.0.open();
-        }
-    }
-}
-
 /// The methods that the tests call. `hold` waits at the gate.
 pub fn builder(gate: &Gate) -> ServerBuilder {
     hide_panics_on_purpose();

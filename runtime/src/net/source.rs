@@ -156,7 +156,8 @@ impl<S: AsFd> Source<S> {
             Direction::Write => PollFlags::OUT,
         };
         let left = deadline.map(|deadline| deadline.saturating_duration_since(now()));
-        let left = left.map(|left| Timespec::try_from(left)).transpose().unwrap_or(None);
+        // A time beyond what the kernel can count is for ever.
+        let left = left.and_then(|left| Timespec::try_from(left).ok());
         let mut descriptors = [PollFd::new(&self.socket, flags)];
         match poll(&mut descriptors, left.as_ref()) {
             Ok(0) => Ok(Parked::TimedOut),

@@ -8,9 +8,17 @@ use crate::common::DEADLINE;
 /// Set in the child, to the name of its test.
 const CHILD: &str = "DHAGA_TEST_CHILD";
 
+/// Bytes of stack for the threads of a child that is to run out of address space: the more of it each thread takes, the
+/// more is left for everything else when it ends.
+pub const THREAD_BYTES: u64 = 64 << 20;
+
 /// Runs one test of this binary again, in a child, with `body` instead of what follows the call. `None` in the child,
 /// which is to return.
 pub fn run(test: &str, body: impl FnOnce()) -> Option<Output> {
+    run_with_threads(test, 2 << 20, body)
+}
+
+fn run_with_threads(test: &str, stack_bytes: u64, body: impl FnOnce()) -> Option<Output> {
     if std::env::var(CHILD).is_ok_and(|child| child == test) {
         abort_at_deadline();
         body();
@@ -19,17 +27,26 @@ pub fn run(test: &str, body: impl FnOnce()) -> Option<Output> {
     let output = Command::new(std::env::current_exe().expect("the test binary exists"))
         .args([test, "--exact", "--nocapture", "--test-threads=1"])
         .env(CHILD, test)
+        .env("RUST_MIN_STACK", stack_bytes.to_string())
         .output();
     Some(output.expect("the test binary can be run again"))
 }
 
 /// Runs `body` in a child and expects it to succeed there.
 pub fn succeeds(test: &str, body: impl FnOnce()) {
-    if let Some(output) = run(test, body) {
-        let text = String::from_utf8_lossy(&output.stdout);
-        println!("{text}");
-        assert!(output.status.success() && text.contains("1 passed"), "{output:?}");
-    }
+    check_success(run(test, body));
+}
+
+/// As [`succeeds`], with threads of [`THREAD_BYTES`].
+pub fn succeeds_with_large_threads(test: &str, body: impl FnOnce()) {
+    check_success(run_with_threads(test, THREAD_BYTES, body));
+}
+
+fn check_success(output: Option<Output>) {
+    let Some(output) = output else { return };
+    let text = String::from_utf8_lossy(&output.stdout);
+    println!("{text}");
+    assert!(output.status.success() && text.contains("1 passed"), "{output:?}");
 }
 
 /// What a child said before it died of the signal that an abort sends.

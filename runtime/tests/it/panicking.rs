@@ -199,7 +199,7 @@ fn a_lock_held_on_the_same_worker_aborts_and_names_both() {
 #[test]
 fn a_scope_runs_inline() {
     everywhere(|| {
-        let words = vec!["a".to_owned(), "b".to_owned()];
+        let words = ["a".to_owned(), "b".to_owned()];
         let home = thread::current().id();
         let order = std::sync::Mutex::new(Vec::new());
         let joined = while_panicking(|| {

@@ -1,0 +1,314 @@
+//! What breaks: peers that go away, handlers that panic, a kernel that refuses. Each caller learns it, nobody waits for ever.
+
+use std::io;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use dhaga_rpc::{CallError, Client, Limits, Server};
+use serde::{Serialize, Serializer};
+
+use crate::common::*;
+
+#[test]
+fn a_peer_that_closes_in_the_middle_of_a_frame_leaves_nothing_behind() {
+    within_deadline(|| {
+        let gate = Gate::default();
+        let server = serve(&gate);
+        let mut peer = Peer::connect(server.local_addr());
+        let mut bytes = request(1, "hold", vec![1.into()]);
+        bytes.extend_from_slice(&request(2, "hold", vec![2.into()])[..5]);
+        peer.send(&bytes);
+        eventually("the first runs", || gate.inside() == 1);
+        drop(peer);
+        gate.open();
+        eventually("all is gone", || server.stats().connections == 0 && server.stats().in_flight == 0);
+    });
+}
+
+#[test]
+fn requests_that_come_together_with_the_end_are_all_answered() {
+    within_deadline(|| {
+        let server = serve(&Gate::default());
+        for count in [1, 2, 100] {
+            let mut peer = Peer::connect(server.local_addr());
+            peer.send(&(0..count).flat_map(|id| request(id, "add", vec![id.into(), 1.into()])).collect::<Vec<_>>());
+            peer.finish();
+            let mut answers: Vec<_> = (0..count).map(|_| peer.receive_answer()).collect();
+            answers.sort_by_key(|(id, _)| *id);
+            assert_eq!(answers, (0..count).map(|id| (id, Ok((id + 1).into()))).collect::<Vec<_>>());
+            peer.expect_end();
+        }
+    });
+}
+
+#[test]
+fn after_a_half_close_the_answers_still_come() {
+    within_deadline(|| {
+        let gate = Gate::default();
+        let server = serve(&gate);
+        let mut peer = Peer::connect(server.local_addr());
+        peer.send(&[request(1, "hold", vec![1.into()]), request(2, "blob", vec![3_000_000.into()])].concat());
+        peer.finish();
+        let (id, blob) = peer.receive_answer();
+        assert_eq!((id, blob.ok().and_then(|blob| blob.as_slice().map(<[u8]>::len))), (2, Some(3_000_000)));
+        eventually("the other runs", || gate.inside() == 1);
+        gate.open();
+        assert_eq!(peer.receive_answer(), (1, Ok(1.into())));
+        peer.expect_end();
+        eventually("all is gone", || server.stats().connections == 0);
+        assert_eq!(server.stats().closed_for_fault, 0);
+    });
+}
+
+#[test]
+fn a_handler_that_panics_costs_one_error_answer() {
+    within_deadline(|| {
+        let server = serve(&Gate::default());
+        let client = connect(&server);
+        for _ in 0..3 {
+            let error = client.call::<_, ()>("panic", ()).expect_err("it panics");
+            assert!(matches!(&error, CallError::Remote(remote) if remote.to_string() == "the handler panicked"), "{error:?}");
+            assert_eq!(add(&client, 1, 2).ok(), Some(3));
+        }
+        assert_eq!(server.stats().in_flight, 0);
+    });
+}
+
+/// A result whose encoding does as it is told.
+struct Odd(Box<dyn Fn() + Send + Sync>);
+
+impl Serialize for Odd {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self(f) = self;
+        (f)();
+        serializer.serialize_i64(1)
+    }
+}
+
+fn odd_server(gate: &Gate) -> Server {
+    let held = gate.clone();
+    builder(gate)
+        .method("encode and panic", || Ok(Odd(Box::new(|| panic!("{}", ON_PURPOSE)))))
+        .method("encode and wait", move || {
+            let gate = held.clone();
+            Ok(Odd(Box::new(move || gate.wait())))
+        })
+        .bind("127.0.0.1:0")
+        .expect("the kernel has a port")
+}
+
+#[test]
+fn a_result_that_panics_while_it_is_encoded_costs_one_error_answer() {
+    within_deadline(|| {
+        let server = odd_server(&Gate::default());
+        let mut peer = Peer::connect(server.local_addr());
+        for _ in 0..10 {
+            let batch = (0..30).flat_map(|id| match id % 3 {
+                0 => request(id, "encode and panic", vec![]),
+                _ => request(id, "add", vec![id.into(), 1.into()]),
+            });
+            peer.send(&batch.collect::<Vec<_>>());
+            for _ in 0..30 {
+                match peer.receive_answer() {
+                    (id, Ok(sum)) => assert!(id % 3 != 0 && sum == (id + 1).into(), "{id} {sum}"),
+                    (id, Err(error)) => assert!(id % 3 == 0 && error == "the handler panicked", "{id} {error}"),
+                }
+            }
+        }
+        eventually("none is left", || server.stats().in_flight == 0);
+    });
+}
+
+#[test]
+fn a_result_that_waits_while_it_is_encoded_loses_no_other_answer() {
+    within_deadline(|| {
+        let gate = Gate::default();
+        let server = odd_server(&gate);
+        let mut peer = Peer::connect(server.local_addr());
+        peer.send(&request(1, "encode and wait", vec![]));
+        eventually("it waits", || gate.inside() == 1);
+        for id in 2..20 {
+            assert_eq!(peer.ask(id, "add", vec![id.into(), 1.into()]), Ok((id + 1).into()));
+        }
+        let both = [request(20, "add", vec![1.into(), 2.into()]), request(21, "encode and wait", vec![])];
+        peer.send(&both.concat());
+        gate.open();
+        let mut answers: Vec<_> = (0..3).map(|_| peer.receive_answer()).collect();
+        answers.sort_by_key(|(id, _)| *id);
+        assert_eq!(answers, [(1, Ok(1.into())), (20, Ok(3.into())), (21, Ok(1.into()))]);
+    });
+}
+
+#[test]
+fn arguments_that_panic_or_wait_while_they_are_encoded_harm_no_other_call() {
+    within_deadline(|| {
+        let gate = Gate::default();
+        let server = odd_server(&gate);
+        let client = connect(&server);
+        let callers: Vec<_> = (0..60)
+            .map(|n| {
+                let client = client.clone();
+                dhaga::spawn(move || match n % 3 {
+                    0 => client.call("echo", (Odd(Box::new(|| panic!("{}", ON_PURPOSE))),)),
+                    1 => client.call("echo", (Odd(Box::new(dhaga::yield_now)),)),
+                    _ => add(&client, 0, 1),
+                })
+            })
+            .collect();
+        for (n, caller) in callers.into_iter().enumerate() {
+            match caller.join() {
+                Ok(result) => assert!(n % 3 != 0 && matches!(result, Ok(1)), "{n}: {result:?}"),
+                Err(error) => assert!(n % 3 == 0 && matches!(error, dhaga::JoinError::Panicked(_)), "{n}: {error}"),
+            }
+        }
+    });
+}
+
+#[test]
+fn a_server_that_dies_leaves_no_caller_waiting() {
+    const CALLERS: usize = 200;
+    within_deadline(|| {
+        // A connection a worker: none is let go before all calls are there.
+        let (arrived, arrivals) = mpsc::channel();
+        let kept = Arc::new(AtomicBool::new(true));
+        let is_kept = kept.clone();
+        let listener = TcpListener::bind("127.0.0.1:0").expect("the kernel has a port");
+        let address = listener.local_addr().expect("it is bound");
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (arrived, is_kept) = (arrived.clone(), is_kept.clone());
+                let mut peer = Peer::new(stream.expect("there are descriptors"));
+                std::thread::spawn(move || {
+                    while rmpv::decode::read_value(&mut peer.0).is_ok() && is_kept.load(Ordering::SeqCst) {
+                        let _ = arrived.send(peer.0.try_clone().expect("there are descriptors"));
+                    }
+                });
+            }
+        });
+        let client = Client::builder().timeout(DEADLINE).connect(address).expect("it listens");
+        let callers: Vec<_> = (0..CALLERS)
+            .map(|n| {
+                let client = client.clone();
+                dhaga::spawn(move || add(&client, n as i64, 1))
+            })
+            .collect();
+        let streams: Vec<_> = (0..CALLERS).map(|_| arrivals.recv().expect("the server lives")).collect();
+        kept.store(false, Ordering::SeqCst);
+        streams.iter().for_each(|stream| drop(stream.shutdown(std::net::Shutdown::Both)));
+        for caller in callers {
+            let result = caller.join().expect("nobody panics");
+            assert!(matches!(result, Err(CallError::Disconnected { maybe_executed: true, .. })), "{result:?}");
+        }
+    });
+}
+
+#[test]
+fn a_port_where_nobody_listens_is_a_connect_error() {
+    within_deadline(|| {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("the kernel has a port");
+        let address = listener.local_addr().expect("it is bound");
+        drop(listener);
+        let from_thread = Client::connect(address).map(drop);
+        let from_dhaga = dhaga::spawn(move || Client::connect(address).map(drop)).join().expect("nobody panics");
+        for result in [from_thread, from_dhaga] {
+            let is_refused = |error: &CallError| matches!(error, CallError::Connect(io) if io.kind() == io::ErrorKind::ConnectionRefused);
+            assert!(result.as_ref().is_err_and(is_refused), "{result:?}");
+        }
+    });
+}
+
+#[test]
+fn a_name_without_an_address_is_a_connect_error() {
+    within_deadline(|| {
+        let result = Client::connect(&[][..]).map(drop);
+        assert!(matches!(result, Err(CallError::Connect(_))), "{result:?}");
+    });
+}
+
+#[test]
+fn an_address_in_use_is_what_the_kernel_calls_it() {
+    within_deadline(|| {
+        let server = serve(&Gate::default());
+        let second = Server::builder().bind(server.local_addr());
+        assert_eq!(second.map(drop).map_err(|error| error.kind()), Err(io::ErrorKind::AddrInUse));
+    });
+}
+
+#[test]
+fn a_server_out_of_descriptors_recovers() {
+    in_child(name_of!(a_server_out_of_descriptors_recovers), 64, || {
+        let server = serve(&Gate::default());
+        let bystander = Bystander::at(&server);
+        // What fills the table is taken last by the clients: their connections stand in the backlog, not accepted.
+        let mut hoard = Vec::new();
+        while let Ok(file) = std::fs::File::open("/dev/null") {
+            hoard.push(file);
+        }
+        hoard.truncate(hoard.len() - 4);
+        let mut peers: Vec<_> = (0..4).map(|_| Peer::connect(server.local_addr())).collect();
+        peers.iter_mut().for_each(|peer| peer.send(&request(1, "add", vec![1.into(), 2.into()])));
+        bystander.has_not_noticed();
+        drop(hoard);
+        peers.iter_mut().for_each(|peer| assert_eq!(peer.receive_answer(), (1, Ok(3.into()))));
+    });
+}
+
+#[test]
+fn a_client_out_of_descriptors_gets_a_connect_error_and_recovers() {
+    in_child(name_of!(a_client_out_of_descriptors_gets_a_connect_error_and_recovers), 64, || {
+        let server = serve(&Gate::default());
+        let mut hoard = Vec::new();
+        while let Ok(file) = std::fs::File::open("/dev/null") {
+            hoard.push(file);
+        }
+        let refused = Client::connect(server.local_addr());
+        drop(hoard);
+        assert!(matches!(refused, Err(CallError::Connect(_))), "{refused:?}");
+        assert_eq!(add(&connect(&server), 1, 2).ok(), Some(3));
+    });
+}
+
+#[test]
+fn connections_beyond_the_limit_wait_for_their_turn() {
+    within_deadline(|| {
+        let server = serve_within(Limits { connections_max: 2, ..Limits::default() }, &Gate::default());
+        let mut first = Peer::connect(server.local_addr());
+        let mut second = Peer::connect(server.local_addr());
+        let mut third = Peer::connect(server.local_addr());
+        for peer in [&mut first, &mut second] {
+            assert_eq!(peer.ask(1, "add", vec![1.into(), 2.into()]), Ok(3.into()));
+        }
+        third.send(&request(1, "add", vec![1.into(), 2.into()]));
+        assert_eq!(server.stats().connections, 2);
+        drop(first);
+        assert_eq!(third.receive_answer(), (1, Ok(3.into())));
+        assert!(server.stats().connections <= 2);
+    });
+}
+
+#[test]
+fn a_connection_that_is_reset_is_no_breach_of_the_protocol() {
+    within_deadline(|| {
+        let server = serve(&Gate::default());
+        let mut peer = Peer::connect(server.local_addr());
+        // Closed with bytes that nobody read, a socket is reset.
+        peer.send(&request(1, "add", vec![1.into(), 2.into()]));
+        eventually("the answer is there", || matches!(peer.0.peek(&mut [0]), Ok(1)));
+        drop(peer);
+        eventually("it is gone", || server.stats().connections == 0);
+        assert_eq!(server.stats().closed_for_fault, 0);
+    });
+}
+
+#[test]
+fn a_peer_that_takes_the_connection_and_never_answers_costs_the_timeout() {
+    within_deadline(|| {
+        let address = foreign_server(1, |mut peer| peer.expect_end_some_time());
+        let client = Client::builder().timeout(Duration::from_millis(100)).connect(address).expect("it listens");
+        let result = add(&client, 1, 2);
+        assert!(matches!(result, Err(CallError::DeadlineExceeded)), "{result:?}");
+    });
+}

@@ -1,0 +1,297 @@
+//! More than there is room for: pipelines, peers that do not read, large frames. Each limit holds, and what waits goes on.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use dhaga_rpc::limits::FRAME_BYTES_MAX;
+use dhaga_rpc::{CallError, Client, HandlerError, Limits, Server};
+use serde_bytes::{ByteBuf, Bytes};
+
+use crate::common::*;
+
+fn pipeline(count: u32, method: &str) -> Vec<u8> {
+    (0..count).flat_map(|id| request(id, method, vec![id.into()])).collect()
+}
+
+/// Takes that many answers, and checks that each request got its own.
+fn expect_each_echoed_once(peer: &mut Peer, count: u32) {
+    let mut answers: Vec<_> = (0..count).map(|_| peer.receive_answer()).collect();
+    answers.sort_by_key(|(id, _)| *id);
+    assert_eq!(answers, (0..count).map(|id| (id, Ok(id.into()))).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_pipeline_beyond_the_limit_waits_unread_and_is_all_answered() {
+    within_deadline(|| {
+        let gate = Gate::default();
+        let server = serve_within(Limits { in_flight_per_connection_max: 8, ..Limits::default() }, &gate);
+        let bystander = Bystander::at(&server);
+        let mut peer = Peer::connect(server.local_addr());
+        peer.send(&pipeline(1000, "hold"));
+        eventually("as many run as may", || gate.inside() == 8);
+        bystander.has_not_noticed();
+        gate.admit(100);
+        eventually("others took their places", || gate.arrived() == 108);
+        gate.open();
+        expect_each_echoed_once(&mut peer, 1000);
+        assert_eq!(gate.most_inside(), 8);
+        eventually("none is left", || server.stats().in_flight == 0);
+    });
+}
+
+#[test]
+fn a_pipeline_that_ends_with_the_connection_is_all_answered() {
+    within_deadline(|| {
+        let gate = Gate::default();
+        let server = serve_within(Limits { in_flight_per_connection_max: 3, ..Limits::default() }, &gate);
+        let mut peer = Peer::connect(server.local_addr());
+        peer.send(&pipeline(50, "hold"));
+        peer.finish();
+        eventually("as many run as may", || gate.inside() == 3);
+        gate.open();
+        expect_each_echoed_once(&mut peer, 50);
+        peer.expect_end();
+    });
+}
+
+#[test]
+fn a_full_server_refuses_with_an_error_answer_and_recovers() {
+    within_deadline(|| {
+        let gate = Gate::default();
+        let server = serve_within(Limits { in_flight_per_server_max: 4, ..Limits::default() }, &gate);
+        let mut holder = Peer::connect(server.local_addr());
+        holder.send(&pipeline(4, "hold"));
+        eventually("the server is full", || gate.inside() == 4);
+        let client = connect(&server);
+        let refused = add(&client, 1, 2);
+        let is_refusal = |error: &CallError| matches!(error, CallError::Remote(remote) if remote.to_string().contains("already runs 4 calls"));
+        assert!(refused.as_ref().is_err_and(is_refusal), "{refused:?}");
+        assert_eq!(server.stats().in_flight, 4);
+        gate.open();
+        expect_each_echoed_once(&mut holder, 4);
+        eventually("it is empty", || server.stats().in_flight == 0);
+        assert_eq!(add(&client, 1, 2).ok(), Some(3));
+    });
+}
+
+#[test]
+fn a_frame_above_the_queue_limit_is_taken_alone() {
+    within_deadline(|| {
+        let gate = Gate::default();
+        let server = serve_within(Limits { queued_bytes_max: 4096, ..Limits::default() }, &gate);
+        let mut peer = Peer::connect(server.local_addr());
+        let large = "x".repeat(64 << 10);
+        for id in 0..5 {
+            peer.send(&request(id, "hold", vec![large.as_str().into()]));
+        }
+        for id in 0..5 {
+            eventually("one more came", || gate.arrived() == id as usize + 1);
+            assert_eq!((server.stats().in_flight, gate.inside()), (1, 1));
+            gate.admit(1);
+            assert_eq!(peer.receive_answer(), (id, Ok(large.as_str().into())));
+        }
+        assert_eq!(gate.most_inside(), 1);
+    });
+}
+
+/// A request for `len` of that many bytes in all, with its payload as bin.
+fn request_of(frame_bytes: usize) -> Vec<u8> {
+    let payload = frame_bytes - 13;
+    let mut bytes = vec![0x94, 0, 1, 0xa3, b'l', b'e', b'n', 0x91, 0xc6];
+    bytes.extend_from_slice(&u32::try_from(payload).expect("it is below 4 GiB").to_be_bytes());
+    bytes.resize(frame_bytes, 7);
+    bytes
+}
+
+#[test]
+fn a_frame_at_the_limit_is_taken_and_one_byte_more_closes() {
+    within_deadline(|| {
+        let server = serve(&Gate::default());
+        let mut peer = Peer::connect(server.local_addr());
+        peer.send(&request_of(FRAME_BYTES_MAX));
+        assert_eq!(peer.receive_answer(), (1, Ok((FRAME_BYTES_MAX - 13).into())));
+        peer.send_to_whom_it_may_concern(&request_of(FRAME_BYTES_MAX + 1));
+        peer.expect_end();
+        eventually("it is counted", || server.stats().closed_for_fault == 1);
+    });
+}
+
+#[test]
+fn an_answer_at_the_limit_leaves_and_one_byte_more_is_an_error_answer() {
+    within_deadline(|| {
+        let server = serve(&Gate::default());
+        let mut peer = Peer::connect(server.local_addr());
+        let fits = FRAME_BYTES_MAX - 9;
+        let blob = peer.ask(1, "blob", vec![fits.into()]).expect("it fits");
+        assert_eq!(blob.as_slice().map(<[u8]>::len), Some(fits));
+        let error = peer.ask(2, "blob", vec![(fits + 1).into()]).expect_err("it is too large");
+        assert!(error.contains("cannot be sent"), "{error}");
+        assert_eq!(peer.ask(3, "add", vec![1.into(), 2.into()]), Ok(3.into()));
+    });
+}
+
+#[test]
+fn a_call_that_is_too_large_is_an_error_and_the_connection_lives() {
+    within_deadline(|| {
+        let server = serve(&Gate::default());
+        let client = connect(&server);
+        let body = move || {
+            let fits = vec![7; FRAME_BYTES_MAX - 64];
+            assert_eq!(client.call::<_, usize>("len", (Bytes::new(&fits),)).ok(), Some(fits.len()));
+            let large = vec![7; FRAME_BYTES_MAX];
+            let result = client.call::<_, usize>("len", (Bytes::new(&large),));
+            assert!(matches!(result, Err(CallError::TooLarge { limit: FRAME_BYTES_MAX })), "{result:?}");
+            let connections = client.connections();
+            assert_eq!(add(&client, 1, 2).ok(), Some(3));
+            assert_eq!(client.connections(), connections);
+        };
+        body.clone()();
+        dhaga::spawn(body).join().expect("it holds in a dhaga too");
+    });
+}
+
+#[test]
+fn many_large_frames_in_both_directions_arrive() {
+    within_deadline(|| {
+        let server = serve(&Gate::default());
+        let client = connect(&server);
+        let callers: Vec<_> = (1..=16_usize)
+            .map(|n| {
+                let client = client.clone();
+                dhaga::spawn(move || {
+                    let sent = ByteBuf::from(vec![n as u8; n * 150_000]);
+                    let back: ByteBuf = client.call_timeout("echo", (&sent,), DEADLINE).expect("it is within the limits");
+                    assert!(back == sent, "{n}");
+                })
+            })
+            .collect();
+        callers.into_iter().for_each(|caller| caller.join().expect("each gets its own"));
+    });
+}
+
+const SOFT_MAX: usize = 64 << 10;
+const ANSWER_BYTES: usize = 64 << 10;
+const ANSWERS: u32 = 2000;
+
+/// A server whose method `blob` counts how often it ran, and a peer that asks for far more than its socket holds.
+fn congested() -> (Server, Arc<AtomicUsize>, Peer) {
+    let runs = Arc::new(AtomicUsize::new(0));
+    let counted = runs.clone();
+    let methods = move |id: u32| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        Ok::<_, HandlerError>((id, ByteBuf::from(vec![7; ANSWER_BYTES])))
+    };
+    let limits = Limits { unsent_bytes_soft_max: SOFT_MAX, in_flight_per_connection_max: 16, ..Limits::default() };
+    let server = builder(&Gate::default()).method("bulk", methods).limits(limits).bind("127.0.0.1:0").expect("there is a port");
+    let mut peer = Peer::connect(server.local_addr());
+    peer.send(&pipeline(ANSWERS, "bulk"));
+    // No event tells that nothing happens any more.
+    let mut before = 0;
+    eventually("the server holds still", || {
+        thread::sleep(Duration::from_millis(200));
+        let now = runs.load(Ordering::SeqCst);
+        std::mem::replace(&mut before, now) == now && now > 0
+    });
+    (server, runs, peer)
+}
+
+/// What two sockets on loopback may hold, at most.
+const KERNEL_BYTES_MAX: usize = 24 << 20;
+
+#[test]
+fn a_peer_that_does_not_read_is_not_read_either_and_leaves_nothing_behind() {
+    within_deadline(|| {
+        let (server, runs, peer) = congested();
+        let ran = runs.load(Ordering::SeqCst);
+        assert!(ran * ANSWER_BYTES < KERNEL_BYTES_MAX, "{ran} handlers ran");
+        assert!(server.stats().in_flight <= 16);
+        Bystander::at(&server).has_not_noticed();
+        drop(peer);
+        eventually("all is released", || server.stats().in_flight == 0 && server.stats().connections == 0);
+    });
+}
+
+#[test]
+fn a_peer_that_reads_late_gets_all_its_answers() {
+    within_deadline(|| {
+        let (server, runs, mut peer) = congested();
+        let mut seen = vec![false; ANSWERS as usize];
+        for _ in 0..ANSWERS {
+            let (id, answer) = peer.receive_answer();
+            let answer = answer.expect("the handler succeeds");
+            let parts = answer.as_array().expect("it is a pair");
+            assert!(parts[0] == id.into() && parts[1].as_slice().map(<[u8]>::len) == Some(ANSWER_BYTES));
+            assert!(!std::mem::replace(&mut seen[id as usize], true), "{id} came twice");
+        }
+        assert_eq!(runs.load(Ordering::SeqCst), ANSWERS as usize);
+        eventually("none is left", || server.stats().in_flight == 0);
+        assert_eq!(peer.ask(9, "add", vec![1.into(), 2.into()]), Ok(3.into()));
+    });
+}
+
+#[test]
+fn a_peer_that_does_not_read_costs_bounded_memory() {
+    in_child(name_of!(a_peer_that_does_not_read_costs_bounded_memory), 1024, || {
+        let before = resident_bytes();
+        let (_server, _runs, _peer) = congested();
+        let after = resident_bytes();
+        // Sixteen answers that wait to be encoded, one in each of two buffers, and what the runtime and its stacks take.
+        assert!(after < before + (16 << 20), "from {before} to {after} bytes");
+    });
+}
+
+#[test]
+fn a_server_that_does_not_read_makes_callers_wait_and_then_fail() {
+    within_deadline(|| {
+        let (let_go, is_let_go) = std::sync::mpsc::channel::<()>();
+        let address = foreign_server(1, move |peer| {
+            let _ = is_let_go.recv();
+            drop(peer);
+        });
+        let runtime = dhaga::Runtime::builder().workers(1).build().expect("the kernel gives threads");
+        let limits = Limits { unsent_bytes_soft_max: SOFT_MAX, ..Limits::default() };
+        let client = Client::builder().limits(limits).timeout(Duration::from_millis(500));
+        let client = runtime.spawn(move || client.connect(address)).join().expect("nobody panics").expect("it listens");
+        let callers: Vec<_> = (0..400)
+            .map(|_| {
+                let client = client.clone();
+                runtime.spawn(move || client.call::<_, usize>("len", (Bytes::new(&[7; ANSWER_BYTES]),)))
+            })
+            .collect();
+        let mut overloaded = 0;
+        for caller in callers {
+            match caller.join().expect("nobody panics") {
+                Err(CallError::Overloaded { .. }) => overloaded += 1,
+                Err(CallError::DeadlineExceeded) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(overloaded > 0, "24 MiB fit into the socket");
+        drop(let_go);
+    });
+}
+
+#[test]
+fn many_notifications_are_all_handled() {
+    within_deadline(|| {
+        let count = Arc::new(AtomicUsize::new(0));
+        let counted = count.clone();
+        let notice = move |n: usize| {
+            counted.fetch_add(n, Ordering::SeqCst);
+            Ok(())
+        };
+        let server = builder(&Gate::default()).method("notice", notice).bind("127.0.0.1:0").expect("there is a port");
+        let client = connect(&server);
+        let senders: Vec<_> = (0..10)
+            .map(|_| {
+                let client = client.clone();
+                dhaga::spawn(move || (0..1000).for_each(|_| client.notify("notice", (1,)).expect("the server lives")))
+            })
+            .collect();
+        senders.into_iter().for_each(|sender| sender.join().expect("all were sent"));
+        eventually("all came", || count.load(Ordering::SeqCst) == 10_000);
+        assert_eq!(server.stats().ignored, 0);
+    });
+}
