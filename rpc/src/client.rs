@@ -9,14 +9,17 @@
 //! A client has a connection for each worker that calls, opened when used, so a call never crosses threads. A plain thread
 //! has no worker: its calls are made by a dhaga on its behalf.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use dhaga::net::TcpStream;
 use dhaga::park::{self, Parked, Unparker, WaitReason};
+use dhaga::sync::LockTimeoutError;
 use dhaga::{Builder, Interrupt, JoinError, turn};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -239,7 +242,7 @@ impl fmt::Debug for Client {
 impl Drop for Shared {
     fn drop(&mut self) {
         let links = std::mem::take(self.links.get_mut().unwrap_or_else(PoisonError::into_inner));
-        links.iter().for_each(|link| link.connection.close(None));
+        links.iter().for_each(|link| link.connection.side.end(&link.connection));
     }
 }
 
@@ -285,12 +288,17 @@ impl Shared {
     #[cold]
     fn connect(&self, deadline: Option<Instant>) -> Result<Arc<Connection<Calling>>, CallError> {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        let _turn = self.connecting.lock_timeout(left.unwrap_or(Duration::MAX)).map_err(|_| CallError::DeadlineExceeded)?;
+        let _turn = match self.connecting.lock_timeout(left.unwrap_or(Duration::MAX)) {
+            Ok(turn) => turn,
+            Err(LockTimeoutError::Poisoned(turn)) => turn.into_inner(),
+            Err(LockTimeoutError::Interrupted(interrupt)) => return Err(interrupt.into()),
+            Err(LockTimeoutError::Timeout) => return Err(CallError::DeadlineExceeded),
+        };
         if let Some(connection) = self.existing() {
             return Ok(connection);
         }
         let stream = self.dial(deadline)?;
-        let side = Calling { in_flight: Mutex::new(Calls::new(&self.limits)) };
+        let side = Calling { in_flight: Mutex::new(Calls::new(&self.limits)), is_ending: AtomicBool::new(false) };
         let connection = Connection::open(stream, side, self.limits.clone()).map_err(|error| CallError::Connect(Arc::new(error)))?;
         let worker = turn::worker_id().ok_or(CallError::ApiMisuse("a connection is opened on a worker"))?;
         let mut links = self.links();
@@ -341,6 +349,7 @@ where
         return Err(CallError::Disconnected { maybe_executed: false, source: None });
     }
     encoded?;
+    pending.is_sent = true;
     pending.wait(deadline)
 }
 
@@ -366,12 +375,14 @@ struct Pending<'a> {
     connection: &'a Arc<Connection<Calling>>,
     id: u32,
     slot: Arc<Slot>,
+    is_sent: bool,
     is_over: bool,
 }
 
 impl<'a> Pending<'a> {
     /// Enters a call, and waits while as many as allowed are in flight.
     fn enter(connection: &'a Arc<Connection<Calling>>, deadline: Option<Instant>) -> Result<Self, CallError> {
+        let mut place = Place { side: &connection.side, number: None };
         loop {
             let slot = Arc::new(Slot { caller: park::unparker(), answer: Mutex::new(None) });
             let mut calls = connection.side.calls();
@@ -379,9 +390,12 @@ impl<'a> Pending<'a> {
                 return Err(error.clone().before_sending());
             }
             match calls.in_flight.insert(slot.clone()) {
-                Ok(id) => return Ok(Self { connection, id, slot, is_over: false }),
+                Ok(id) => {
+                    place.leave(&mut calls);
+                    return Ok(Self { connection, id, slot, is_sent: false, is_over: false });
+                }
                 Err(Full { limit }) => {
-                    calls.waiting.push_back(park::unparker());
+                    place.take(&mut calls);
                     drop(calls);
                     if park::park_until(WaitReason::Call, deadline) == Parked::TimedOut {
                         park::check()?;
@@ -413,8 +427,43 @@ impl Drop for Pending<'_> {
     fn drop(&mut self) {
         if !self.is_over {
             let mut calls = self.connection.side.calls();
-            calls.in_flight.cancel(self.id);
-            calls.wake_one();
+            if calls.in_flight.cancel(self.id).is_some() {
+                calls.given_up += u64::from(self.is_sent);
+                calls.wake_one();
+            }
+        }
+    }
+}
+
+/// A place in the queue for room in the table. Who was woken and gave up meanwhile passes the wake on.
+struct Place<'a> {
+    side: &'a Calling,
+    number: Option<u64>,
+}
+
+impl Place<'_> {
+    fn take(&mut self, calls: &mut Calls) {
+        self.leave(calls);
+        calls.places += 1;
+        self.number = Some(calls.places);
+        calls.waiting.push_back((calls.places, park::unparker()));
+    }
+
+    /// Returns whether the place was taken out already, by a wake.
+    fn leave(&mut self, calls: &mut Calls) -> bool {
+        let Some(number) = self.number.take() else { return false };
+        let at = calls.waiting.iter().position(|(other, _)| *other == number);
+        at.and_then(|at| calls.waiting.remove(at)).is_none()
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if self.number.is_some() {
+            let mut calls = self.side.calls();
+            if self.leave(&mut calls) {
+                calls.wake_one();
+            }
         }
     }
 }
@@ -425,12 +474,18 @@ type Answer = Box<[u8]>;
 /// The calling side of one connection.
 pub(crate) struct Calling {
     in_flight: Mutex<Calls>,
+    /// The client has gone; what it sent has not.
+    is_ending: AtomicBool,
 }
 
 struct Calls {
     in_flight: InFlight<Arc<Slot>>,
-    /// Callers for whom there was no room.
-    waiting: std::collections::VecDeque<Unparker>,
+    /// Callers for whom there was no room, by the numbers of their places.
+    waiting: VecDeque<(u64, Unparker)>,
+    /// Places ever given.
+    places: u64,
+    /// Calls whose callers did not wait for the answer, which may yet come.
+    given_up: u64,
     /// Why the connection ended.
     ended: Option<CallError>,
     unknown: Unknown,
@@ -440,16 +495,27 @@ impl Calls {
     fn new(limits: &Limits) -> Self {
         Self {
             in_flight: InFlight::new(limits.calls_per_connection_max),
-            waiting: std::collections::VecDeque::new(),
+            waiting: VecDeque::new(),
+            places: 0,
+            given_up: 0,
             ended: None,
             unknown: Unknown { since: Instant::now(), count: 0 },
         }
     }
 
     fn wake_one(&mut self) {
-        if let Some(waiter) = self.waiting.pop_front() {
+        if let Some((_, waiter)) = self.waiting.pop_front() {
             waiter.unpark();
         }
+    }
+
+    /// Counts an answer that nobody waits for. Returns whether it is tolerable.
+    fn count_unknown(&mut self, per_second: u32) -> bool {
+        if self.given_up > 0 {
+            self.given_up -= 1;
+            return true;
+        }
+        self.unknown.count(per_second)
     }
 }
 
@@ -457,9 +523,17 @@ impl Calling {
     fn calls(&self) -> MutexGuard<'_, Calls> {
         self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Closes the connection as soon as all that was sent has left.
+    fn end(&self, connection: &Arc<Connection<Self>>) {
+        self.is_ending.store(true, Ordering::SeqCst);
+        if connection.is_flushed() {
+            connection.close(None);
+        }
+    }
 }
 
-/// Answers to calls that are not in flight: after a timeout a late one is normal, a flood is not.
+/// Answers to calls that are not in flight and were not given up: a few may be a mistake, a flood is not.
 struct Unknown {
     since: Instant,
     count: u32,
@@ -500,6 +574,8 @@ impl Side for Calling {
         match Message::parse(frame, &connection.limits) {
             Ok(Message::Response { id, outcome }) => complete(connection, id, outcome),
             // Nobody serves here. An unanswered request is the peer's to time out; it is told so.
+            // A peer that does not read the refusals gets none.
+            Ok(Message::Request { .. }) if connection.is_congested() => {}
             Ok(Message::Request { id, method, .. }) => {
                 let refusal = crate::error::Refusal::UnknownMethod { method: method.to_owned() };
                 connection.send(|out| crate::service::respond_refusal(&connection.limits, id, refusal, out));
@@ -521,7 +597,13 @@ impl Side for Calling {
 
     fn delegate(_: &Arc<Connection<Self>>) {}
 
-    fn drained(_: &Arc<Connection<Self>>) {}
+    fn unfinished(_: &Arc<Connection<Self>>) {}
+
+    fn drained(connection: &Arc<Connection<Self>>) {
+        if connection.side.is_ending.load(Ordering::SeqCst) {
+            connection.side.end(connection);
+        }
+    }
 
     fn end_of_input(connection: &Arc<Connection<Self>>, _was_unfinished: bool) {
         connection.close(None);
@@ -538,7 +620,7 @@ impl Side for Calling {
         let waiting = std::mem::take(&mut calls.waiting);
         drop(calls);
         failed.iter().for_each(|(_, slot)| slot.fill(Err(error.clone())));
-        waiting.iter().for_each(Unparker::unpark);
+        waiting.iter().for_each(|(_, waiter)| waiter.unpark());
     }
 }
 
@@ -550,7 +632,7 @@ fn complete(connection: &Arc<Connection<Calling>>, id: u32, outcome: Result<&[u8
     let mut calls = connection.side.calls();
     let Some(slot) = calls.in_flight.complete(id) else {
         let limit = connection.limits.unknown_answers_per_second_max;
-        let is_tolerable = calls.unknown.count(limit);
+        let is_tolerable = calls.count_unknown(limit);
         drop(calls);
         if !is_tolerable {
             let cause = TooManyUnknown { limit };

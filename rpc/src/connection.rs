@@ -42,6 +42,8 @@ pub(crate) trait Side: Send + Sync + Sized + 'static {
     fn run(connection: &Arc<Connection<Self>>);
     /// Has others run what was taken, since the reader reads on.
     fn delegate(connection: &Arc<Connection<Self>>);
+    /// A frame has begun and not ended.
+    fn unfinished(connection: &Arc<Connection<Self>>);
     /// All that was to be sent has left: there may be room for a frame that had to wait.
     fn drained(connection: &Arc<Connection<Self>>);
     /// The peer sends no more. Called once.
@@ -94,7 +96,11 @@ impl<S: Side> Connection<S> {
             is_closed: AtomicBool::new(false),
             reads: AtomicU64::new(0),
         });
-        turn::on_ready(&connection.stream, connection.clone())?;
+        let listening = Arc::new(Listening(connection.clone()));
+        if let Err(error) = turn::on_ready(&connection.stream, listening) {
+            turn::stop_on_ready(&connection.stream);
+            return Err(error);
+        }
         Ok(connection)
     }
 
@@ -140,7 +146,7 @@ impl<S: Side> Connection<S> {
         self.outbox.try_append(messages)
     }
 
-    /// Lets `encode` append messages to what goes out at the end of the turn. Returns false when the connection has ended. Returns false when the connection has ended.
+    /// Lets `encode` append messages to what goes out at the end of the turn. Returns false when the connection has ended.
     pub(crate) fn send(self: &Arc<Self>, encode: impl FnOnce(&mut Vec<u8>)) -> bool {
         self.note(self.outbox.append(encode))
     }
@@ -252,7 +258,14 @@ impl<S: Side> Connection<S> {
             let has_room = S::commit(self, batch, waits_for);
             match cut {
                 Ok(_) if self.is_closed() => return Step::Over,
-                Ok(Flow::Taken) => return then,
+                Ok(Flow::Taken) => {
+                    let is_unfinished = incoming.is_unfinished();
+                    drop(incoming);
+                    if is_unfinished {
+                        S::unfinished(self);
+                    }
+                    return then;
+                }
                 Ok(Flow::Wait) if has_room => fresh = &[],
                 Ok(Flow::Wait) => return Step::Waiting,
                 Err(error) => {
@@ -279,27 +292,47 @@ impl<S: Side> Connection<S> {
         if self.is_closed.swap(true, Ordering::SeqCst) {
             return;
         }
+        turn::stop_on_ready(&self.stream);
+        self.tear_down(reason);
+    }
+
+    fn tear_down(self: &Arc<Self>, reason: Option<Cause>) {
         // What is buffered and belongs to nobody who waits still has a chance to leave.
         if reason.is_none() {
             // It fails when the peer was faster.
             let _ = self.outbox.flush(&self.stream);
         }
         self.outbox.close();
-        turn::stop_on_ready(&self.stream);
+        // Before the peer can see it: who asks then finds it counted.
+        S::closed(self, reason);
         // It fails when the peer was faster: either way the connection is down.
         let _ = self.stream.shutdown(Shutdown::Both);
-        S::closed(self, reason);
     }
 }
 
-impl<S: Side> OnReady for Connection<S> {
+/// The worker's hold on a connection. The worker lets it go when its runtime ends, and a connection that nobody listens to
+/// any more must not seem to live.
+struct Listening<S: Side>(Arc<Connection<S>>);
+
+impl<S: Side> OnReady for Listening<S> {
     fn on_ready(self: Arc<Self>) {
-        if self.is_reading.swap(true, Ordering::SeqCst) {
+        let connection = self.0.clone();
+        if connection.is_reading.swap(true, Ordering::SeqCst) {
             return;
         }
-        let connection = self.clone();
-        if let Err(error) = turn::spawn_here(move || connection.read()) {
-            self.close(Some(Arc::new(error)));
+        let reader = connection.clone();
+        if let Err(error) = turn::spawn_here(move || reader.read()) {
+            connection.close(Some(Arc::new(error)));
+        }
+    }
+}
+
+impl<S: Side> Drop for Listening<S> {
+    fn drop(&mut self) {
+        let Self(connection) = self;
+        // Not `close`: the callback is being dropped already, under its lock.
+        if !connection.is_closed.swap(true, Ordering::SeqCst) {
+            connection.tear_down(Some(Arc::new(io::Error::other("the runtime of the connection has ended"))));
         }
     }
 }

@@ -72,7 +72,7 @@ fn take_spare() -> Vec<u8> {
 }
 
 fn keep_spare(mut buffer: Vec<u8>) {
-    if buffer.capacity() <= SPARE_BYTES_MAX
+    if (1..=SPARE_BYTES_MAX).contains(&buffer.capacity())
         && let Some(spare) = turn::worker_local::<Spare>()
     {
         buffer.clear();
@@ -182,6 +182,7 @@ impl Outbox {
         let buffer = std::mem::take(&mut state.buffer);
         match outcome {
             Flushed::Done => {
+                state.wake_if_room(self.soft_max);
                 drop(state);
                 keep_spare(buffer);
             }
@@ -227,9 +228,7 @@ impl Outbox {
     fn note_written(&self, count: usize) {
         let mut state = self.lock();
         state.held -= count;
-        if state.unsent() < self.soft_max {
-            state.waiting.drain(..).for_each(|waiter| waiter.unpark());
-        }
+        state.wake_if_room(self.soft_max);
     }
 
     /// Takes nothing more, drops what is unsent, and lets all senders go on. Returns whether it was open.
@@ -267,6 +266,12 @@ fn stalled(error: io::Error) -> io::Error {
 impl State {
     fn unsent(&self) -> usize {
         self.buffer.len() + self.held
+    }
+
+    fn wake_if_room(&mut self, soft_max: usize) {
+        if self.unsent() < soft_max {
+            self.waiting.drain(..).for_each(|waiter| waiter.unpark());
+        }
     }
 
     /// Somebody else may have begun another buffer meanwhile; whole messages go behind each other in any order.

@@ -20,6 +20,7 @@ use dhaga::{Builder, JoinHandle, Runtime, turn, yield_now};
 
 use crate::connection::{Connection, Side};
 use crate::error::{Cause, Refusal};
+use crate::frame::FrameError;
 use crate::incoming::Flow;
 use crate::limits::{Limits, QUEUED_FRAME_OVERHEAD_BYTES};
 use crate::message::{Message, MessageError};
@@ -231,7 +232,11 @@ impl Server {
     pub fn shutdown(mut self, grace: Duration) -> bool {
         let deadline = Instant::now().checked_add(grace);
         self.shared.is_draining.store(true, Ordering::SeqCst);
-        self.stop_accepting();
+        if let Some(acceptor) = self.acceptor.take() {
+            acceptor.cancel();
+            // With it goes the listener: the port is free when this returns.
+            let _ = acceptor.join_timeout(grace);
+        }
         while !self.shared.is_drained() && deadline.is_none_or(|deadline| Instant::now() < deadline) {
             dhaga::sleep(DRAIN_INTERVAL);
         }
@@ -531,6 +536,9 @@ impl Side for Serving {
     }
 
     fn take(connection: &Arc<Connection<Self>>, frame: &[u8], batch: &mut Batch) -> Flow {
+        if connection.is_closed() {
+            return Flow::Taken;
+        }
         if !batch.has_room(frame.len()) {
             return Flow::Wait;
         }
@@ -578,6 +586,10 @@ impl Side for Serving {
         connection.side.ensure_successor(connection, state);
     }
 
+    fn unfinished(connection: &Arc<Connection<Self>>) {
+        connection.side.server().watch(connection, connection.limits.frame_must_grow_within);
+    }
+
     fn drained(connection: &Arc<Connection<Self>>) {
         connection.side.resume_if_waiting(connection);
         connection.side.close_if_done(connection);
@@ -600,6 +612,9 @@ impl Side for Serving {
         connection.side.server().in_flight.fetch_sub(pending.len(), Ordering::SeqCst);
         if let Some(cause) = reason {
             log::debug!("connection to {} closed: {cause}", connection.describe_peer());
+            if is_fault_of_peer(&cause) {
+                connection.side.server().closed_for_fault.fetch_add(1, Ordering::Relaxed);
+            }
         }
     }
 }
@@ -669,6 +684,10 @@ impl Serving {
         drop(state);
         let runner = connection.clone();
         let spawned = turn::spawn(move || {
+            // A peer that does not read gets no more handlers run: each would hold its answer.
+            while runner.wait_for_room(None).is_err() {
+                yield_now();
+            }
             runner.side.state().has_successor = false;
             Self::run(&runner);
         });
@@ -703,9 +722,15 @@ impl Serving {
 
     fn close_for_fault(&self, connection: &Arc<Connection<Self>>, cause: Cause) {
         log::warn!("closing the connection to {}: {cause}", connection.describe_peer());
-        self.server().closed_for_fault.fetch_add(1, Ordering::Relaxed);
         connection.close(Some(cause));
     }
+}
+
+/// A broken protocol or limit. A network that broke is nobody's fault; a peer that takes none of its bytes is timed out.
+fn is_fault_of_peer(cause: &Cause) -> bool {
+    let is_stalled = cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::TimedOut);
+    let is_breach = cause.is::<FrameError>() || cause.is::<MessageError>() || cause.is::<DuplicateId>();
+    is_stalled || is_breach || cause.is::<Overdue>()
 }
 
 /// Checks a frame against all that needs no user code, and copies what its handler will need.

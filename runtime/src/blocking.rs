@@ -24,7 +24,7 @@ pub const KEEP_ALIVE: Duration = Duration::from_secs(10);
 ///
 /// [`JoinError::Panicked`] when `f` panicked. [`JoinError::Stopped`] when the caller's scope ended: before the call, then
 /// `f` never runs, or during it, then `f` runs on and the handle inside can still be joined. [`JoinError::NeverRan`] when
-/// [`QUEUED_MAX`] closures wait already, or the machine gives no thread at all.
+/// 65 536 closures wait already, or the machine gives no thread at all.
 ///
 /// # Examples
 ///

@@ -90,10 +90,13 @@ pub(crate) struct Scope {
     cancelled: AtomicBool,
     /// The earliest deadline of this scope and those around it.
     deadline: Option<Instant>,
-    /// Who is flagged with this scope. Boxed, because most scopes never have a child.
-    #[allow(clippy::box_collection, reason = "one word in each of a million dhagas instead of three")]
-    children: Mutex<Option<Box<Vec<Weak<dyn Node>>>>>,
+    /// Who is flagged with this scope.
+    children: Mutex<Children>,
 }
+
+/// Boxed, because most scopes never have a child.
+#[allow(clippy::box_collection, reason = "one word in each of a million dhagas instead of three")]
+type Children = Option<Box<Vec<Weak<dyn Node>>>>;
 
 /// Dead links are swept when a scope's list has this many entries, and again at each doubling.
 const CHILDREN_SWEEP_MIN: usize = 32;

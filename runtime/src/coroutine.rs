@@ -33,6 +33,7 @@ pub enum Wake {
     /// It shall unwind its stack and end.
     Unwind,
     /// It shall report where it stands, and suspend again.
+    #[allow(dead_code, reason = "the dump of parked dhagas will resume with it")]
     Report,
 }
 
@@ -172,14 +173,15 @@ pub fn suspend() -> Wake {
 }
 
 /// Whether the caller runs in a coroutine, so that [`suspend`] has something to suspend.
-#[inline(always)]
-pub fn is_inside() -> bool {
+#[cfg(test)]
+fn is_inside() -> bool {
     !RUNNING.get().is_null()
 }
 
 /// Bytes between the caller's frame and the guard of the stack that it runs on; `None` on an OS thread's own stack.
 ///
 /// For diagnosis: it walks the list of slabs, which takes tens of ns.
+#[allow(dead_code, reason = "for the adviser on stack sizes")]
 pub fn remaining_stack() -> Option<usize> {
     let here = 0u8;
     let address = ptr::from_ref(&here).addr();

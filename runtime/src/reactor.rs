@@ -36,6 +36,9 @@ const WAKE_TOKEN: mio::Token = mio::Token(usize::MAX);
 /// receive the last events of its former owner.
 const KEY_BITS: u32 = 32;
 
+/// Counts registrations of all reactors: a late message for one that has gone must not fit its successor.
+static GENERATION: AtomicU32 = AtomicU32::new(0);
+
 /// One of the two ways of a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Direction {
@@ -226,8 +229,6 @@ pub(crate) struct Reactor {
     poll: mio::Poll,
     events: mio::Events,
     sources: Slab<(u32, Arc<Readiness>)>,
-    /// Counts registrations: the generation part of tokens.
-    generation: u32,
 }
 
 impl Reactor {
@@ -241,31 +242,35 @@ impl Reactor {
         let doorbell =
             Doorbell { waker: mio::Waker::new(poll.registry(), WAKE_TOKEN)?, registry: poll.registry().try_clone()? };
         let events = mio::Events::with_capacity(EVENTS_MAX);
-        Ok((Self { poll, events, sources: Slab::new(), generation: 0 }, doorbell))
+        Ok((Self { poll, events, sources: Slab::new() }, doorbell))
     }
 
-    /// Registers a source, whose readiness the kernel tells from now on. Returns its place in the slab.
+    /// Registers a source, whose readiness the kernel tells from now on. Returns its token.
     pub(crate) fn register(&mut self, descriptor: RawFd, readiness: &Arc<Readiness>) -> io::Result<usize> {
-        self.generation = self.generation.wrapping_add(1) & (u32::MAX >> 1);
+        let generation = GENERATION.fetch_add(1, Ordering::Relaxed) & (u32::MAX >> 1);
         let entry = self.sources.vacant_entry();
-        let key = entry.key();
-        let token = mio::Token(key | (self.generation as usize) << KEY_BITS);
+        let token = mio::Token(entry.key() | (generation as usize) << KEY_BITS);
         let interest = mio::Interest::READABLE | mio::Interest::WRITABLE;
         readiness.begin();
         if let Err(error) = self.poll.registry().register(&mut SourceFd(&descriptor), token, interest) {
             readiness.disown();
             return Err(error);
         }
-        entry.insert((self.generation, readiness.clone()));
-        Ok(key)
+        entry.insert((generation, readiness.clone()));
+        Ok(token.0)
     }
 
     /// Drops a source's entry, unless its place belongs to another by now. Its descriptor was taken out of the interest
     /// list before.
-    pub(crate) fn forget(&mut self, key: usize, readiness: &Arc<Readiness>) {
-        if self.sources.get(key).is_some_and(|(_, here)| Arc::ptr_eq(here, readiness)) {
-            self.sources.remove(key);
+    pub(crate) fn forget(&mut self, token: usize) {
+        if self.find(token).is_some() {
+            self.sources.remove(token & u32::MAX as usize);
         }
+    }
+
+    fn find(&self, token: usize) -> Option<&Arc<Readiness>> {
+        let (generation, readiness) = self.sources.get(token & u32::MAX as usize)?;
+        (*generation as usize == token >> KEY_BITS).then_some(readiness)
     }
 
     /// Waits for events up to `timeout` (`None`: for ever), and reports whom they concern. Returns how many came.
@@ -280,14 +285,10 @@ impl Reactor {
         let mut count = 0;
         for event in &self.events {
             count += 1;
-            let token = event.token().0;
             if event.token() == WAKE_TOKEN {
                 continue;
             }
-            let Some((generation, readiness)) = self.sources.get(token & u32::MAX as usize) else {
-                continue;
-            };
-            if *generation as usize == token >> KEY_BITS {
+            if let Some(readiness) = self.find(event.token().0) {
                 readiness.deliver(bits_of(event), &mut report);
             }
         }
@@ -314,4 +315,60 @@ fn bits_of(event: &mio::event::Event) -> u32 {
         bits |= READABLE | READ_CLOSED;
     }
     bits
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+
+    fn reactor() -> Reactor {
+        Reactor::new().expect("a test can make an epoll").0
+    }
+
+    fn pipe() -> io::PipeReader {
+        io::pipe().expect("a test can make a pipe").0
+    }
+
+    #[test]
+    fn a_place_is_forgotten_for_its_own_source_only() {
+        let (mut reactor, first, second) = (reactor(), pipe(), pipe());
+        let token = reactor.register(first.as_raw_fd(), &Arc::default()).expect("a pipe can be watched");
+        reactor.forget(token);
+        assert!(reactor.sources.is_empty());
+        reactor.register(second.as_raw_fd(), &Arc::default()).expect("so can another");
+        reactor.forget(token);
+        assert_eq!(reactor.sources.len(), 1, "a late message for the place's last owner");
+    }
+
+    #[test]
+    fn a_source_that_cannot_be_registered_stays_ready() {
+        let readiness = Arc::default();
+        reactor().register(-1, &readiness).expect_err("no descriptor has this number");
+        let seen = readiness.look();
+        assert!(!seen.is_registered() && seen.is_ready(Direction::Read) && seen.is_ready(Direction::Write));
+    }
+
+    #[test]
+    fn an_event_that_comes_during_an_attempt_is_not_cleared() {
+        let readiness = Readiness::default();
+        readiness.begin();
+        readiness.note(READABLE);
+        let seen = readiness.look();
+        readiness.note(READABLE);
+        readiness.clear(seen, Direction::Read);
+        assert!(readiness.look().is_ready(Direction::Read));
+        readiness.clear(readiness.look(), Direction::Read);
+        assert!(!readiness.look().is_ready(Direction::Read));
+    }
+
+    #[test]
+    fn after_the_peers_end_a_source_stays_readable() {
+        let readiness = Readiness::default();
+        readiness.begin();
+        readiness.note(READABLE | READ_CLOSED);
+        readiness.clear(readiness.look(), Direction::Read);
+        assert!(readiness.look().is_ready(Direction::Read));
+    }
 }

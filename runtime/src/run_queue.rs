@@ -13,7 +13,6 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::reactor::Readiness;
 use crate::task::{Job, TaskId};
 
 /// What one thread asks of another's worker.
@@ -24,9 +23,8 @@ pub(crate) enum Message {
     Start(Arc<dyn Job>),
     /// Start this one here.
     StartHere(Arc<dyn Job>),
-    /// The source at this place of the reactor's slab was closed by another thread. Names the source too, since by now
-    /// the place, and even the worker, may belong to another.
-    Forget(usize, Arc<Readiness>),
+    /// The source with this token was closed by another thread.
+    Forget(usize),
     /// The runtime shuts down: unwind what lives, start nothing more.
     Stop,
 }

@@ -79,8 +79,8 @@ impl RuntimeBuilder {
     }
 
     /// Dhagas that may live at once, started or not; beyond it [`Builder::spawn`](crate::Builder::spawn) is an error.
-    /// Default: three quarters of the available memory at 5 KiB each. Workers reserve in lots, so with several workers
-    /// up to an eighth of the limit may be held back.
+    /// Default: three quarters of the available memory at 5 KiB each. Workers reserve in lots, so up to an eighth of the
+    /// limit may be held back, and room is free again a moment after the dhaga that took it was joined.
     pub fn tasks_max(mut self, count: usize) -> Self {
         self.tasks_max = Some(count);
         self
@@ -357,8 +357,7 @@ impl std::fmt::Display for SpawnError {
             Self::StackSize { bytes } => write!(
                 f,
                 "a stack of {bytes} bytes cannot be given: Builder::stack_size takes {} to {}",
-                STACK_BYTES_MIN,
-                STACK_BYTES_MAX
+                STACK_BYTES_MIN, STACK_BYTES_MAX
             ),
             Self::NoWorker => f.write_str(
                 "this spawn needs a worker and was called on a plain thread; call it inside a dhaga, or use spawn",

@@ -35,6 +35,15 @@ const RESUMES_PER_FORCED_START: u32 = 16;
 const DOZE_MAX: Duration = Duration::from_micros(50);
 /// A worker with fewer live dhagas never sends new ones away: the mean of small numbers says nothing.
 const PLACEMENT_LIVE_MIN: usize = 8;
+/// Touched stacks that a worker keeps for the next burst: 256 KiB of memory, if each uses a page.
+const WARM_STACKS_MIN: usize = 64;
+/// How often a worker gives an eighth of the stacks that it did not need meanwhile back to the system, so that half of
+/// them are gone after half a second.
+const TRIM_PERIOD: Duration = Duration::from_millis(100);
+/// Stacks trimmed at once at most, at a microsecond each.
+const TRIMMED_MAX: usize = 512;
+/// When to try again if the system takes nothing back, as with locked memory.
+const TRIM_REFUSED_PAUSE: Duration = Duration::from_secs(3600);
 /// Spawn credit is drawn from and returned to the runtime in lots of this size, so that a spawn touches no shared line.
 const CREDIT_LOT_MAX: usize = 256;
 
@@ -142,6 +151,10 @@ pub(crate) struct Worker {
     timers: RefCell<Timers<TaskId>>,
     reactor: RefCell<Reactor>,
     stacks: RefCell<StackPool>,
+    /// When to trim stacks; `None` while there are none to trim.
+    trim_due: Cell<Option<Instant>>,
+    /// The fewest stacks that lay unused at the end of a batch since the last trim.
+    spare_stacks: Cell<usize>,
     at_end: RefCell<Vec<Arc<dyn AtEnd>>>,
     /// Swapped with the inbox at each drain; kept for its capacity.
     inbox: RefCell<Vec<Message>>,
@@ -198,6 +211,8 @@ impl Worker {
             timers: RefCell::new(Timers::new(now())),
             reactor: RefCell::new(reactor),
             stacks: RefCell::new(stacks),
+            trim_due: Cell::new(None),
+            spare_stacks: Cell::new(usize::MAX),
             at_end: RefCell::default(),
             inbox: RefCell::default(),
             credit: Cell::new(0),
@@ -234,7 +249,7 @@ impl Worker {
                 Message::Wake(task) => self.unpark(task),
                 Message::Start(job) => self.receive(job),
                 Message::StartHere(job) => self.push_local(job),
-                Message::Forget(key, readiness) => self.forget(key, &readiness),
+                Message::Forget(source) => self.forget(source),
                 Message::Stop => self.stop(),
             }
         }
@@ -287,6 +302,9 @@ impl Worker {
         if count != self.resumes.replace(count) {
             self.was_useful.set(true);
             self.pace.set(batch.pace);
+            if self.trim_due.get().is_some() {
+                self.spare_stacks.set(self.spare_stacks.get().min(self.count_spare_stacks()));
+            }
         }
     }
 
@@ -366,6 +384,7 @@ impl Worker {
 
     /// Blocks in the poll until an event, a message, or the earliest deadline.
     fn sleep(&self) {
+        self.trim_stacks();
         self.was_useful.set(false);
         self.shared.asleep.fetch_add(1, Ordering::SeqCst);
         self.injector.fall_asleep();
@@ -382,8 +401,35 @@ impl Worker {
     }
 
     fn until_next_deadline(&self) -> Option<Duration> {
-        let deadline = self.timers.borrow().next_deadline()?;
-        Some(deadline.saturating_duration_since(now()))
+        let deadline = self.timers.borrow().next_deadline();
+        let earliest = deadline.into_iter().chain(self.trim_due.get()).min()?;
+        Some(earliest.saturating_duration_since(now()))
+    }
+
+    fn count_spare_stacks(&self) -> usize {
+        self.stacks.borrow().touched_free().saturating_sub(WARM_STACKS_MIN)
+    }
+
+    /// Gives memory of stacks back that nobody needed for a while. Armed only while there is some, so that an idle
+    /// process sleeps for good.
+    fn trim_stacks(&self) {
+        let spare = self.count_spare_stacks();
+        if spare == 0 {
+            return self.trim_due.set(None);
+        }
+        let now = now();
+        match self.trim_due.get() {
+            Some(due) if due > now => return,
+            Some(_) => {
+                let share = self.spare_stacks.get().min(spare).div_ceil(8);
+                let kept = WARM_STACKS_MIN + spare - share;
+                let trimmed = self.stacks.borrow_mut().trim_to(kept, TRIMMED_MAX);
+                let is_refused = share > 0 && trimmed == 0;
+                self.trim_due.set(Some(now + if is_refused { TRIM_REFUSED_PAUSE } else { TRIM_PERIOD }));
+            }
+            None => self.trim_due.set(Some(now + TRIM_PERIOD)),
+        }
+        self.spare_stacks.set(spare);
     }
 
     fn turn_reactor(&self, timeout: Option<Duration>) -> usize {
@@ -677,8 +723,8 @@ impl Worker {
         self.reactor.borrow_mut().register(descriptor, readiness)
     }
 
-    pub(crate) fn forget(&self, key: usize, readiness: &Arc<Readiness>) {
-        self.reactor.borrow_mut().forget(key, readiness);
+    pub(crate) fn forget(&self, source: usize) {
+        self.reactor.borrow_mut().forget(source);
     }
 
     pub(crate) fn describe_slot(&self, slot: u32) -> Option<String> {
@@ -780,4 +826,44 @@ impl Batch {
 #[inline(always)]
 pub(crate) fn now() -> Instant {
     Instant::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How many resumes of equal length fit into a batch that begins with a pace.
+    fn check_batch(pace: u32, resume: Duration, expected: std::ops::RangeInclusive<u32>) {
+        let mut batch = Batch::new(pace);
+        let (mut now, mut count) = (batch.started, 0);
+        loop {
+            now += resume;
+            count += 1;
+            batch.until_look -= 1;
+            if batch.until_look == 0 && batch.look(now) {
+                break;
+            }
+        }
+        assert!(expected.contains(&count), "{count} resumes of {resume:?}");
+    }
+
+    #[test]
+    fn a_batch_ends_by_time() {
+        check_batch(1, Duration::from_nanos(100), 1000..=1017);
+        check_batch(1, Duration::from_micros(10), 10..=12);
+        check_batch(1, Duration::from_millis(1), 1..=1);
+        // What the last batch has learned costs one pace at most.
+        check_batch(RESUMES_PER_LOOK_MAX, Duration::from_millis(1), 16..=16);
+    }
+
+    #[test]
+    fn a_batch_looks_at_the_clock_rarely_when_dhagas_are_quick() {
+        let mut batch = Batch::new(1);
+        let mut now = batch.started;
+        for _ in 0..8 {
+            now += Duration::from_nanos(100) * batch.pace;
+            batch.look(now);
+        }
+        assert_eq!(batch.pace, RESUMES_PER_LOOK_MAX);
+    }
 }

@@ -21,7 +21,7 @@ use crate::spawn::{Builder, Inherit, JoinError, JoinHandle};
 ///
 /// # Panics
 ///
-/// When a dhaga of the scope panicked and its handle was not joined.
+/// When a dhaga of the scope panicked, or never ran for want of memory, and its handle was not joined.
 ///
 /// # Examples
 ///
@@ -45,8 +45,8 @@ where
     match result {
         Err(payload) => resume_unwind(payload),
         Ok(_) if was_unwound => park::throw(),
-        Ok(_) if scope.data.has_panicked.load(Ordering::SeqCst) => {
-            panic!("a scoped dhaga panicked")
+        Ok(_) if scope.data.has_failed.load(Ordering::SeqCst) => {
+            panic!("a scoped dhaga panicked or never ran, and was not joined")
         }
         Ok(value) => value,
     }
@@ -63,7 +63,7 @@ pub struct Scope<'scope, 'env: 'scope> {
 #[derive(Default)]
 struct Data {
     running: AtomicUsize,
-    has_panicked: AtomicBool,
+    has_failed: AtomicBool,
     /// Who waits in `scope`.
     waiter: Mutex<Option<Unparker>>,
 }
@@ -102,26 +102,34 @@ impl Drop for Running {
     }
 }
 
-type Outcome<T> = Result<T, Box<dyn Any + Send>>;
-
-/// Where a scoped dhaga leaves its result. Notes a panic that nobody took.
+/// Where a scoped dhaga leaves its result. Notes a failure that nobody took.
 struct Slot<T> {
-    outcome: Mutex<Option<Outcome<T>>>,
+    outcome: Mutex<Outcome<T>>,
     data: Arc<Data>,
 }
 
+enum Outcome<T> {
+    /// It has not ended; if nothing of it is left, it never ran.
+    Pending,
+    Ended(Result<T, Box<dyn Any + Send>>),
+    Taken,
+}
+
 impl<T> Slot<T> {
-    fn take(&self) -> Option<Outcome<T>> {
-        self.outcome.lock().unwrap_or_else(PoisonError::into_inner).take()
+    fn take(&self) -> Outcome<T> {
+        std::mem::replace(&mut *self.outcome.lock().unwrap_or_else(PoisonError::into_inner), Outcome::Taken)
     }
 }
 
 impl<T> Drop for Slot<T> {
     fn drop(&mut self) {
-        if let Some(Err(payload)) = self.take()
-            && !payload.is::<Unwound>()
-        {
-            self.data.has_panicked.store(true, Ordering::SeqCst);
+        let has_failed = match self.take() {
+            Outcome::Pending => true,
+            Outcome::Ended(Err(payload)) => !payload.is::<Unwound>(),
+            Outcome::Ended(Ok(_)) | Outcome::Taken => false,
+        };
+        if has_failed {
+            self.data.has_failed.store(true, Ordering::SeqCst);
         }
     }
 }
@@ -137,10 +145,10 @@ impl<F: FnOnce() -> T, T> Body<F, T> {
     fn run(self) {
         let Self { closure, slot, running } = self;
         let outcome = catch_unwind(AssertUnwindSafe(closure));
-        *slot.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
+        *slot.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Outcome::Ended(outcome);
         // If the handle is gone, the result is dropped here; a panic in its `Drop` has nobody else to go to.
         if catch_unwind(AssertUnwindSafe(|| drop(slot))).is_err() {
-            running.0.has_panicked.store(true, Ordering::SeqCst);
+            running.0.has_failed.store(true, Ordering::SeqCst);
         }
     }
 }
@@ -174,7 +182,7 @@ impl<'scope> Scope<'scope, '_> {
         F: FnOnce() -> T + Send + 'scope,
         T: Send + 'scope,
     {
-        let slot = Arc::new(Slot { outcome: Mutex::new(None), data: self.data.clone() });
+        let slot = Arc::new(Slot { outcome: Mutex::new(Outcome::Pending), data: self.data.clone() });
         let body = Body { closure: f, slot: slot.clone(), running: Running::new(&self.data) };
         if std::thread::panicking() {
             body.run();
@@ -215,13 +223,17 @@ impl<T> ScopedJoinHandle<'_, T> {
     /// As [`JoinHandle::join`]. The handle in [`JoinError::Stopped`] can be joined again, but without the result.
     pub fn join(self) -> Result<T, JoinError<()>> {
         if let Some(handle) = self.handle {
-            handle.join()?;
+            handle.join().inspect_err(|error| {
+                if let JoinError::NeverRan = error {
+                    self.slot.take();
+                }
+            })?;
         }
         match self.slot.take() {
-            Some(Err(payload)) if payload.is::<Unwound>() => Err(JoinError::Unwound),
-            Some(Ok(value)) => Ok(value),
-            Some(Err(payload)) => Err(JoinError::panicked(payload)),
-            None => Err(JoinError::NeverRan),
+            Outcome::Ended(Ok(value)) => Ok(value),
+            Outcome::Ended(Err(payload)) if payload.is::<Unwound>() => Err(JoinError::Unwound),
+            Outcome::Ended(Err(payload)) => Err(JoinError::panicked(payload)),
+            Outcome::Pending | Outcome::Taken => Err(JoinError::NeverRan),
         }
     }
 

@@ -292,7 +292,7 @@ impl Stack {
     }
 
     /// Address space of this stack, guard included.
-    pub fn size_bytes(&self) -> usize {
+    fn size_bytes(&self) -> usize {
         // The colour takes less than one step of the smallest size, so rounding up undoes it.
         (self.base.get() - self.slot().limit()).next_multiple_of(STACK_BYTES_MIN)
     }
@@ -719,6 +719,7 @@ pub unsafe fn guard_hit(address: usize) -> Option<GuardHit> {
 }
 
 /// The usable part of the stack of ours that `address` lies in, whichever thread it belongs to.
+#[allow(dead_code, reason = "for the adviser on stack sizes")]
 pub fn stack_around(address: usize) -> Option<Range<usize>> {
     let place = regions().find_map(|region| region.place(address))?;
     Some(place.usable)

@@ -74,7 +74,8 @@ fn a_client_has_a_connection_for_each_worker_that_calls() {
         let runtime = two_workers();
         let server = serve(&Gate::default());
         let address = server.local_addr();
-        let client = runtime.spawn(move || Client::connect(address)).join().expect("nobody panics").expect("it listens");
+        let client =
+            runtime.spawn(move || Client::connect(address)).join().expect("nobody panics").expect("it listens");
         assert_eq!(client.connections(), 1);
         for _ in 0..5 {
             let calling = client.clone();
@@ -156,7 +157,8 @@ fn late_answers_to_calls_that_we_gave_up_are_no_flood() {
         let server = serve(&gate);
         let runtime = one_worker();
         let address = server.local_addr();
-        let client = runtime.spawn(move || Client::connect(address)).join().expect("nobody panics").expect("it listens");
+        let client =
+            runtime.spawn(move || Client::connect(address)).join().expect("nobody panics").expect("it listens");
         let hold = |timeout| {
             let client = client.clone();
             runtime.spawn(move || client.call_timeout::<_, usize>("hold", (5,), timeout))
@@ -292,14 +294,6 @@ fn ten_thousand_calls_are_in_flight_at_once() {
         }
         eventually("none is in flight", || server.stats().in_flight == 0);
     });
-}
-
-/// The next of a sequence that looks random.
-fn next(seed: &mut u64) -> u64 {
-    *seed ^= *seed << 13;
-    *seed ^= *seed >> 7;
-    *seed ^= *seed << 17;
-    *seed
 }
 
 #[test]
@@ -465,5 +459,31 @@ fn room_that_one_caller_did_not_wait_for_goes_to_the_next() {
         for caller in std::iter::once(first).chain(patient) {
             assert_eq!(caller.join().expect("nobody panics").ok(), Some(1));
         }
+    });
+}
+
+#[test]
+fn cancels_that_race_with_room_lose_no_wake() {
+    within_deadline(|| {
+        let (server, _gate, runtime, client) = limited(1);
+        let mut seed = 7;
+        for round in 0..300 {
+            let callers: Vec<_> = (0..6_u64)
+                .map(|n| {
+                    let client = client.clone();
+                    runtime.spawn(move || client.call_timeout::<_, u64>("sleep", (0, n), PATIENCE))
+                })
+                .collect();
+            (0..next(&mut seed) % 200).for_each(|_| thread::yield_now());
+            callers.iter().skip(1).step_by(2).for_each(dhaga::JoinHandle::cancel);
+            for (n, caller) in callers.into_iter().enumerate() {
+                match caller.join().expect("nobody panics") {
+                    Ok(back) => assert_eq!(back, n as u64),
+                    Err(CallError::Cancelled) if n % 2 == 1 => {}
+                    Err(error) => panic!("round {round}, caller {n}: {error:?}"),
+                }
+            }
+        }
+        eventually("none is in flight", || server.stats().in_flight == 0);
     });
 }

@@ -49,7 +49,10 @@ pub fn hide_panics_on_purpose() {
     ONCE.call_once(|| {
         let usual = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
-            if info.payload_as_str() != Some(ON_PURPOSE) {
+            let payload = info.payload();
+            let text = payload.downcast_ref::<&str>().copied();
+            let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+            if text != Some(ON_PURPOSE) {
                 usual(info);
             }
         }));
@@ -204,6 +207,10 @@ impl Peer {
         self.0.shutdown(Shutdown::Write).expect("the connection is open");
     }
 
+    pub fn finish_if_open(&mut self) {
+        let _ = self.0.shutdown(Shutdown::Write);
+    }
+
     pub fn receive(&mut self) -> Value {
         rmpv::decode::read_value(&mut self.0).expect("a whole message comes in time")
     }
@@ -226,6 +233,12 @@ impl Peer {
         let (answered, outcome) = self.receive_answer();
         assert_eq!(answered, id);
         outcome
+    }
+
+    /// As [`ask`](Self::ask); nothing if the connection ends first.
+    pub fn try_ask(&mut self, id: u32, method: &str, params: Vec<Value>) -> Option<Value> {
+        self.send_to_whom_it_may_concern(&request(id, method, params));
+        rmpv::decode::read_value(&mut self.0).ok()?.as_array()?.last().cloned()
     }
 
     /// Expects that the other side ends the connection, in good order or by a reset, and says nothing more.
@@ -254,7 +267,10 @@ impl Peer {
 }
 
 fn is_broken(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionAborted)
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionAborted
+    )
 }
 
 /// Another connection, in the middle of a request: it must not notice what happens to its neighbours.
@@ -308,6 +324,14 @@ pub fn resident_bytes() -> usize {
     let statm = std::fs::read_to_string("/proc/self/statm").expect("Linux has it");
     let pages: usize = statm.split(' ').nth(1).and_then(|field| field.parse().ok()).expect("its second field");
     pages * 4096
+}
+
+/// The next of a sequence that looks random.
+pub fn next(seed: &mut u64) -> u64 {
+    *seed ^= *seed << 13;
+    *seed ^= *seed >> 7;
+    *seed ^= *seed << 17;
+    *seed
 }
 
 /// Set in a child, to the name of its test.

@@ -50,15 +50,17 @@ fn a_shutdown_lets_large_answers_leave() {
         let server = serve(&gate);
         let mut peer = Peer::connect(server.local_addr());
         const LEN: usize = 8_000_000;
-        peer.send(&[request(1, "blob", vec![LEN.into()]), request(2, "blob", vec![LEN.into()])].concat());
-        peer.send(&request(3, "hold", vec![1.into()]));
-        eventually("all were taken", || gate.inside() == 1);
+        let requests = [("hold", 1), ("blob", LEN), ("blob", LEN)].map(|(method, value)| (method, vec![value.into()]));
+        let bytes =
+            requests.into_iter().enumerate().flat_map(|(n, (method, params))| request(n as u32, method, params));
+        peer.send(&bytes.collect::<Vec<_>>());
+        eventually("they were taken, in one read", || gate.inside() == 1);
         let ending = thread::spawn(move || server.shutdown(PATIENCE));
         gate.open();
         for _ in 0..3 {
             let (id, answer) = peer.receive_answer();
             let answer = answer.expect("it was taken before the shutdown");
-            assert_eq!(answer.as_slice().map_or(1, <[u8]>::len), if id == 3 { 1 } else { LEN });
+            assert_eq!(answer.as_slice().map_or(1, <[u8]>::len), if id == 0 { 1 } else { LEN });
         }
         assert!(ending.join().expect("nobody panics"));
         peer.expect_end();
@@ -130,7 +132,8 @@ fn a_server_may_live_on_another_runtime() {
         let (serving, calling) = (runtime(), runtime());
         let server = builder(&Gate::default()).bind_on(&serving, "127.0.0.1:0").expect("there is a port");
         let address = server.local_addr();
-        let client = calling.spawn(move || Client::connect(address)).join().expect("nobody panics").expect("it listens");
+        let client =
+            calling.spawn(move || Client::connect(address)).join().expect("nobody panics").expect("it listens");
         for n in 0..100 {
             let client = client.clone();
             assert_eq!(calling.spawn(move || add(&client, n, 1)).join().expect("nobody panics").ok(), Some(n + 1));
@@ -173,7 +176,8 @@ fn the_end_of_a_clients_runtime_leaves_no_caller_waiting() {
 fn a_client_outlives_the_runtime_that_opened_its_connections() {
     within_deadline(|| {
         let server = serve(&Gate::default());
-        let client = Client::builder().timeout(Duration::from_secs(5)).connect(server.local_addr()).expect("it listens");
+        let client =
+            Client::builder().timeout(Duration::from_secs(5)).connect(server.local_addr()).expect("it listens");
         for n in 0..5 {
             let calling = runtime();
             let callers: Vec<_> = (0..20)

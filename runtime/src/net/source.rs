@@ -27,7 +27,7 @@ pub(crate) struct Source<S: AsFd> {
 #[derive(Clone, Copy)]
 struct Home {
     injector: &'static Injector,
-    key: usize,
+    token: usize,
 }
 
 /// How an operation waits.
@@ -176,8 +176,8 @@ impl<S: AsFd> Source<S> {
     fn register(&self, worker: &Worker) -> io::Result<()> {
         let mut home = self.home.lock().unwrap_or_else(PoisonError::into_inner);
         if !self.readiness.look().is_registered() {
-            let key = worker.register(self.socket.as_fd().as_raw_fd(), &self.readiness)?;
-            *home = Some(Home { injector: worker.injector, key });
+            let token = worker.register(self.socket.as_fd().as_raw_fd(), &self.readiness)?;
+            *home = Some(Home { injector: worker.injector, token });
         }
         Ok(())
     }
@@ -212,15 +212,16 @@ impl<S: AsFd> Drop for Source<S> {
     /// Out of the interest list first, closed second: epoll would keep a stale token if the descriptor had a duplicate.
     fn drop(&mut self) {
         let home = self.home.get_mut().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(Home { injector, key }) = home.filter(|_| self.readiness.look().is_registered()) else {
+        let Some(Home { injector, token }) = home.filter(|_| self.readiness.look().is_registered()) else {
             return;
         };
         injector.deregister(self.socket.as_fd().as_raw_fd());
         let is_here =
-            with_worker(|worker| std::ptr::eq(worker.injector, injector).then(|| worker.forget(key, &self.readiness))).flatten();
+            with_worker(|worker| std::ptr::eq(worker.injector, injector).then(|| worker.forget(token)))
+                .flatten();
         if is_here.is_none() {
             // A reactor that has gone has forgotten already.
-            let _ = injector.push(Message::Forget(key, self.readiness.clone()));
+            let _ = injector.push(Message::Forget(token));
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Tests that need a process of their own: what must crash, and what counts descriptors, threads or memory.
 
 use std::process::{Command, Output, abort};
+use std::sync::mpsc;
 use std::thread;
 
 use crate::common::DEADLINE;
@@ -67,9 +68,13 @@ macro_rules! name_of {
 pub(crate) use name_of;
 
 fn abort_at_deadline() {
-    thread::spawn(|| {
+    let (started, has_started) = mpsc::channel();
+    thread::spawn(move || {
+        started.send(()).expect("the test waits");
         thread::sleep(DEADLINE);
         eprintln!("the child is still running after {DEADLINE:?}");
         abort();
     });
+    // A thread that starts while the body takes memory or descriptors away would abort in std.
+    has_started.recv().expect("it starts");
 }

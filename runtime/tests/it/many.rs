@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use dhaga::Runtime;
 use dhaga::sync::channel;
@@ -29,6 +30,38 @@ impl Drop for Guard {
     fn drop(&mut self) {
         self.0.fetch_add(1, Ordering::SeqCst);
     }
+}
+
+#[test]
+fn the_memory_of_a_burst_is_given_back_when_it_is_over() {
+    child::succeeds(child::name_of!(the_memory_of_a_burst_is_given_back_when_it_is_over), || {
+        const BURST: usize = 10_000;
+        let runtime = Runtime::builder().workers(2).build().expect("a runtime");
+        let (sender, receiver) = channel::bounded::<()>(1);
+        let receiver = Arc::new(receiver);
+        let parked = Arc::new(AtomicUsize::new(0));
+        let handles: Vec<_> = (0..BURST)
+            .map(|_| {
+                let (receiver, parked) = (receiver.clone(), parked.clone());
+                runtime.spawn(move || {
+                    parked.fetch_add(1, Ordering::SeqCst);
+                    receiver.recv()
+                })
+            })
+            .collect();
+        while parked.load(Ordering::SeqCst) < BURST {
+            std::thread::yield_now();
+        }
+        drop(sender);
+        handles.into_iter().for_each(|handle| assert!(handle.join().expect("it ends").is_err()));
+        let before = memory();
+        assert!(before > BURST * 4096, "each took a page");
+        // Nobody asks anything of the workers meanwhile: they wake by themselves until it is done.
+        while memory() > before - BURST * 4096 * 9 / 10 {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert_eq!(runtime.spawn(|| 1).join().expect("the stacks that are left serve"), 1);
+    });
 }
 
 #[test]

@@ -399,7 +399,8 @@ fn one_that_leaves_the_queue_takes_no_connection_along() {
 /// Starts a dhaga on one worker, by its number.
 fn spawn_at<T: Send + 'static>(worker: usize, f: impl FnOnce() -> T + Send + 'static) -> channel::Receiver<T> {
     let (sender, receiver) = channel::bounded(1);
-    turn::spawn_at(worker, move || sender.send(f()).unwrap_or_else(|_| panic!("the test waits"))).expect("there is room");
+    turn::spawn_at(worker, move || sender.send(f()).unwrap_or_else(|_| panic!("the test waits")))
+        .expect("there is room");
     receiver
 }
 

@@ -121,7 +121,12 @@ fn on_another_worker(f: impl Fn() + Send + Sync + 'static) {
     let (f, home) = (Arc::new(f), thread::current().id());
     for worker in 0..turn::workers().expect("the caller is a dhaga") {
         let f = f.clone();
-        turn::spawn_at(worker, move || if thread::current().id() != home { f() }).expect("there is room");
+        turn::spawn_at(worker, move || {
+            if thread::current().id() != home {
+                f()
+            }
+        })
+        .expect("there is room");
     }
 }
 

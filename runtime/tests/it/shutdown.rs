@@ -76,8 +76,10 @@ fn parked_dhagas_unwind_out_of_every_wait() {
     }
     within_deadline(DEADLINE, || {
         check(|| dhaga::sleep(DEADLINE));
-        check(|| loop {
-            dhaga::yield_now();
+        check(|| {
+            loop {
+                dhaga::yield_now();
+            }
         });
         let (_sender, receiver) = channel::bounded::<()>(1);
         check(move || receiver.recv());

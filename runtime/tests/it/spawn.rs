@@ -15,7 +15,8 @@ use dhaga::net::{TcpListener, TcpStream};
 use dhaga::park::{self, Parked, WaitReason};
 use dhaga::sync::{AcquireError, Semaphore, channel, oneshot};
 use dhaga::turn::{self, AtEnd, OnReady};
-use dhaga::{Builder, Cancelled, Interrupt, JoinError, Runtime, SpawnError};
+use dhaga::{Builder, Cancelled, Interrupt, JoinError, JoinHandle, Runtime, SpawnError};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::child;
 use crate::common::{DEADLINE, everywhere, within_deadline};
@@ -368,19 +369,23 @@ fn a_stack_may_be_as_large_as_asked_for() {
 fn the_limit_of_dhagas_is_an_error_and_room_comes_back() {
     fn check(workers: usize, limit: usize, in_dhaga: bool) {
         let runtime = Runtime::builder().workers(workers).tasks_max(limit).build().expect("a runtime");
-        let body = move |spawn: &dyn Fn(oneshot::Receiver<()>) -> Result<dhaga::JoinHandle<()>, SpawnError>, room| {
+        let body = move |spawn: &dyn Fn(oneshot::Receiver<()>) -> Result<JoinHandle<()>, SpawnError>, room: usize| {
             for _ in 0..5 {
                 let (mut senders, mut handles) = (Vec::new(), Vec::new());
-                let error = loop {
+                loop {
                     let (sender, receiver) = oneshot::channel::<()>();
                     match spawn(receiver) {
                         Ok(handle) => handles.push(handle),
-                        Err(error) => break error,
+                        Err(error) => assert_eq!(error, SpawnError::TooMany { limit }),
                     }
                     senders.push(sender);
-                };
-                assert_eq!(error, SpawnError::TooMany { limit });
-                assert!((room * 7 / 8..=room).contains(&handles.len()), "{} of {room}", handles.len());
+                    // Up to an eighth may be held back; and room is free only a moment after its dhaga was joined.
+                    if handles.len() < senders.len() && handles.len() >= (room * 7).div_ceil(8) {
+                        break;
+                    }
+                    assert!(handles.len() <= room, "{} of {room}", handles.len());
+                    dhaga::yield_now();
+                }
                 drop(senders);
                 handles.into_iter().for_each(|handle| handle.join().expect("it ends"));
             }
@@ -405,19 +410,52 @@ fn the_limit_of_dhagas_is_an_error_and_room_comes_back() {
     });
 }
 
+/// Leaves this process so many bytes of address space more than it uses.
+fn limit_address_space(room: u64) {
+    let pages: u64 = std::fs::read_to_string("/proc/self/statm")
+        .ok()
+        .and_then(|text| text.split(' ').next()?.parse().ok())
+        .expect("the kernel tells the size");
+    let limit = Rlimit { current: Some(pages * 4096 + room), maximum: getrlimit(Resource::As).maximum };
+    setrlimit(Resource::As, limit).expect("a limit may be lowered");
+}
+
 #[test]
 fn a_runtime_that_gets_no_threads_is_an_error() {
     child::succeeds_with_large_threads(child::name_of!(a_runtime_that_gets_no_threads_is_an_error), || {
-        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-        let pages: u64 = std::fs::read_to_string("/proc/self/statm")
-            .ok()
-            .and_then(|text| text.split(' ').next()?.parse().ok())
-            .expect("the kernel tells the size");
         // Room for some threads, and then, when there is none for one more, still enough for everything else.
-        let room = pages * 4096 + child::THREAD_BYTES * 7 / 2;
-        let limit = Rlimit { current: Some(room), maximum: getrlimit(Resource::As).maximum };
-        setrlimit(Resource::As, limit).expect("a limit may be lowered");
+        limit_address_space(child::THREAD_BYTES * 7 / 2);
         Runtime::builder().workers(64).build().expect_err("64 threads take more than that");
+    });
+}
+
+#[test]
+fn a_scope_does_not_hide_that_a_dhaga_never_ran() {
+    child::succeeds(child::name_of!(a_scope_does_not_hide_that_a_dhaga_never_ran), || {
+        let runtime = runtime(1);
+        let body = || {
+            limit_address_space(64 << 20);
+            let gate = Semaphore::new(0);
+            let result = catch_unwind(AssertUnwindSafe(|| {
+                dhaga::scope(|s| {
+                    let handles: Vec<_> = (0..2000).map(|_| s.spawn(|| gate.acquire().map(drop))).collect();
+                    // None of those before it ends, so there is no memory for the last.
+                    let last = handles.last().expect("there are many");
+                    while !last.is_finished() {
+                        dhaga::yield_now();
+                    }
+                    gate.close();
+                    assert!(matches!(
+                        handles.into_iter().next_back().map(|last| last.join()),
+                        Some(Err(JoinError::NeverRan))
+                    ));
+                });
+            }));
+            let panic = result.expect_err("memory for 2000 stacks is not there");
+            let text = panic.downcast_ref::<&str>().expect("it panics in words");
+            assert!(text.contains("never ran"), "{text}");
+        };
+        runtime.spawn(body).join().expect("the body ends well");
     });
 }
 
@@ -442,11 +480,10 @@ fn thread_locals_stay_valid_across_waits() {
                 dhaga::spawn(move || {
                     let home = thread::current().id();
                     MARK.set(Some(home));
-                    let waits: [&dyn Fn(); 3] = [
-                        &dhaga::yield_now,
-                        &|| drop(gate.acquire().expect("it is never closed")),
-                        &|| dhaga::sleep(Duration::from_micros(index as u64 % 2000)),
-                    ];
+                    let waits: [&dyn Fn(); 3] =
+                        [&dhaga::yield_now, &|| drop(gate.acquire().expect("it is never closed")), &|| {
+                            dhaga::sleep(Duration::from_micros(index as u64 % 2000))
+                        }];
                     for turn in 0..waits.len() {
                         waits[(turn + index) % waits.len()]();
                         check(home);
@@ -550,7 +587,11 @@ fn a_storm_of_yields_starves_nobody() {
         let storm: Vec<_> = (0..100)
             .map(|_| {
                 let is_over = is_over.clone();
-                dhaga::spawn(move || while !is_over.load(Ordering::Relaxed) { dhaga::yield_now() })
+                dhaga::spawn(move || {
+                    while !is_over.load(Ordering::Relaxed) {
+                        dhaga::yield_now()
+                    }
+                })
             })
             .collect();
         let sleeps = dhaga::spawn(|| (0..20).for_each(|_| dhaga::sleep(Duration::from_millis(1))));
