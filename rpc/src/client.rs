@@ -228,14 +228,20 @@ impl Client {
                 handle.cancel();
                 Err(interrupt.into())
             }
-            Err(error) => Err(CallError::Disconnected { maybe_executed: true, source: Some(Arc::new(io::Error::other(error.to_string()))) }),
+            Err(error) => Err(CallError::Disconnected {
+                maybe_executed: true,
+                source: Some(Arc::new(io::Error::other(error.to_string()))),
+            }),
         }
     }
 }
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client").field("addresses", &self.shared.addresses).field("connections", &self.connections()).finish_non_exhaustive()
+        f.debug_struct("Client")
+            .field("addresses", &self.shared.addresses)
+            .field("connections", &self.connections())
+            .finish_non_exhaustive()
     }
 }
 
@@ -299,7 +305,8 @@ impl Shared {
         }
         let stream = self.dial(deadline)?;
         let side = Calling { in_flight: Mutex::new(Calls::new(&self.limits)), is_ending: AtomicBool::new(false) };
-        let connection = Connection::open(stream, side, self.limits.clone()).map_err(|error| CallError::Connect(Arc::new(error)))?;
+        let connection =
+            Connection::open(stream, side, self.limits.clone()).map_err(|error| CallError::Connect(Arc::new(error)))?;
         let worker = turn::worker_id().ok_or(CallError::ApiMisuse("a connection is opened on a worker"))?;
         let mut links = self.links();
         links.retain(|link| link.worker != worker);
@@ -321,14 +328,16 @@ impl Shared {
         }
         park::check()?;
         match last.kind() {
-            io::ErrorKind::TimedOut if deadline.is_some_and(|deadline| deadline <= Instant::now()) => Err(CallError::DeadlineExceeded),
+            io::ErrorKind::TimedOut if deadline.is_some_and(|deadline| deadline <= Instant::now()) => {
+                Err(CallError::DeadlineExceeded)
+            }
             _ => Err(CallError::Connect(Arc::new(last))),
         }
     }
 }
 
 fn overloaded(connection: &Arc<Connection<Calling>>) -> impl Fn(Interrupt) -> CallError {
-    let limit = connection.limits.unsent_bytes_soft_max;
+    let limit = connection.limits.unsent_bytes_max;
     move |interrupt| match interrupt {
         Interrupt::DeadlineExceeded => CallError::Overloaded { limit },
         other => other.into(),
@@ -559,7 +568,11 @@ struct TooManyUnknown {
 
 impl fmt::Display for TooManyUnknown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the peer sent more than {} answers a second to calls that are not in flight (Limits::unknown_answers_per_second_max)", self.limit)
+        write!(
+            f,
+            "the peer sent more than {} answers a second to calls that are not in flight (Limits::unknown_answers_per_second_max)",
+            self.limit
+        )
     }
 }
 

@@ -88,7 +88,7 @@ impl<S: Side> Connection<S> {
         stream.set_nodelay(true)?;
         let connection = Arc::new(Self {
             side,
-            outbox: Outbox::new(limits.unsent_bytes_soft_max),
+            outbox: Outbox::new(limits.unsent_bytes_max),
             limits,
             stream,
             incoming: Mutex::default(),
@@ -169,11 +169,9 @@ impl<S: Side> Connection<S> {
             Flushed::Broken(error) => self.close(Some(Arc::new(error))),
             Flushed::Full => {
                 let connection = self.clone();
-                let started = turn::spawn(move || {
-                    match connection.outbox.write_rest(&connection.stream) {
-                        Ok(()) => S::drained(&connection),
-                        Err(error) => connection.close(Some(Arc::new(error))),
-                    }
+                let started = turn::spawn(move || match connection.outbox.write_rest(&connection.stream) {
+                    Ok(()) => S::drained(&connection),
+                    Err(error) => connection.close(Some(Arc::new(error))),
                 });
                 if let Err(error) = started {
                     self.close(Some(Arc::new(error)));

@@ -36,7 +36,7 @@ pub enum CallError {
     Malformed(Cause),
     /// The connection has as many unsent bytes as it may. Nothing was sent; call again later.
     Overloaded {
-        /// `Limits::unsent_bytes_hard_max`.
+        /// `Limits::unsent_bytes_max`.
         limit: usize,
     },
     /// As many calls as allowed wait on the connection. Nothing was sent; call again later.
@@ -105,7 +105,7 @@ impl fmt::Display for CallError {
             Self::Malformed(_) => write!(f, "the peer broke the protocol and the connection was closed"),
             Self::Overloaded { limit } => write!(
                 f,
-                "the peer takes less than we send: {limit} bytes are unsent on this connection (Limits::unsent_bytes_hard_max)"
+                "the peer takes less than we send: {limit} bytes are unsent on this connection (Limits::unsent_bytes_max)"
             ),
             Self::TooManyInFlight { limit } => {
                 write!(f, "{limit} calls already wait on this connection (Limits::calls_per_connection_max)")

@@ -157,7 +157,8 @@ mod tests {
     #[test]
     fn what_is_no_frame_is_an_error_wherever_it_stands() {
         let limits = Limits::default();
-        let check = |bytes: &[u8]| assert!(Incoming::default().feed(bytes, &limits, |_| Flow::Taken).is_err(), "{bytes:x?}");
+        let check =
+            |bytes: &[u8]| assert!(Incoming::default().feed(bytes, &limits, |_| Flow::Taken).is_err(), "{bytes:x?}");
         check(&[0xc1]);
         check(&[0x91, 0xc1]);
         check(&[0x91, 0, 0xc1]);

@@ -1,18 +1,50 @@
-//! MessagePack-RPC on Dhaga's green threads.
+//! MessagePack-RPC on green threads: calls that look blocking and scale like callbacks.
+//!
+//! A [`Server`] runs each request in a dhaga, so a handler is an ordinary function that may wait as it likes. A [`Client`] is
+//! shared by all threads and dhagas; every call of a worker's turn leaves in one write. The wire is plain MessagePack-RPC,
+//! so that peers in other languages can talk to it.
+//!
+//! ```
+//! use dhaga_rpc::{Client, Server};
+//!
+//! let server = Server::builder().method("add", |a: i64, b: i64| Ok(a + b)).bind("127.0.0.1:0")?;
+//! let client = Client::connect(server.local_addr())?;
+//! let sum: i64 = client.call("add", (20, 22))?;
+//! assert_eq!(sum, 42);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! What a peer can do is bounded by [`Limits`]; what can become of a call is a [`CallError`], by the guilty party. The modules
+//! [`frame`], [`message`], [`encode`], [`in_flight`] and [`service`] know nothing of sockets and threads, and serve other
+//! transports as well.
+//!
+//! | floor | modules |
+//! |---|---|
+//! | 0 | [`error`], [`limits`] |
+//! | 1 | [`frame`]: whole values out of bytes |
+//! | 2 | [`message`], [`encode`]: requests, answers and notifications from and to bytes |
+//! | 3 | [`in_flight`]: ids; [`service`]: methods; `incoming`, `outbox`: what is unfinished |
+//! | 4 | `connection`: one socket, for either side |
+//! | 5 | `server`, `client` |
 #![forbid(unsafe_code)]
 
-pub mod encode;
 pub mod error;
-pub mod frame;
-pub mod in_flight;
 pub mod limits;
+
+pub mod frame;
+
+pub mod encode;
 pub mod message;
-pub mod service;
+
+pub mod in_flight;
 mod incoming;
 mod outbox;
+pub mod service;
+
 mod connection;
-mod server;
+
 mod client;
+mod server;
 
 pub use client::{Client, ClientBuilder};
 pub use error::{CallError, RemoteError};
@@ -20,3 +52,8 @@ pub use limits::Limits;
 pub use rmpv::Value;
 pub use server::{Server, ServerBuilder, ServerStats};
 pub use service::{HandlerError, Methods};
+
+/// Compiles the program in the README.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -32,10 +32,7 @@ pub const IN_FLIGHT_PER_SERVER_MAX: usize = 65_536;
 pub const CALLS_PER_CONNECTION_MAX: usize = 65_536;
 
 /// 1 MiB of unsent bytes, from where on callers wait: far above what one write takes, so it costs no throughput.
-pub const UNSENT_BYTES_SOFT_MAX: usize = 1 << 20;
-
-/// 4 MiB of unsent bytes, where a connection is refused more: room for what the callers had in hand when they began to wait.
-pub const UNSENT_BYTES_HARD_MAX: usize = 4 << 20;
+pub const UNSENT_BYTES_MAX: usize = 1 << 20;
 
 /// 1 MiB of frames that were read and not yet given to a handler. Over it reading stops, and TCP holds the peer back.
 pub const QUEUED_BYTES_MAX: usize = 1 << 20;
@@ -82,10 +79,8 @@ pub struct Limits {
     pub in_flight_per_server_max: usize,
     /// Calls that wait for an answer on one client connection; see [`CALLS_PER_CONNECTION_MAX`].
     pub calls_per_connection_max: usize,
-    /// Unsent bytes of a connection from where on senders wait; see [`UNSENT_BYTES_SOFT_MAX`].
-    pub unsent_bytes_soft_max: usize,
-    /// Unsent bytes of a connection that are never passed; see [`UNSENT_BYTES_HARD_MAX`].
-    pub unsent_bytes_hard_max: usize,
+    /// Unsent bytes of a connection from where on senders wait; see [`UNSENT_BYTES_MAX`].
+    pub unsent_bytes_max: usize,
     /// Bytes of queued incoming frames of a connection, [`QUEUED_FRAME_OVERHEAD_BYTES`] included for each.
     pub queued_bytes_max: usize,
     /// Connections of one server; see [`CONNECTIONS_MAX`].
@@ -111,8 +106,7 @@ impl Default for Limits {
             in_flight_per_connection_max: IN_FLIGHT_PER_CONNECTION_MAX,
             in_flight_per_server_max: IN_FLIGHT_PER_SERVER_MAX,
             calls_per_connection_max: CALLS_PER_CONNECTION_MAX,
-            unsent_bytes_soft_max: UNSENT_BYTES_SOFT_MAX,
-            unsent_bytes_hard_max: UNSENT_BYTES_HARD_MAX,
+            unsent_bytes_max: UNSENT_BYTES_MAX,
             queued_bytes_max: QUEUED_BYTES_MAX,
             connections_max: CONNECTIONS_MAX,
             first_frame_within: FIRST_FRAME_WITHIN,
@@ -131,7 +125,6 @@ mod tests {
     fn defaults_do_not_contradict_each_other() {
         let limits = Limits::default();
         assert!(limits.depth_max <= DEPTH_MAX_CEILING);
-        assert!(limits.unsent_bytes_soft_max <= limits.unsent_bytes_hard_max);
         assert!(limits.in_flight_per_connection_max <= limits.in_flight_per_server_max);
         assert!(limits.elements_max as usize <= limits.frame_bytes_in_max);
     }

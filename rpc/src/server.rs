@@ -682,19 +682,10 @@ impl Serving {
         }
         state.has_successor = true;
         drop(state);
-        let runner = connection.clone();
-        let spawned = turn::spawn(move || {
-            // A peer that does not read gets no more handlers run: each would hold its answer.
-            while runner.wait_for_room(None).is_err() {
-                yield_now();
-            }
-            runner.side.state().has_successor = false;
-            Self::run(&runner);
-        });
-        if let Err(error) = spawned {
+        let successor = Successor { connection: connection.clone(), has_begun: false };
+        if let Err(error) = turn::spawn(move || successor.run()) {
             // The runner at hand goes on, and tries again before its next request.
             log::debug!("requests of {} run one after the other: {error}", connection.describe_peer());
-            self.state().has_successor = false;
         }
     }
 
@@ -860,6 +851,33 @@ impl<'a> Runner<'a> {
             if may_be_done {
                 side.close_if_done(self.connection);
             }
+        }
+    }
+}
+
+/// A runner that is queued behind another.
+struct Successor {
+    connection: Arc<Connection<Serving>>,
+    has_begun: bool,
+}
+
+impl Successor {
+    fn run(mut self) {
+        self.has_begun = true;
+        // A peer that does not read gets no more handlers run: each would hold its answer.
+        while self.connection.wait_for_room(None).is_err() {
+            yield_now();
+        }
+        self.connection.side.state().has_successor = false;
+        Serving::run(&self.connection);
+    }
+}
+
+impl Drop for Successor {
+    /// It may never begin: the runtime has no room or memory for a dhaga. Whoever runs next queues another.
+    fn drop(&mut self) {
+        if !self.has_begun {
+            self.connection.side.state().has_successor = false;
         }
     }
 }

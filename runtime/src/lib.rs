@@ -1,28 +1,76 @@
 //! Green threads for network programs: sequential code that scales like callbacks.
-#![warn(missing_docs)]
+//!
+//! A *dhaga* is a light thread with a stack of its own. While it waits, for a socket, a lock, a channel or the end of another,
+//! it gives its OS thread to other dhagas. There is one OS thread a core, a *worker*; a dhaga that has started stays on its
+//! worker, so thread-locals stay valid, and one that has not may be taken over by any idle worker.
+//!
+//! ```
+//! use std::io::{Read, Write};
+//!
+//! let listener = dhaga::net::TcpListener::bind("127.0.0.1:0")?;
+//! let address = listener.local_addr()?;
+//! let server = dhaga::spawn(move || {
+//!     let (mut stream, _) = listener.accept()?;
+//!     stream.write_all(b"hello")
+//! });
+//! let mut greeting = String::new();
+//! dhaga::net::TcpStream::connect(address)?.read_to_string(&mut greeting)?;
+//! assert_eq!(greeting, "hello");
+//! server.join()??;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Every call that waits parks a dhaga and blocks a plain OS thread, so `main` needs no preparation. Three rules are the
+//! user's: do not block outside the runtime ([`blocking`] is there for it), mind the stack ([`Builder::stack_size`]), and
+//! hold no OS lock, thread-local borrow or scoped thread-local across a wait.
+//!
+//! The modules, from the ground up:
+//!
+//! | floor | modules |
+//! |---|---|
+//! | 0 | `stack`: guarded stacks, reused; `overflow`: names the dhaga that overflowed |
+//! | 1 | `coroutine`: a stack and a closure |
+//! | 2 | `context`: deadlines and cancellation; `timer`; `task`; `run_queue`: how other threads reach a worker |
+//! | 3 | `reactor`: who became ready; `extensions` |
+//! | 4 | `scheduler`: the loop |
+//! | 5 | [`park`]: the one way to wait |
+//! | 6 | [`sync`]; `machine` |
+//! | 7 | `runtime`, `spawn`, `scope` |
+//! | 8 | `time`, `blocking`, [`net`] |
+//! | 9 | [`turn`]: the seam for protocol crates |
 
 #[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
 compile_error!("dhaga runs on Linux, on x86-64 and aarch64");
 
-mod blocking;
-mod context;
-mod coroutine;
-mod extensions;
-mod machine;
-pub mod net;
+mod stack;
+
 mod overflow;
-pub mod park;
-mod reactor;
+
+mod coroutine;
+
+mod context;
 mod run_queue;
-mod runtime;
+mod task;
+mod timer;
+
+mod extensions;
+mod reactor;
+
 mod scheduler;
+
+pub mod park;
+
+mod machine;
+pub mod sync;
+
+mod runtime;
 mod scope;
 mod spawn;
-mod stack;
-pub mod sync;
-mod task;
+
+mod blocking;
+pub mod net;
 mod time;
-mod timer;
+
 pub mod turn;
 
 pub use blocking::blocking;

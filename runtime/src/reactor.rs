@@ -137,9 +137,9 @@ impl Readiness {
         }
     }
 
-    /// Before registration: only what the kernel tells from now on counts.
+    /// Before registration: what can be read, the kernel tells from now on; a new socket takes what is written.
     fn begin(&self) {
-        self.word.store(REGISTERED, Ordering::SeqCst);
+        self.word.store(REGISTERED | WRITABLE, Ordering::SeqCst);
     }
 
     /// Nobody tells of events: ready until an attempt shows the contrary.

@@ -185,7 +185,7 @@ fn congested() -> (Server, Arc<AtomicUsize>, Peer) {
         counted.fetch_add(1, Ordering::SeqCst);
         Ok::<_, HandlerError>((id, ByteBuf::from(vec![7; ANSWER_BYTES])))
     };
-    let limits = Limits { unsent_bytes_soft_max: SOFT_MAX, in_flight_per_connection_max: 16, ..Limits::default() };
+    let limits = Limits { unsent_bytes_max: SOFT_MAX, in_flight_per_connection_max: 16, ..Limits::default() };
     let server =
         builder(&Gate::default()).method("bulk", methods).limits(limits).bind("127.0.0.1:0").expect("there is a port");
     let mut peer = Peer::connect(server.local_addr());
@@ -274,7 +274,7 @@ fn a_server_that_does_not_read_makes_callers_wait_and_then_fail() {
             drop(peer);
         });
         let runtime = Runtime::builder().workers(1).build().expect("the kernel gives threads");
-        let limits = Limits { unsent_bytes_soft_max: SOFT_MAX, ..Limits::default() };
+        let limits = Limits { unsent_bytes_max: SOFT_MAX, ..Limits::default() };
         let client = Client::builder().limits(limits).timeout(Duration::from_millis(500));
         let client = runtime.spawn(move || client.connect(address)).join().expect("nobody panics").expect("it listens");
         let callers: Vec<_> = (0..400)

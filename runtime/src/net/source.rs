@@ -217,8 +217,7 @@ impl<S: AsFd> Drop for Source<S> {
         };
         injector.deregister(self.socket.as_fd().as_raw_fd());
         let is_here =
-            with_worker(|worker| std::ptr::eq(worker.injector, injector).then(|| worker.forget(token)))
-                .flatten();
+            with_worker(|worker| std::ptr::eq(worker.injector, injector).then(|| worker.forget(token))).flatten();
         if is_here.is_none() {
             // A reactor that has gone has forgotten already.
             let _ = injector.push(Message::Forget(token));
