@@ -7,6 +7,7 @@
 //! A coroutine that has started ends in one way only: its closure returns. It is never dropped half-way, since a frame
 //! of its stack may be borrowed by other coroutines, and an unwind from here would free that frame under them.
 
+use std::arch::asm;
 use std::cell::Cell;
 use std::mem::ManuallyDrop;
 use std::process::abort;
@@ -57,9 +58,13 @@ type Inner = corosensei::Coroutine<Wake, (), (), Stack>;
 /// with [`into_stack`](Self::into_stack).
 pub struct Coroutine {
     inner: ManuallyDrop<Inner>,
+    /// About where its stack pointer was when it suspended. Only a hint for [`prefetch`](Self::prefetch).
+    suspended_at: usize,
 }
 
 thread_local! {
+    /// The stack pointer of the last [`suspend`] on this thread.
+    static SUSPENDED_AT: Cell<usize> = const { Cell::new(0) };
     /// The innermost coroutine that runs on this thread; null outside of all.
     static RUNNING: Cell<*const Yielder<Wake, ()>> = const { Cell::new(ptr::null()) };
 }
@@ -82,7 +87,7 @@ impl Coroutine {
             f();
             std::mem::forget(abort_on_unwind);
         });
-        Coroutine { inner: ManuallyDrop::new(inner) }
+        Coroutine { inner: ManuallyDrop::new(inner), suspended_at: 0 }
     }
 
     /// Runs the coroutine until it suspends or ends.
@@ -98,10 +103,18 @@ impl Coroutine {
         let outer = RUNNING.get();
         let result = self.inner.resume(wake);
         RUNNING.set(outer);
+        self.suspended_at = SUSPENDED_AT.get();
         match result {
             CoroutineResult::Yield(()) => Outcome::Suspended,
             CoroutineResult::Return(()) => Outcome::Finished,
         }
+    }
+
+    /// Asks the processor for the part of the stack that a resume touches first. Among thousands of coroutines it is in
+    /// no near cache: a resume without it waits some 300 ns.
+    #[inline(always)]
+    pub fn prefetch(&self) {
+        prefetch_lines(self.suspended_at, PREFETCHED_LINES);
     }
 
     /// Takes the stack out of a coroutine that has finished, or that never started; then its closure is dropped here.
@@ -163,6 +176,7 @@ pub fn suspend() -> Wake {
     if running.is_null() {
         nothing_to_suspend();
     }
+    SUSPENDED_AT.set(stack_pointer());
     // SAFETY: the yielder lies on the stack of the innermost running coroutine and lives as long as its closure runs,
     // and we run in that closure. `RUNNING` holds no other: the closure of a coroutine sets it at its start, this function
     // sets it again whenever a suspended coroutine goes on, and `resume` puts the outer one back whenever one suspends or
@@ -170,6 +184,42 @@ pub fn suspend() -> Wake {
     let wake = unsafe { (*running).suspend(()) };
     RUNNING.set(running);
     wake
+}
+
+const CACHE_LINE_BYTES: usize = 64;
+/// The saved registers and the frames of the wait and of its caller.
+const PREFETCHED_LINES: usize = 4;
+
+#[inline(always)]
+fn stack_pointer() -> usize {
+    let address: usize;
+    // SAFETY: copies a register; touches neither memory nor flags.
+    unsafe {
+        #[cfg(target_arch = "x86_64")]
+        asm!("mov {}, rsp", out(reg) address, options(nomem, nostack, preserves_flags));
+        #[cfg(target_arch = "aarch64")]
+        asm!("mov {}, sp", out(reg) address, options(nomem, nostack, preserves_flags));
+    }
+    address
+}
+
+/// Asks the processor for some cache lines. Any address will do.
+#[inline(always)]
+pub fn prefetch_lines(address: usize, lines: usize) {
+    for line in 0..lines {
+        prefetch(address.wrapping_add(line * CACHE_LINE_BYTES));
+    }
+}
+
+#[inline(always)]
+fn prefetch(address: usize) {
+    // SAFETY: a prefetch is a hint: it reads nothing that the program sees, and does not fault at any address.
+    unsafe {
+        #[cfg(target_arch = "x86_64")]
+        asm!("prefetcht0 [{}]", in(reg) address, options(nostack, preserves_flags, readonly));
+        #[cfg(target_arch = "aarch64")]
+        asm!("prfm pldl1keep, [{}]", in(reg) address, options(nostack, preserves_flags, readonly));
+    }
 }
 
 /// Whether the caller runs in a coroutine, so that [`suspend`] has something to suspend.

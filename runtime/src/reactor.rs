@@ -76,6 +76,17 @@ impl Seen {
     }
 }
 
+/// How a waiter left the queue of a source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Left {
+    /// No event had come for it.
+    Unwoken,
+    /// An event woke it, and nobody else waits.
+    Woken,
+    /// An event woke it, and others wait behind it.
+    WokenBeforeOthers,
+}
+
 /// Who is told when a source becomes readable, instead of a waiter. Belongs to our crates, runs on a worker's own
 /// context, and may only push.
 pub trait OnReady: Send + Sync {
@@ -91,13 +102,47 @@ pub(crate) struct Readiness {
 
 #[derive(Default)]
 struct Waiters {
-    read: VecDeque<Address>,
-    write: VecDeque<Address>,
+    read: Queue,
+    write: Queue,
     callback: Option<Arc<dyn OnReady>>,
 }
 
+/// Waiters in their order. Nearly always one at most, which then lies here and not on the heap.
+#[derive(Default)]
+struct Queue {
+    first: Option<Address>,
+    rest: VecDeque<Address>,
+}
+
+impl Queue {
+    fn is_empty(&self) -> bool {
+        self.first.is_none()
+    }
+
+    fn push(&mut self, waiter: Address) {
+        match self.first {
+            None => self.first = Some(waiter),
+            Some(_) => self.rest.push_back(waiter),
+        }
+    }
+
+    fn pop(&mut self) -> Option<Address> {
+        std::mem::replace(&mut self.first, self.rest.pop_front())
+    }
+
+    /// Returns whether it was there.
+    fn remove(&mut self, waiter: Address) -> bool {
+        if self.first == Some(waiter) {
+            self.pop();
+            return true;
+        }
+        let at = self.rest.iter().position(|entry| *entry == waiter);
+        at.is_some_and(|at| self.rest.remove(at).is_some())
+    }
+}
+
 impl Waiters {
-    fn queue(&mut self, direction: Direction) -> &mut VecDeque<Address> {
+    fn queue(&mut self, direction: Direction) -> &mut Queue {
         match direction {
             Direction::Read => &mut self.read,
             Direction::Write => &mut self.write,
@@ -151,9 +196,15 @@ impl Readiness {
     fn orphan(&self, report: &mut impl FnMut(Report)) {
         self.disown();
         let mut waiters = self.lock();
-        waiters.callback = None;
-        let Waiters { read, write, .. } = &mut *waiters;
-        read.drain(..).chain(write.drain(..)).for_each(|waiter| report(Report::Waiter(waiter)));
+        let callback = waiters.callback.take();
+        for direction in [Direction::Read, Direction::Write] {
+            while let Some(waiter) = waiters.queue(direction).pop() {
+                report(Report::Waiter(waiter));
+            }
+        }
+        drop(waiters);
+        // It may own the source, and much else.
+        drop(callback);
     }
 
     /// Queues a waiter, unless the direction became ready meanwhile. Returns whether it was queued.
@@ -162,22 +213,24 @@ impl Readiness {
         if self.look().is_ready(direction) {
             return false;
         }
-        waiters.queue(direction).push_back(waiter);
+        waiters.queue(direction).push(waiter);
         true
     }
 
-    /// Takes a waiter out of the queue again. Returns whether it was still there.
-    pub(crate) fn dequeue(&self, direction: Direction, waiter: Address) -> bool {
+    /// Takes a waiter out of the queue, if it is still there.
+    pub(crate) fn dequeue(&self, direction: Direction, waiter: Address) -> Left {
         let mut waiters = self.lock();
         let queue = waiters.queue(direction);
-        let found = queue.iter().position(|entry| *entry == waiter);
-        found.is_some_and(|at| queue.remove(at).is_some())
+        if queue.remove(waiter) {
+            return Left::Unwoken;
+        }
+        if queue.is_empty() { Left::Woken } else { Left::WokenBeforeOthers }
     }
 
     /// The next waiter, if the direction is still ready: who took something and left more passes the turn on.
     pub(crate) fn next_waiter(&self, direction: Direction) -> Option<Address> {
         let mut waiters = self.lock();
-        if self.look().is_ready(direction) { waiters.queue(direction).pop_front() } else { None }
+        if self.look().is_ready(direction) { waiters.queue(direction).pop() } else { None }
     }
 
     /// Sends the readable events to `callback` from now on.
@@ -205,8 +258,12 @@ impl Readiness {
                 continue;
             }
             let queue = waiters.queue(direction);
-            let count = if everybody { queue.len() } else { queue.len().min(1) };
-            queue.drain(..count).for_each(|waiter| report(Report::Waiter(waiter)));
+            while let Some(waiter) = queue.pop() {
+                report(Report::Waiter(waiter));
+                if !everybody {
+                    break;
+                }
+            }
         }
         if bits & READABLE != 0
             && let Some(callback) = &waiters.callback

@@ -18,7 +18,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::context::Node;
-use crate::coroutine::{Coroutine, Wake};
+use crate::coroutine::{Coroutine, Wake, prefetch_lines};
 use crate::timer::TimerKey;
 
 /// Which dhaga, on its worker: a slot, and how often the slot was used before. A late wake for an ended dhaga finds
@@ -104,6 +104,9 @@ pub(crate) enum State {
 }
 
 /// A started dhaga. All of it belongs to its worker; nothing here is shared between threads.
+///
+/// What each switch touches comes first, within two cache lines: with thousands of dhagas every line is a miss.
+#[repr(C)]
 pub(crate) struct Task {
     pub(crate) slot: u32,
     pub(crate) generation: Cell<u32>,
@@ -116,13 +119,16 @@ pub(crate) struct Task {
     pub(crate) shields: Cell<u32>,
     /// The runtime shuts down and this dhaga was told to unwind: every further wait throws again.
     pub(crate) is_unwinding: Cell<bool>,
-    pub(crate) timer: Cell<Option<TimerKey>>,
     /// Borrowed while the dhaga runs.
     pub(crate) coroutine: RefCell<Option<Coroutine>>,
+    pub(crate) timer: Cell<Option<TimerKey>>,
     pub(crate) job: RefCell<Option<Arc<dyn Job>>>,
     /// The innermost scope that `within` and its like opened; `None`: the job's own.
     pub(crate) scope: RefCell<Option<Arc<dyn Node>>>,
 }
+
+/// Cache lines of a task that a switch touches.
+const TASK_LINES: usize = 2;
 
 impl Task {
     fn new(slot: u32) -> Self {
@@ -144,6 +150,22 @@ impl Task {
     #[inline(always)]
     pub(crate) fn id(&self) -> TaskId {
         TaskId { slot: self.slot, generation: self.generation.get() }
+    }
+
+    /// Asks the processor for the lines of the task itself. Touches none of them.
+    #[inline(always)]
+    pub(crate) fn prefetch(&self) {
+        prefetch_lines(std::ptr::from_ref(self).addr(), TASK_LINES);
+    }
+
+    /// Asks the processor for what a resume will touch of the stack.
+    #[inline(always)]
+    pub(crate) fn prefetch_stack(&self) {
+        if let Ok(coroutine) = self.coroutine.try_borrow()
+            && let Some(coroutine) = &*coroutine
+        {
+            coroutine.prefetch();
+        }
     }
 
     /// Whether it has started and not ended.

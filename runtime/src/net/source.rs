@@ -2,14 +2,14 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::park::{self, Parked, WaitReason};
-use crate::reactor::{Direction, OnReady, Readiness};
+use crate::reactor::{Direction, Left, OnReady, Readiness};
 use crate::run_queue::{Address, Injector, Message};
 use crate::scheduler::{Worker, now, with_worker};
 
@@ -21,6 +21,27 @@ pub(crate) struct Source<S: AsFd> {
     home: Mutex<Option<Home>>,
     /// The user asked for `WouldBlock` instead of a wait.
     is_nonblocking: AtomicBool,
+    read_timeout: Timeout,
+    write_timeout: Timeout,
+}
+
+/// How long one wait may take. Nanoseconds; 0: for ever.
+#[derive(Default)]
+struct Timeout(AtomicU64);
+
+impl Timeout {
+    fn set(&self, timeout: Option<Duration>) {
+        let nanos = timeout.map_or(0, |timeout| u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX));
+        self.0.store(nanos, Ordering::Relaxed);
+    }
+
+    #[inline]
+    fn get(&self) -> Option<Duration> {
+        match self.0.load(Ordering::Relaxed) {
+            0 => None,
+            nanos => Some(Duration::from_nanos(nanos)),
+        }
+    }
 }
 
 /// Where a source is registered.
@@ -41,11 +62,35 @@ pub(crate) struct Manner {
 impl<S: AsFd> Source<S> {
     /// Takes a socket that is in non-blocking mode already.
     pub(crate) fn new(socket: S) -> Self {
-        Self { socket, readiness: Arc::default(), home: Mutex::new(None), is_nonblocking: AtomicBool::new(false) }
+        Self {
+            socket,
+            readiness: Arc::default(),
+            home: Mutex::new(None),
+            is_nonblocking: AtomicBool::new(false),
+            read_timeout: Timeout::default(),
+            write_timeout: Timeout::default(),
+        }
     }
 
     pub(crate) fn socket(&self) -> &S {
         &self.socket
+    }
+
+    pub(crate) fn set_timeout(&self, direction: Direction, timeout: Option<Duration>) {
+        self.timeout_of(direction).set(timeout);
+    }
+
+    #[inline]
+    pub(crate) fn timeout(&self, direction: Direction) -> Option<Duration> {
+        self.timeout_of(direction).get()
+    }
+
+    #[inline]
+    fn timeout_of(&self, direction: Direction) -> &Timeout {
+        match direction {
+            Direction::Read => &self.read_timeout,
+            Direction::Write => &self.write_timeout,
+        }
     }
 
     pub(crate) fn set_nonblocking(&self, nonblocking: bool) {
@@ -61,7 +106,7 @@ impl<S: AsFd> Source<S> {
         mut attempt: impl FnMut(&S) -> io::Result<T>,
         is_drained: impl Fn(&T) -> bool,
     ) -> io::Result<T> {
-        let mut turn = Turn { readiness: &self.readiness, direction: manner.direction, was_woken: false };
+        let mut turn = Turn { readiness: &self.readiness, direction: manner.direction, owes_turn: false };
         let mut deadline = None;
         loop {
             park::check_attempt()?;
@@ -231,17 +276,17 @@ fn is_on_worker() -> bool {
     with_worker(|_| ()).is_some()
 }
 
-/// Who was woken for a source passes the turn on if something is left, and also if it leaves without an attempt: one event
-/// may stand for many connections to accept.
+/// Who was woken for a source before others passes the turn on if something is left, and also if it leaves without an
+/// attempt: one event may stand for many connections to accept.
 pub(crate) struct Turn<'a> {
     readiness: &'a Readiness,
     direction: Direction,
-    was_woken: bool,
+    owes_turn: bool,
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        if self.was_woken
+        if self.owes_turn
             && let Some(next) = self.readiness.next_waiter(self.direction)
         {
             park::unpark_dhaga(next);
@@ -259,8 +304,8 @@ struct Queued<'a, 'b> {
 
 impl Drop for Queued<'_, '_> {
     fn drop(&mut self) {
-        if !self.readiness.dequeue(self.direction, self.me) {
-            self.turn.was_woken = true;
+        if self.readiness.dequeue(self.direction, self.me) == Left::WokenBeforeOthers {
+            self.turn.owes_turn = true;
         }
     }
 }

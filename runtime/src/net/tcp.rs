@@ -4,7 +4,7 @@ use std::fmt;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
@@ -33,13 +33,6 @@ const BACKLOG: i32 = 4096;
 /// ```
 pub struct TcpStream {
     source: Arc<Source<std::net::TcpStream>>,
-    timeouts: Arc<Mutex<Timeouts>>,
-}
-
-#[derive(Clone, Copy, Default)]
-struct Timeouts {
-    read: Option<Duration>,
-    write: Option<Duration>,
 }
 
 impl TcpStream {
@@ -65,7 +58,7 @@ impl TcpStream {
     }
 
     fn from_nonblocking(socket: std::net::TcpStream) -> Self {
-        Self { source: Arc::new(Source::new(socket)), timeouts: Arc::default() }
+        Self { source: Arc::new(Source::new(socket)) }
     }
 
     /// Another handle for the same connection, with the same timeouts.
@@ -74,7 +67,7 @@ impl TcpStream {
     ///
     /// None; the signature is std's.
     pub fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self { source: self.source.clone(), timeouts: self.timeouts.clone() })
+        Ok(Self { source: self.source.clone() })
     }
 
     /// The address of the other side.
@@ -112,7 +105,7 @@ impl TcpStream {
     /// `InvalidInput` for a timeout of zero.
     pub fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
         refuse_zero(timeout)?;
-        self.with_timeouts(|timeouts| timeouts.read = timeout);
+        self.source.set_timeout(Direction::Read, timeout);
         Ok(())
     }
 
@@ -123,7 +116,7 @@ impl TcpStream {
     /// `InvalidInput` for a timeout of zero.
     pub fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
         refuse_zero(timeout)?;
-        self.with_timeouts(|timeouts| timeouts.write = timeout);
+        self.source.set_timeout(Direction::Write, timeout);
         Ok(())
     }
 
@@ -133,7 +126,7 @@ impl TcpStream {
     ///
     /// None; the signature is std's.
     pub fn read_timeout(&self) -> io::Result<Option<Duration>> {
-        Ok(self.with_timeouts(|timeouts| timeouts.read))
+        Ok(self.source.timeout(Direction::Read))
     }
 
     /// What [`TcpStream::set_write_timeout`] has set.
@@ -142,11 +135,7 @@ impl TcpStream {
     ///
     /// None; the signature is std's.
     pub fn write_timeout(&self) -> io::Result<Option<Duration>> {
-        Ok(self.with_timeouts(|timeouts| timeouts.write))
-    }
-
-    fn with_timeouts<R>(&self, f: impl FnOnce(&mut Timeouts) -> R) -> R {
-        f(&mut self.timeouts.lock().unwrap_or_else(PoisonError::into_inner))
+        Ok(self.source.timeout(Direction::Write))
     }
 
     /// Receives without taking: the next read finds the same bytes.
@@ -215,11 +204,7 @@ impl TcpStream {
 
     #[inline]
     fn reading(&self) -> Manner {
-        Manner {
-            direction: Direction::Read,
-            reason: WaitReason::Read,
-            timeout: self.with_timeouts(|timeouts| timeouts.read),
-        }
+        Manner { direction: Direction::Read, reason: WaitReason::Read, timeout: self.source.timeout(Direction::Read) }
     }
 
     #[inline]
@@ -227,7 +212,7 @@ impl TcpStream {
         Manner {
             direction: Direction::Write,
             reason: WaitReason::Write,
-            timeout: self.with_timeouts(|timeouts| timeouts.write),
+            timeout: self.source.timeout(Direction::Write),
         }
     }
 
