@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use crate::coroutine::{self, Coroutine, Outcome, Wake};
 use crate::reactor::{OnReady, Reactor, Readiness, Report};
 use crate::run_queue::{Address, Doorbell, Injector, Message};
-use crate::stack::{StackError, StackPool};
+use crate::stack::{Stack, StackError, StackPool};
 use crate::task::{Job, State, Task, TaskId, TaskTable, WaitReason};
 use crate::timer::Timers;
 
@@ -154,6 +154,8 @@ pub(crate) struct Worker {
     timers: RefCell<Timers<TaskId>>,
     reactor: RefCell<Reactor>,
     stacks: RefCell<StackPool>,
+    /// A stack for dropping what gets none.
+    reserve: RefCell<Option<Stack>>,
     /// When to trim stacks; `None` while there are none to trim.
     trim_due: Cell<Option<Instant>>,
     /// The fewest stacks that lay unused at the end of a batch since the last trim.
@@ -216,6 +218,7 @@ impl Worker {
             timers: RefCell::new(Timers::new(now())),
             reactor: RefCell::new(reactor),
             stacks: RefCell::new(stacks),
+            reserve: RefCell::default(),
             trim_due: Cell::new(None),
             spare_stacks: Cell::new(usize::MAX),
             at_end: RefCell::default(),
@@ -235,6 +238,7 @@ impl Worker {
 
     /// THE LOOP. Each line is one step of a turn; see the steps below in the same order.
     fn run(&self) {
+        self.keep_reserve();
         while !self.is_finished() {
             self.drain_injector();
             self.expire_timers();
@@ -566,28 +570,44 @@ impl Worker {
         let stack_bytes = if label.stack_bytes == 0 { self.shared.stack_bytes } else { label.stack_bytes };
         let stack = self.stacks.borrow_mut().take(stack_bytes);
         match stack {
-            Ok(stack) => {
-                stack.set_label(label.name.as_deref(), label.site);
-                let work = job.clone();
-                let task = self.tasks.borrow_mut().insert(job, |_| Coroutine::new(stack, move || body(work)));
-                self.publish_live();
-                let id = task.id();
-                self.resume(task);
-                if self.is_stopping.get() {
-                    // What waits while it is dropped must not hold up the shutdown.
-                    self.unwind(id);
-                }
-            }
-            Err(error) => self.refuse(&job, &error),
+            Ok(stack) => self.start_on(stack, job, body),
+            Err(error) => self.refuse(job, &error),
         }
     }
 
-    /// There is no memory for a stack. The closure is lost, which whoever joins it learns; nobody else may know.
+    fn start_on(&self, stack: Stack, job: Arc<dyn Job>, body: impl FnOnce(Arc<dyn Job>) + 'static) {
+        stack.set_label(job.label().name.as_deref(), job.label().site);
+        let work = job.clone();
+        let task = self.tasks.borrow_mut().insert(job, |_| Coroutine::new(stack, move || body(work)));
+        self.publish_live();
+        let id = task.id();
+        self.resume(task);
+        if self.is_stopping.get() {
+            // What waits while it is dropped must not hold up the shutdown.
+            self.unwind(id);
+        }
+    }
+
+    /// There is no memory for a stack. The closure is lost, which whoever joins it learns; nobody else may know. To drop
+    /// it is user code too, so it gets the stack that was kept for this.
     #[cold]
-    fn refuse(&self, job: &Arc<dyn Job>, error: &StackError) {
+    fn refuse(&self, job: Arc<dyn Job>, error: &StackError) {
         log::error!("dhaga {:?} spawned at {} never ran: {error}", job.label().display_name(), job.label().site);
-        job.discard();
-        self.return_one_credit();
+        match self.reserve.take() {
+            Some(stack) => self.start_on(stack, job, |job| job.discard()),
+            None => {
+                // Even that one is in use, by a `Drop` that waits. A wait in this one panics, and is logged.
+                job.discard();
+                self.return_one_credit();
+            }
+        }
+    }
+
+    /// Keeps a stack for the case that there is no other.
+    fn keep_reserve(&self) {
+        if self.reserve.borrow().is_none() {
+            *self.reserve.borrow_mut() = self.stacks.borrow_mut().take(self.shared.stack_bytes).ok();
+        }
     }
 
     fn publish_live(&self) {
@@ -616,6 +636,7 @@ impl Worker {
         if let Some(coroutine) = coroutine {
             self.stacks.borrow_mut().give_back(coroutine.into_stack());
         }
+        self.keep_reserve();
         drop(job);
         self.publish_live();
         self.return_one_credit();
@@ -801,6 +822,9 @@ impl Worker {
         self.callbacks.take();
         self.end_turn();
         self.extensions.clear();
+        if let Some(stack) = self.reserve.take() {
+            self.stacks.borrow_mut().give_back(stack);
+        }
         self.shared.return_credit(self.credit.take());
     }
 

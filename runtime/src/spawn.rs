@@ -17,7 +17,10 @@ use crate::task::{Job, Label};
 
 /// Starts a dhaga that runs `f`, on the caller's runtime or else on the default one. Does not wait.
 ///
-/// Where `f` starts is open: any idle worker may take it. Once started it stays on its OS thread.
+/// Where `f` starts is open: any idle worker may take it, from the moment the caller's worker ends its batch of work (100 µs,
+/// or when the dhaga that runs waits or yields). Once started it stays on its OS thread. So a dhaga that computes for long
+/// holds back what its worker has not shared yet: let it call [`yield_now`] now and then, or compute in
+/// [`blocking`](crate::blocking).
 ///
 /// # Panics
 ///

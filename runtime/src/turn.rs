@@ -29,7 +29,8 @@ pub fn at_end(work: Arc<dyn AtEnd>) {
     }
 }
 
-/// Calls `callback` for each event that makes `stream` readable, on the caller's worker, from now on. Bytes that are there
+/// Calls `callback` for each event that makes `stream` readable, from now on: on the worker with which the stream is
+/// registered, which is the caller's if nobody has waited for it before. Bytes that are there
 /// already count as an event.
 ///
 /// # Errors
