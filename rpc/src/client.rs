@@ -91,6 +91,7 @@ impl ClientBuilder {
     /// [`CallError::Connect`] when no address of the name answers; [`CallError::DeadlineExceeded`] when none does within
     /// the call timeout.
     pub fn connect(self, address: impl ToSocketAddrs) -> Result<Client, CallError> {
+        self.limits.check().map_err(CallError::ApiMisuse)?;
         let addresses = address.to_socket_addrs().map_err(|error| CallError::Connect(Arc::new(error)))?.collect();
         let limits = Arc::new(self.limits);
         let shared = Shared { addresses, limits, links: Mutex::default(), connecting: dhaga::sync::Mutex::new(()) };
@@ -610,7 +611,7 @@ impl Side for Calling {
 
     fn delegate(_: &Arc<Connection<Self>>) {}
 
-    fn unfinished(_: &Arc<Connection<Self>>) {}
+    fn unfinished(_: &Arc<Connection<Self>>, _: usize) {}
 
     fn drained(connection: &Arc<Connection<Self>>) {
         if connection.side.is_ending.load(Ordering::SeqCst) {

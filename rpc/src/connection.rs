@@ -42,8 +42,8 @@ pub(crate) trait Side: Send + Sync + Sized + 'static {
     fn run(connection: &Arc<Connection<Self>>);
     /// Has others run what was taken, since the reader reads on.
     fn delegate(connection: &Arc<Connection<Self>>);
-    /// A frame has begun and not ended.
-    fn unfinished(connection: &Arc<Connection<Self>>);
+    /// So many bytes of a frame that has not ended are kept.
+    fn unfinished(connection: &Arc<Connection<Self>>, bytes: usize);
     /// All that was to be sent has left: there may be room for a frame that had to wait.
     fn drained(connection: &Arc<Connection<Self>>);
     /// The peer sends no more. Called once.
@@ -257,11 +257,9 @@ impl<S: Side> Connection<S> {
             match cut {
                 Ok(_) if self.is_closed() => return Step::Over,
                 Ok(Flow::Taken) => {
-                    let is_unfinished = incoming.is_unfinished();
+                    let bytes = incoming.unfinished_bytes();
                     drop(incoming);
-                    if is_unfinished {
-                        S::unfinished(self);
-                    }
+                    S::unfinished(self, bytes);
                     return then;
                 }
                 Ok(Flow::Wait) if has_room => fresh = &[],

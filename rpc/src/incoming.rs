@@ -31,6 +31,11 @@ impl Incoming {
         self.rest.is_some()
     }
 
+    /// Bytes that are kept for a frame which has not ended, or has to wait.
+    pub(crate) fn unfinished_bytes(&self) -> usize {
+        self.rest.as_ref().map_or(0, |rest| rest.bytes.len() - rest.start)
+    }
+
     /// Cuts `fresh`, behind what was left, into frames for `take`. Returns `Wait` if that is what `take` said last.
     ///
     /// # Errors

@@ -34,8 +34,12 @@ pub const CALLS_PER_CONNECTION_MAX: usize = 65_536;
 /// 1 MiB of unsent bytes, from where on callers wait: far above what one write takes, so it costs no throughput.
 pub const UNSENT_BYTES_MAX: usize = 1 << 20;
 
-/// 1 MiB of frames that were read and not yet given to a handler. Over it reading stops, and TCP holds the peer back.
+/// 1 MiB of requests that were read and not yet answered. Over it reading stops, and TCP holds the peer back.
 pub const QUEUED_BYTES_MAX: usize = 1 << 20;
+
+/// 256 MiB of frames that have begun and not ended, over all connections of a server: 32 of the largest at once. Without it
+/// 65 536 peers could each begin a frame of 8 MiB and go on byte by byte.
+pub const UNFINISHED_BYTES_PER_SERVER_MAX: usize = 256 << 20;
 
 /// 256 B charged for each queued frame on top of its bytes: a four-byte notification must not buy a task for nothing.
 pub const QUEUED_FRAME_OVERHEAD_BYTES: usize = 256;
@@ -81,8 +85,11 @@ pub struct Limits {
     pub calls_per_connection_max: usize,
     /// Unsent bytes of a connection from where on senders wait; see [`UNSENT_BYTES_MAX`].
     pub unsent_bytes_max: usize,
-    /// Bytes of queued incoming frames of a connection, [`QUEUED_FRAME_OVERHEAD_BYTES`] included for each.
+    /// Bytes of requests in flight on a connection, [`QUEUED_FRAME_OVERHEAD_BYTES`] included for each.
     pub queued_bytes_max: usize,
+    /// Bytes of unfinished frames of all connections; over it the connection that grows is closed. See
+    /// [`UNFINISHED_BYTES_PER_SERVER_MAX`].
+    pub unfinished_bytes_per_server_max: usize,
     /// Connections of one server; see [`CONNECTIONS_MAX`].
     pub connections_max: usize,
     /// Time until the first whole frame of an accepted connection; see [`FIRST_FRAME_WITHIN`].
@@ -108,12 +115,33 @@ impl Default for Limits {
             calls_per_connection_max: CALLS_PER_CONNECTION_MAX,
             unsent_bytes_max: UNSENT_BYTES_MAX,
             queued_bytes_max: QUEUED_BYTES_MAX,
+            unfinished_bytes_per_server_max: UNFINISHED_BYTES_PER_SERVER_MAX,
             connections_max: CONNECTIONS_MAX,
             first_frame_within: FIRST_FRAME_WITHIN,
             frame_must_grow_within: FRAME_MUST_GROW_WITHIN,
             call_timeout: CALL_TIMEOUT,
             unknown_answers_per_second_max: UNKNOWN_ANSWERS_PER_SECOND_MAX,
         }
+    }
+}
+
+impl Limits {
+    /// What is wrong with the limits, if anything: one of zero lets nothing happen at all.
+    pub(crate) fn check(&self) -> Result<(), &'static str> {
+        let counts = [
+            (self.frame_bytes_in_max, "Limits::frame_bytes_in_max is zero, so no message could come"),
+            (self.frame_bytes_out_max, "Limits::frame_bytes_out_max is zero, so no message could be sent"),
+            (self.depth_max, "Limits::depth_max is zero, and a message is one level deep"),
+            (
+                self.in_flight_per_connection_max,
+                "Limits::in_flight_per_connection_max is zero, so no handler could run",
+            ),
+            (self.in_flight_per_server_max, "Limits::in_flight_per_server_max is zero, so no handler could run"),
+            (self.calls_per_connection_max, "Limits::calls_per_connection_max is zero, so nothing could be called"),
+            (self.unsent_bytes_max, "Limits::unsent_bytes_max is zero, so nothing could be sent"),
+            (self.connections_max, "Limits::connections_max is zero, so nobody could connect"),
+        ];
+        counts.iter().find(|(limit, _)| *limit == 0).map_or(Ok(()), |(_, reason)| Err(reason))
     }
 }
 

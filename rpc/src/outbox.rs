@@ -35,10 +35,15 @@ struct State {
     is_dirty: bool,
     /// A writer dhaga holds what the socket did not take.
     has_writer: bool,
-    /// Bytes that the writer holds.
+    /// The rest of what a flush began: goes first, and nobody encodes into it, since it begins inside a message.
+    head: Vec<u8>,
+    /// Bytes of `head`, or that the writer holds.
     held: usize,
     is_closed: bool,
-    waiting: VecDeque<Unparker>,
+    /// Senders, by the numbers of their places.
+    waiting: VecDeque<(u64, Unparker)>,
+    /// Places ever given.
+    places: u64,
 }
 
 /// What became of an append.
@@ -95,14 +100,14 @@ impl Outbox {
     ///
     /// The deadline passed first, or what [`park::check`] says.
     pub(crate) fn wait_for_room(&self, deadline: Option<Instant>) -> Result<(), Interrupt> {
+        let mut place = Place { outbox: self, number: None };
         loop {
             park::check()?;
             let mut state = self.lock();
             if state.is_closed || state.unsent() < self.soft_max {
                 return Ok(());
             }
-            let me = park::unparker();
-            state.waiting.push_back(me);
+            place.take(&mut state);
             drop(state);
             if park::park_until(WaitReason::Write, deadline) == Parked::TimedOut {
                 park::check()?;
@@ -187,8 +192,9 @@ impl Outbox {
                 keep_spare(buffer);
             }
             _ => {
-                state.buffer = buffer;
-                state.buffer.drain(..written);
+                state.head = buffer;
+                state.head.drain(..written);
+                state.held = state.head.len();
                 state.has_writer = matches!(outcome, Flushed::Full);
             }
         }
@@ -219,7 +225,8 @@ impl Outbox {
     /// The next bytes for the writer. None left: the writer's time is over.
     fn take_batch(&self) -> Vec<u8> {
         let mut state = self.lock();
-        let batch = std::mem::take(&mut state.buffer);
+        let next = if state.head.is_empty() { &mut state.buffer } else { &mut state.head };
+        let batch = std::mem::take(next);
         state.held = batch.len();
         state.has_writer = !batch.is_empty();
         batch
@@ -235,8 +242,9 @@ impl Outbox {
     pub(crate) fn close(&self) -> bool {
         let mut state = self.lock();
         state.buffer = Vec::new();
+        state.head = Vec::new();
         state.is_dirty = false;
-        state.waiting.drain(..).for_each(|waiter| waiter.unpark());
+        state.waiting.drain(..).for_each(|(_, waiter)| waiter.unpark());
         !std::mem::replace(&mut state.is_closed, true)
     }
 }
@@ -250,6 +258,32 @@ struct Lent<'a> {
 impl Drop for Lent<'_> {
     fn drop(&mut self) {
         self.outbox.lock().put_back(std::mem::take(&mut self.buffer));
+    }
+}
+
+/// A place in the queue for room, left however the wait ends.
+struct Place<'a> {
+    outbox: &'a Outbox,
+    number: Option<u64>,
+}
+
+impl Place<'_> {
+    fn take(&mut self, state: &mut State) {
+        let number = *self.number.get_or_insert_with(|| {
+            state.places += 1;
+            state.places
+        });
+        if state.waiting.iter().all(|(other, _)| *other != number) {
+            state.waiting.push_back((number, park::unparker()));
+        }
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if let Some(number) = self.number {
+            self.outbox.lock().waiting.retain(|(other, _)| *other != number);
+        }
     }
 }
 
@@ -270,7 +304,7 @@ impl State {
 
     fn wake_if_room(&mut self, soft_max: usize) {
         if self.unsent() < soft_max {
-            self.waiting.drain(..).for_each(|waiter| waiter.unpark());
+            self.waiting.drain(..).for_each(|(_, waiter)| waiter.unpark());
         }
     }
 

@@ -83,6 +83,8 @@ struct Shared {
     limits: Arc<Limits>,
     /// Handlers that run or wait.
     in_flight: AtomicUsize,
+    /// Bytes of frames that have not ended, over all connections.
+    unfinished_bytes: AtomicUsize,
     accepted: AtomicU64,
     ignored: AtomicU64,
     closed_for_fault: AtomicU64,
@@ -178,12 +180,14 @@ impl ServerBuilder {
         listener: TcpListener,
         spawn: impl FnOnce(Builder, Box<dyn FnOnce() + Send>) -> Result<JoinHandle<()>, dhaga::SpawnError>,
     ) -> io::Result<Server> {
+        self.limits.check().map_err(|reason| io::Error::new(io::ErrorKind::InvalidInput, reason))?;
         let address = listener.local_addr()?;
         let room = Arc::new(Semaphore::new(self.limits.connections_max));
         let shared = Arc::new(Shared {
             methods: self.methods,
             limits: Arc::new(self.limits),
             in_flight: AtomicUsize::new(0),
+            unfinished_bytes: AtomicUsize::new(0),
             accepted: AtomicU64::new(0),
             ignored: AtomicU64::new(0),
             closed_for_fault: AtomicU64::new(0),
@@ -237,7 +241,11 @@ impl Server {
             // With it goes the listener: the port is free when this returns.
             let _ = acceptor.join_timeout(grace);
         }
-        while !self.shared.is_drained() && deadline.is_none_or(|deadline| Instant::now() < deadline) {
+        // While the thread unwinds nothing can be waited for.
+        while !std::thread::panicking()
+            && !self.shared.is_drained()
+            && deadline.is_none_or(|deadline| Instant::now() < deadline)
+        {
             dhaga::sleep(DRAIN_INTERVAL);
         }
         self.shared.is_drained()
@@ -284,20 +292,31 @@ impl Registry {
 
 /// A place among a server's connections, given back when the connection goes.
 struct Place {
-    server: Arc<Shared>,
+    /// `Some` until the place is dropped.
+    server: Option<Arc<Shared>>,
     worker: usize,
     /// Key in the registry; `None` before it is entered.
     key: Mutex<Option<usize>>,
     _room: OwnedSemaphorePermit,
 }
 
+impl Place {
+    fn server(&self) -> &Arc<Shared> {
+        self.server.as_ref().expect("it is there until the place is dropped")
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut registry = self.server.registry();
+        let Some(server) = self.server.take() else { return };
+        let mut registry = server.registry();
         registry.per_worker[self.worker] -= 1;
         if let Some(key) = *self.key.get_mut().unwrap_or_else(PoisonError::into_inner) {
             registry.open.remove(key);
         }
+        drop(registry);
+        // With the last connection may go the user's handlers, and what they have captured.
+        turn::drop_in_dhaga(server);
     }
 }
 
@@ -334,7 +353,7 @@ impl Shared {
     fn adopt(self: &Arc<Self>, stream: TcpStream, room: OwnedSemaphorePermit) {
         self.accepted.fetch_add(1, Ordering::Relaxed);
         let worker = self.registry().place();
-        let place = Place { server: self.clone(), worker, key: Mutex::new(None), _room: room };
+        let place = Place { server: Some(self.clone()), worker, key: Mutex::new(None), _room: room };
         let opened = turn::spawn_at(worker, move || {
             if let Err(error) = open(stream, place) {
                 log::warn!("a connection was lost as soon as it was accepted: {error}");
@@ -393,9 +412,10 @@ impl Watch {
         };
         let (is_unfinished, reads) = connection.progress();
         let has_grown = reads != self.reads;
+        let is_owing = is_unfinished || reads == 0;
         // A frame that waits for room of ours is not the peer's fault.
-        let is_owing = (is_unfinished && !connection.side.is_waiting.load(Ordering::SeqCst)) || reads == 0;
-        if has_grown && is_owing {
+        let is_ours = connection.side.is_waiting.load(Ordering::SeqCst);
+        if is_owing && (has_grown || is_ours) {
             self.reads = reads;
             self.overdue = now + limits.frame_must_grow_within;
         } else if is_owing && now >= self.overdue {
@@ -425,19 +445,38 @@ impl fmt::Display for Overdue {
 
 impl std::error::Error for Overdue {}
 
+/// All connections together have begun more than the server will hold.
+#[derive(Debug)]
+struct TooMuchUnfinished {
+    limit: usize,
+}
+
+impl fmt::Display for TooMuchUnfinished {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let limit = self.limit;
+        write!(
+            f,
+            "unfinished frames of all peers take more than {limit} bytes (Limits::unfinished_bytes_per_server_max)"
+        )
+    }
+}
+
+impl std::error::Error for TooMuchUnfinished {}
+
 fn is_cancelled(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|inner| inner.is::<dhaga::Cancelled>())
 }
 
 /// On the connection's own worker: from here its socket is listened to.
 fn open(stream: TcpStream, place: Place) -> io::Result<()> {
-    let server = place.server.clone();
+    let server = place.server().clone();
     let limits = server.limits.clone();
     let side = Serving {
         place,
         state: Mutex::default(),
         is_waiting: AtomicBool::new(false),
         is_watched: AtomicBool::new(false),
+        charged: AtomicUsize::new(0),
     };
     let connection = Connection::open(stream, side, limits)?;
     let mut registry = server.registry();
@@ -464,6 +503,14 @@ struct Serving {
     /// A frame waits for room: whoever makes room resumes the reader.
     is_waiting: AtomicBool,
     is_watched: AtomicBool,
+    /// Bytes of an unfinished frame that are charged to the server.
+    charged: AtomicUsize,
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.charge(0);
+    }
 }
 
 #[derive(Default)]
@@ -586,7 +633,14 @@ impl Side for Serving {
         connection.side.ensure_successor(connection, state);
     }
 
-    fn unfinished(connection: &Arc<Connection<Self>>) {
+    fn unfinished(connection: &Arc<Connection<Self>>, bytes: usize) {
+        let limit = connection.limits.unfinished_bytes_per_server_max;
+        if connection.side.charge(bytes) > limit && bytes > 0 {
+            return connection.side.close_for_fault(connection, Arc::new(TooMuchUnfinished { limit }));
+        }
+        if bytes == 0 {
+            return;
+        }
         connection.side.server().watch(connection, connection.limits.frame_must_grow_within);
     }
 
@@ -672,7 +726,17 @@ impl Serving {
     }
 
     fn server(&self) -> &Arc<Shared> {
-        &self.place.server
+        self.place.server()
+    }
+
+    /// Charges the bytes of an unfinished frame, instead of those charged before. Returns what the server holds in all.
+    fn charge(&self, bytes: usize) -> usize {
+        let before = self.charged.swap(bytes, Ordering::Relaxed);
+        if before == bytes {
+            return self.server().unfinished_bytes.load(Ordering::Relaxed);
+        }
+        self.server().unfinished_bytes.fetch_sub(before, Ordering::Relaxed);
+        self.server().unfinished_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes
     }
 
     /// Has a runner queued if anything is pending.
@@ -721,7 +785,7 @@ impl Serving {
 fn is_fault_of_peer(cause: &Cause) -> bool {
     let is_stalled = cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::TimedOut);
     let is_breach = cause.is::<FrameError>() || cause.is::<MessageError>() || cause.is::<DuplicateId>();
-    is_stalled || is_breach || cause.is::<Overdue>()
+    is_stalled || is_breach || cause.is::<Overdue>() || cause.is::<TooMuchUnfinished>()
 }
 
 /// Checks a frame against all that needs no user code, and copies what its handler will need.

@@ -91,14 +91,24 @@ pub(crate) struct Scope {
     /// The earliest deadline of this scope and those around it.
     deadline: Option<Instant>,
     /// Who is flagged with this scope.
-    children: Mutex<Children>,
+    ///
+    /// Boxed, because most scopes never have a child.
+    children: Mutex<Option<Box<Children>>>,
 }
 
-/// Boxed, because most scopes never have a child.
-#[allow(clippy::box_collection, reason = "one word in each of a million dhagas instead of three")]
-type Children = Option<Box<Vec<Weak<dyn Node>>>>;
+struct Children {
+    list: Vec<Weak<dyn Node>>,
+    /// The length at which dead links are swept.
+    sweep_at: usize,
+}
 
-/// Dead links are swept when a scope's list has this many entries, and again at each doubling.
+impl Default for Children {
+    fn default() -> Self {
+        Self { list: Vec::new(), sweep_at: CHILDREN_SWEEP_MIN }
+    }
+}
+
+/// Dead links are swept when a scope's list has this many entries, and then whenever it is twice as long as what was alive.
 const CHILDREN_SWEEP_MIN: usize = 32;
 
 impl Scope {
@@ -124,9 +134,10 @@ impl Scope {
     /// Makes `child` follow this scope's cancellation from now on. A scope that is cancelled already flags it at once.
     pub(crate) fn adopt(&self, child: &Arc<dyn Node>) {
         let mut children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
-        let list = children.get_or_insert_default();
-        if list.len() >= CHILDREN_SWEEP_MIN && list.len().is_power_of_two() {
+        let Children { list, sweep_at } = &mut **children.get_or_insert_default();
+        if list.len() >= *sweep_at {
             list.retain(|link| link.strong_count() > 0);
+            *sweep_at = (2 * list.len()).max(CHILDREN_SWEEP_MIN);
         }
         list.push(Arc::downgrade(child));
         drop(children);
@@ -154,7 +165,7 @@ fn flag(node: &dyn Node) -> Vec<Weak<dyn Node>> {
     }
     node.wake();
     let children = scope.children.lock().unwrap_or_else(PoisonError::into_inner).take();
-    children.map_or_else(Vec::new, |list| *list)
+    children.map_or_else(Vec::new, |children| children.list)
 }
 
 #[cfg(test)]
@@ -229,7 +240,13 @@ mod tests {
         for _ in 0..10_000 {
             drop(child_of(&root));
         }
-        let links = root.scope.children.lock().expect("no test panics with it").as_ref().map_or(0, |list| list.len());
+        let links = root
+            .scope
+            .children
+            .lock()
+            .expect("no test panics with it")
+            .as_ref()
+            .map_or(0, |children| children.list.len());
         assert!(links <= CHILDREN_SWEEP_MIN, "{links} dead links are kept");
     }
 

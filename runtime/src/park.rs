@@ -90,7 +90,7 @@ pub fn unparker() -> Unparker {
         with_worker(|worker| if panicking() { None } else { worker.current().map(|task| worker.address(&task)) });
     match dhaga.flatten() {
         Some(address) => Unparker(Sleeper::Dhaga(address)),
-        None => Unparker(Sleeper::Thread(THREAD.with(|thread| thread.parker.clone()))),
+        None => Unparker(Sleeper::Thread(this_thread())),
     }
 }
 
@@ -194,6 +194,22 @@ pub fn is_torn_down() -> bool {
     with_task(|_, task| task.is_unwinding.get()).unwrap_or(false)
 }
 
+/// Counts an operation that may well not wait. Now and then it gives way first, so that a dhaga whose operations never wait
+/// cannot keep its worker to itself. Call it before the operation: what was consumed must not be lost if this throws.
+#[inline(always)]
+pub fn spend() {
+    if with_worker(Worker::spend) == Some(true) {
+        give_way();
+    }
+}
+
+#[cold]
+fn give_way() {
+    if !panicking() && is_in_dhaga() {
+        yield_now();
+    }
+}
+
 /// What stands against a fallible wait: the deadline or cancellation of the scope around it, or that the thread panics.
 ///
 /// # Errors
@@ -243,7 +259,9 @@ fn check_task(task: &Task) -> Result<(), Interrupt> {
 }
 
 fn check_thread() -> Result<(), Interrupt> {
-    THREAD.with(|thread| thread.scope.borrow().as_ref().map_or(Ok(()), |node| check_node(&**node)))
+    THREAD
+        .try_with(|thread| thread.scope.borrow().as_ref().map_or(Ok(()), |node| check_node(&**node)))
+        .unwrap_or(Ok(()))
 }
 
 #[inline(always)]
@@ -271,7 +289,9 @@ pub(crate) fn scope_deadline() -> Option<Instant> {
         }
     });
     of_task.unwrap_or_else(|| {
-        THREAD.with(|thread| thread.scope.borrow().as_ref().and_then(|node| node.scope().deadline()))
+        THREAD
+            .try_with(|thread| thread.scope.borrow().as_ref().and_then(|node| node.scope().deadline()))
+            .unwrap_or(None)
     })
 }
 
@@ -295,7 +315,7 @@ pub(crate) fn current_node() -> Option<Arc<dyn Node>> {
         Some(node) => Some(node.clone()),
         None => task.job.borrow().clone().map(|job| job as Arc<dyn Node>),
     });
-    of_task.unwrap_or_else(|| THREAD.with(|thread| thread.scope.borrow().clone()))
+    of_task.unwrap_or_else(|| THREAD.try_with(|thread| thread.scope.borrow().clone()).unwrap_or(None))
 }
 
 #[inline(always)]
@@ -352,7 +372,9 @@ pub(crate) fn is_in_dhaga() -> bool {
 #[inline(always)]
 pub(crate) fn here() -> Here {
     let dhaga = with_task(|worker, task| Here::dhaga(worker, task));
-    dhaga.unwrap_or_else(|| THREAD.with(|thread| Here(u64::from(thread.number) << 16)))
+    // While a thread's locals are destroyed it has no number any more: it is some thread.
+    let number = || THREAD.try_with(|thread| thread.number).unwrap_or(u32::MAX);
+    dhaga.unwrap_or_else(|| Here(u64::from(number()) << 16))
 }
 
 /// Whether the caller, who unwinds from a panic and so cannot switch, would wait for a dhaga of its own worker.
@@ -421,6 +443,11 @@ thread_local! {
     };
 }
 
+/// The parker of this OS thread; one for once while the thread's locals are destroyed.
+fn this_thread() -> Arc<ThreadParker> {
+    THREAD.try_with(|thread| thread.parker.clone()).unwrap_or_default()
+}
+
 fn next_thread_number() -> u32 {
     static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(1);
     NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
@@ -428,6 +455,6 @@ fn next_thread_number() -> u32 {
 
 #[cold]
 fn block_thread(deadline: Option<Instant>) -> Wake {
-    let parker = THREAD.with(|thread| thread.parker.clone());
+    let parker = this_thread();
     parker.park_until(deadline)
 }

@@ -27,7 +27,9 @@ pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 /// Workers with their dhagas. Most programs never name one: [`spawn`](crate::spawn) starts the default runtime at first use.
 ///
 /// Dropping a runtime unwinds its dhagas: each wait in them throws, so that their `Drop` code runs, and what has not
-/// ended within [`SHUTDOWN_GRACE`] is left alone and logged. The default runtime is not shut down at process exit, just
+/// ended within [`SHUTDOWN_GRACE`] is left alone and logged. They unwind in no special order: a `Drop` that locks a mutex
+/// which another dhaga of the same worker holds aborts the process, as in any unwinding. So let dhagas end by themselves
+/// before, or hold no lock across a wait that a `Drop` needs. The default runtime is not shut down at process exit, just
 /// as std does not join threads.
 ///
 /// # Panics
@@ -430,7 +432,10 @@ pub(crate) fn submit_at(index: usize, job: Arc<dyn Job>) -> Result<(), SpawnErro
         if !worker.take_credit() {
             return Err(SpawnError::TooMany { limit: worker.shared.tasks_max });
         }
-        injector.push(Message::StartHere(job)).map_err(|_| SpawnError::ShuttingDown)
+        injector.push(Message::StartHere(job)).map_err(|_| {
+            worker.return_one_credit();
+            SpawnError::ShuttingDown
+        })
     });
     submitted.unwrap_or(Err(SpawnError::NoWorker))
 }

@@ -40,6 +40,8 @@ const DOZE_MAX: Duration = Duration::from_micros(50);
 const PLACEMENT_LIVE_MIN: usize = 8;
 /// Touched stacks that a worker keeps for the next burst: 256 KiB of memory, if each uses a page.
 const WARM_STACKS_MIN: usize = 64;
+/// Operations that do not wait between two times that a dhaga gives way: a hundred microseconds of socket calls.
+const BUDGET_MAX: u32 = 64;
 /// How often a worker gives an eighth of the stacks that it did not need meanwhile back to the system, so that half of
 /// them are gone after half a second.
 const TRIM_PERIOD: Duration = Duration::from_millis(100);
@@ -174,6 +176,8 @@ pub(crate) struct Worker {
     resumes: Cell<u32>,
     /// Resumes between two looks at the clock, as the last batch found it.
     pace: Cell<u32>,
+    /// Operations that the running dhaga may still do before it gives way.
+    budget: Cell<u32>,
     /// When the sockets are looked at again although there is work.
     poll_due: Cell<Instant>,
     /// Something ran since the worker last slept.
@@ -197,10 +201,22 @@ pub(crate) fn run_worker(worker: Worker) {
     WORKER.with(|cell| {
         assert!(cell.set(worker).is_ok(), "an OS thread becomes a worker only once");
         let worker = cell.get().expect("it was set a line ago");
+        let abort_on_unwind = AbortOnUnwind;
         worker.run();
+        std::mem::forget(abort_on_unwind);
         worker.injector.hang_up();
         worker.shared.end_worker();
     });
+}
+
+/// A worker that unwinds would leave its dhagas behind, who never run again, and everybody who waits for them.
+struct AbortOnUnwind;
+
+impl Drop for AbortOnUnwind {
+    fn drop(&mut self) {
+        eprintln!("\na panic reached a dhaga worker's own context, where no user code may run: aborting");
+        std::process::abort();
+    }
 }
 
 impl Worker {
@@ -229,6 +245,7 @@ impl Worker {
             callbacks: RefCell::default(),
             resumes: Cell::new(0),
             pace: Cell::new(1),
+            budget: Cell::new(BUDGET_MAX),
             poll_due: Cell::new(now()),
             was_useful: Cell::new(false),
             is_stopping: Cell::new(false),
@@ -618,6 +635,7 @@ impl Worker {
     #[inline(always)]
     fn resume(&self, task: Rc<Task>) {
         task.state.set(State::Running);
+        self.budget.set(BUDGET_MAX);
         let verdict = task.verdict.replace(Wake::Ready);
         *self.current.borrow_mut() = Some(task.clone());
         let outcome = {
@@ -656,7 +674,7 @@ impl Worker {
     }
 
     #[inline(always)]
-    fn return_one_credit(&self) {
+    pub(crate) fn return_one_credit(&self) {
         let (credit, kept) = (self.credit.get() + 1, self.credit_lot - 1);
         if credit <= 2 * kept {
             self.credit.set(credit);
@@ -720,6 +738,14 @@ impl Worker {
             self.timers.borrow_mut().cancel(key);
         }
         wake
+    }
+
+    /// Counts an operation of the running dhaga. Returns whether it shall give way.
+    #[inline(always)]
+    pub(crate) fn spend(&self) -> bool {
+        let left = self.budget.get();
+        self.budget.set(left.saturating_sub(1));
+        left == 0
     }
 
     /// Sends the running dhaga to the tail of the queue.

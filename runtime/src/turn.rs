@@ -98,6 +98,17 @@ pub fn spawn_at(worker: usize, f: impl FnOnce() + Send + 'static) -> Result<(), 
     submit_at(worker, detached(Location::caller(), f))
 }
 
+/// Drops `value`, which may own what users wrote. On a worker's own context, where that must not run, a dhaga drops it.
+pub fn drop_in_dhaga(value: impl Send + 'static) {
+    let is_on_worker = with_worker(|worker| !worker.is_in_dhaga()).unwrap_or(false);
+    if !is_on_worker {
+        return drop(value);
+    }
+    let job = detached(Location::caller(), move || drop(value));
+    // Not refused at the limit of dhagas: it was there before, in a way.
+    with_worker(|worker| worker.push_local(job));
+}
+
 /// Workers of the caller's runtime; `None` on a plain thread.
 pub fn workers() -> Option<usize> {
     with_worker(|worker| worker.shared.workers)

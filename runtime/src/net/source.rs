@@ -110,6 +110,7 @@ impl<S: AsFd> Source<S> {
         let mut deadline = None;
         loop {
             park::check_attempt()?;
+            park::spend();
             if let Some(done) = self.attempt(manner.direction, &mut attempt, &is_drained) {
                 return done;
             }

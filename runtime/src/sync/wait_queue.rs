@@ -193,6 +193,7 @@ pub(super) fn park_fallibly(reason: WaitReason, deadline: Option<Instant>) -> Op
 /// A panic in flight stops no attempt, only waiting: a destructor may return things by a channel.
 #[inline(always)]
 pub(super) fn check_scope() -> Result<(), Interrupt> {
+    park::spend();
     match park::check() {
         Err(Interrupt::Panicking) => Ok(()),
         checked => checked,
