@@ -320,3 +320,39 @@ impl State {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// More than the kernel buffers of a connection that nobody reads.
+    const LARGE: usize = 64 << 20;
+
+    #[test]
+    fn the_rest_of_a_half_sent_message_goes_first_and_nobody_encodes_into_it() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port can be had");
+        let address = listener.local_addr().expect("it is bound");
+        let stream = TcpStream::connect(address).expect("it listens");
+        let outbox = Outbox::new(usize::MAX);
+        outbox.append(|buffer| buffer.resize(LARGE, 1));
+        assert!(matches!(outbox.flush(&stream), Flushed::Full));
+        outbox.append(|buffer| {
+            assert!(buffer.is_empty(), "a message is put behind half of another");
+            buffer.push(2);
+        });
+        let head = outbox.take_batch();
+        assert!(!head.is_empty() && head.iter().all(|byte| *byte == 1));
+        outbox.note_written(head.len());
+        assert_eq!(outbox.take_batch(), [2]);
+    }
+
+    #[test]
+    fn who_waited_for_room_in_vain_leaves_no_place_behind() {
+        let outbox = Outbox::new(1);
+        outbox.append(|buffer| buffer.push(1));
+        for _ in 0..10 {
+            assert_eq!(outbox.wait_for_room(Some(Instant::now())), Err(Interrupt::DeadlineExceeded));
+        }
+        assert!(outbox.lock().waiting.is_empty());
+    }
+}

@@ -251,6 +251,17 @@ mod tests {
     }
 
     #[test]
+    fn a_sweep_that_frees_little_is_not_repeated_at_once() {
+        let root = Probe::default();
+        let alive: Vec<_> = (0..1023).map(|_| child_of(&root)).collect();
+        drop(child_of(&root));
+        drop(child_of(&root));
+        let children = root.scope.children.lock().expect("no test panics with it");
+        let children = children.as_ref().expect("there are some");
+        assert!(children.sweep_at >= children.list.len() + alive.len() / 2);
+    }
+
+    #[test]
     fn the_earlier_deadline_counts() {
         let now = Instant::now();
         let later = now + Duration::from_secs(1);

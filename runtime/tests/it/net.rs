@@ -587,3 +587,27 @@ fn accept_without_descriptors_is_an_error_and_works_again_later() {
         runtime.spawn(body).join().expect("the body ends well");
     });
 }
+
+#[test]
+fn a_peer_that_never_stops_sending_starves_nobody() {
+    within_deadline(DEADLINE, || {
+        let listener = std::net::TcpListener::bind(ANY_PORT).expect("a port can be had");
+        let address = listener.local_addr().expect("it is bound");
+        let sender = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("somebody connects");
+            while stream.write_all(&[0; 1 << 20]).is_ok() {}
+        });
+        let runtime = Runtime::builder().workers(1).build().expect("threads can be had");
+        let reader = runtime.spawn(move || {
+            let mut stream = TcpStream::connect(address).expect("it listens");
+            let mut buffer = [0; 1024];
+            // Never waits: the sender is faster.
+            while stream.read(&mut buffer).is_ok_and(|count| count > 0) {}
+        });
+        let other = runtime.spawn(|| (0..20).for_each(|_| dhaga::sleep(Duration::from_millis(1))));
+        other.join().expect("the other dhaga gets its turns");
+        reader.cancel();
+        reader.join().expect("the reader ends with an error of its read");
+        sender.join().expect("and the sender with it");
+    });
+}

@@ -861,3 +861,22 @@ fn a_timeout_that_races_with_the_one_message_loses_nothing() {
         ]
     });
 }
+
+#[test]
+fn a_lock_can_be_taken_while_a_threads_locals_are_destroyed() {
+    static LOCK: Mutex<bool> = Mutex::new(false);
+    struct LocksInDrop;
+    impl Drop for LocksInDrop {
+        fn drop(&mut self) {
+            *locked(&LOCK) = true;
+        }
+    }
+    thread_local!(static LOCAL: LocksInDrop = const { LocksInDrop });
+    let user = thread::spawn(|| {
+        // Destroyed last, because it was first: by then nothing that locks need is left.
+        LOCAL.with(|_| ());
+        *locked(&LOCK) = false;
+    });
+    user.join().expect("the thread ends in order");
+    assert!(*locked(&LOCK));
+}
