@@ -534,12 +534,11 @@ impl Calling {
         self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Closes the connection as soon as all that was sent has left.
+    /// Closes the connection as soon as all that was sent has left. What the socket takes leaves at once, since the process
+    /// may be about to end.
     fn end(&self, connection: &Arc<Connection<Self>>) {
         self.is_ending.store(true, Ordering::SeqCst);
-        if connection.is_flushed() {
-            connection.close(None);
-        }
+        connection.flush();
     }
 }
 
@@ -614,8 +613,8 @@ impl Side for Calling {
     fn unfinished(_: &Arc<Connection<Self>>, _: usize) {}
 
     fn drained(connection: &Arc<Connection<Self>>) {
-        if connection.side.is_ending.load(Ordering::SeqCst) {
-            connection.side.end(connection);
+        if connection.side.is_ending.load(Ordering::SeqCst) && connection.is_flushed() {
+            connection.close(None);
         }
     }
 

@@ -163,7 +163,8 @@ impl<S: Side> Connection<S> {
         }
     }
 
-    fn flush(self: &Arc<Self>) {
+    /// Hands what is unsent to the socket; what that does not take, a writer waits with.
+    pub(crate) fn flush(self: &Arc<Self>) {
         match self.outbox.flush(&self.stream) {
             Flushed::Done => S::drained(self),
             Flushed::Broken(error) => self.close(Some(Arc::new(error))),
