@@ -241,14 +241,15 @@ impl Server {
             // With it goes the listener: the port is free when this returns.
             let _ = acceptor.join_timeout(grace);
         }
-        // While the thread unwinds nothing can be waited for.
-        while !std::thread::panicking()
-            && !self.shared.is_drained()
-            && deadline.is_none_or(|deadline| Instant::now() < deadline)
-        {
+        while !self.shared.is_drained() {
+            // While the thread unwinds nothing can be waited for.
+            if std::thread::panicking() || deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return false;
+            }
             dhaga::sleep(DRAIN_INTERVAL);
         }
-        self.shared.is_drained()
+        // Asked once only: a request that is refused now has its refusal unsent for a moment.
+        true
     }
 
     fn stop_accepting(&mut self) {
