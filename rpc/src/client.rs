@@ -186,7 +186,7 @@ impl Client {
     }
 
     fn deadline(&self, timeout: Duration) -> Option<Instant> {
-        park::earliest(Instant::now().checked_add(timeout))
+        park::earliest(park::now().checked_add(timeout))
     }
 
     fn request<E>(&self, deadline: Option<Instant>, encode: E) -> Result<Answer, CallError>
@@ -294,7 +294,7 @@ impl Shared {
 
     #[cold]
     fn connect(&self, deadline: Option<Instant>) -> Result<Arc<Connection<Calling>>, CallError> {
-        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(park::now()));
         let _turn = match self.connecting.lock_timeout(left.unwrap_or(Duration::MAX)) {
             Ok(turn) => turn,
             Err(LockTimeoutError::Poisoned(turn)) => turn.into_inner(),
@@ -318,7 +318,7 @@ impl Shared {
     fn dial(&self, deadline: Option<Instant>) -> Result<TcpStream, CallError> {
         let mut last = io::Error::new(io::ErrorKind::InvalidInput, "the name stands for no address");
         for address in &self.addresses {
-            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(park::now()));
             if left == Some(Duration::ZERO) {
                 return Err(CallError::DeadlineExceeded);
             }
@@ -329,7 +329,7 @@ impl Shared {
         }
         park::check()?;
         match last.kind() {
-            io::ErrorKind::TimedOut if deadline.is_some_and(|deadline| deadline <= Instant::now()) => {
+            io::ErrorKind::TimedOut if deadline.is_some_and(|deadline| deadline <= park::now()) => {
                 Err(CallError::DeadlineExceeded)
             }
             _ => Err(CallError::Connect(Arc::new(last))),
@@ -509,7 +509,7 @@ impl Calls {
             places: 0,
             given_up: 0,
             ended: None,
-            unknown: Unknown { since: Instant::now(), count: 0 },
+            unknown: Unknown { since: park::now(), count: 0 },
         }
     }
 
@@ -551,7 +551,7 @@ struct Unknown {
 impl Unknown {
     /// Counts one. Returns whether it is still within `per_second`.
     fn count(&mut self, per_second: u32) -> bool {
-        let now = Instant::now();
+        let now = park::now();
         if now - self.since >= Duration::from_secs(1) {
             *self = Self { since: now, count: 0 };
         }

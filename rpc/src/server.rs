@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use dhaga::net::{TcpListener, TcpStream};
 use dhaga::sync::{OwnedSemaphorePermit, Semaphore};
-use dhaga::{Builder, JoinHandle, Runtime, turn, yield_now};
+use dhaga::{Builder, JoinHandle, Runtime, park, turn, yield_now};
 
 use crate::connection::{Connection, Side};
 use crate::error::{Cause, Refusal};
@@ -234,7 +234,7 @@ impl Server {
     /// Drains: accepts nothing more, refuses new requests with an error answer, lets the calls in flight finish and their
     /// answers leave, up to `grace`, and then closes all connections. Suspends. Returns whether every call finished.
     pub fn shutdown(mut self, grace: Duration) -> bool {
-        let deadline = Instant::now().checked_add(grace);
+        let deadline = park::now().checked_add(grace);
         self.shared.is_draining.store(true, Ordering::SeqCst);
         if let Some(acceptor) = self.acceptor.take() {
             acceptor.cancel();
@@ -243,7 +243,7 @@ impl Server {
         }
         while !self.shared.is_drained() {
             // While the thread unwinds nothing can be waited for.
-            if std::thread::panicking() || deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            if std::thread::panicking() || deadline.is_some_and(|deadline| park::now() >= deadline) {
                 return false;
             }
             dhaga::sleep(DRAIN_INTERVAL);
@@ -370,7 +370,7 @@ impl Shared {
         if connection.side.is_watched.swap(true, Ordering::SeqCst) {
             return;
         }
-        let Some(overdue) = Instant::now().checked_add(within) else { return };
+        let Some(overdue) = park::now().checked_add(within) else { return };
         let watch = Watch { connection: Arc::downgrade(connection), reads: connection.progress().1, overdue };
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         watched.list.push(watch);
@@ -382,7 +382,7 @@ impl Shared {
 
     /// Looks at all watched connections once. Returns whether any is left.
     fn look_after_watched(&self) -> bool {
-        let now = Instant::now();
+        let now = park::now();
         let mut list = {
             let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
             std::mem::take(&mut watched.list)
@@ -986,7 +986,7 @@ impl Slice {
         if !self.requests.is_multiple_of(REQUESTS_PER_CLOCK_READ) {
             return false;
         }
-        let now = Instant::now();
+        let now = park::now();
         let is_over = now - *self.began.get_or_insert(now) > RUN_MAX;
         if is_over {
             self.began = None;

@@ -21,7 +21,7 @@ pub use crate::context::Interrupt;
 use crate::context::Node;
 use crate::coroutine::Wake;
 use crate::run_queue::{Address, Message};
-use crate::scheduler::{Worker, now, with_worker};
+use crate::scheduler::{Worker, with_worker};
 pub use crate::task::WaitReason;
 use crate::task::{Task, TaskId};
 
@@ -302,6 +302,12 @@ pub fn earliest(own: Option<Instant>) -> Option<Instant> {
         (Some(own), Some(around)) => Some(own.min(around)),
         (own, around) => own.or(around),
     }
+}
+
+/// The clock that all deadlines are measured by: monotonic.
+#[inline(always)]
+pub fn now() -> Instant {
+    crate::scheduler::now()
 }
 
 /// The instant `timeout` from now. `None` (no deadline) when it lies beyond what the clock can tell.
