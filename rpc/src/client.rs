@@ -9,7 +9,6 @@
 //! A client has a connection for each worker that calls, opened when used, so a call never crosses threads. A plain thread
 //! has no worker: its calls are made by a dhaga on its behalf.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -31,6 +30,7 @@ use crate::in_flight::{Full, InFlight};
 use crate::incoming::Flow;
 use crate::limits::Limits;
 use crate::message::{self, Message};
+use crate::waiters::Waiters;
 
 /// Calls methods of one server. Cheap to clone; all clones, on all threads, share its connections, which are closed when
 /// the last clone goes.
@@ -439,7 +439,7 @@ impl Drop for Pending<'_> {
             let mut calls = self.connection.side.calls();
             if calls.in_flight.cancel(self.id).is_some() {
                 calls.given_up += u64::from(self.is_sent);
-                calls.wake_one();
+                calls.waiting.wake_one();
             }
         }
     }
@@ -454,16 +454,12 @@ struct Place<'a> {
 impl Place<'_> {
     fn take(&mut self, calls: &mut Calls) {
         self.leave(calls);
-        calls.places += 1;
-        self.number = Some(calls.places);
-        calls.waiting.push_back((calls.places, park::unparker()));
+        self.number = Some(calls.waiting.join());
     }
 
     /// Returns whether the place was taken out already, by a wake.
     fn leave(&mut self, calls: &mut Calls) -> bool {
-        let Some(number) = self.number.take() else { return false };
-        let at = calls.waiting.iter().position(|(other, _)| *other == number);
-        at.and_then(|at| calls.waiting.remove(at)).is_none()
+        self.number.take().is_some_and(|number| !calls.waiting.leave(number))
     }
 }
 
@@ -472,7 +468,7 @@ impl Drop for Place<'_> {
         if self.number.is_some() {
             let mut calls = self.side.calls();
             if self.leave(&mut calls) {
-                calls.wake_one();
+                calls.waiting.wake_one();
             }
         }
     }
@@ -490,10 +486,8 @@ pub(crate) struct Calling {
 
 struct Calls {
     in_flight: InFlight<Arc<Slot>>,
-    /// Callers for whom there was no room, by the numbers of their places.
-    waiting: VecDeque<(u64, Unparker)>,
-    /// Places ever given.
-    places: u64,
+    /// Callers for whom there was no room.
+    waiting: Waiters,
     /// Calls whose callers did not wait for the answer, which may yet come.
     given_up: u64,
     /// Why the connection ended.
@@ -505,17 +499,10 @@ impl Calls {
     fn new(limits: &Limits) -> Self {
         Self {
             in_flight: InFlight::new(limits.calls_per_connection_max),
-            waiting: VecDeque::new(),
-            places: 0,
+            waiting: Waiters::default(),
             given_up: 0,
             ended: None,
             unknown: Unknown { since: park::now(), count: 0 },
-        }
-    }
-
-    fn wake_one(&mut self) {
-        if let Some((_, waiter)) = self.waiting.pop_front() {
-            waiter.unpark();
         }
     }
 
@@ -630,10 +617,9 @@ impl Side for Calling {
         let mut calls = connection.side.calls();
         calls.ended = Some(error.clone());
         let failed: Vec<_> = calls.in_flight.fail_all().collect();
-        let waiting = std::mem::take(&mut calls.waiting);
+        calls.waiting.wake_all();
         drop(calls);
         failed.iter().for_each(|(_, slot)| slot.fill(Err(error.clone())));
-        waiting.iter().for_each(|(_, waiter)| waiter.unpark());
     }
 }
 
@@ -654,7 +640,7 @@ fn complete(connection: &Arc<Connection<Calling>>, id: u32, outcome: Result<&[u8
         }
         return;
     };
-    calls.wake_one();
+    calls.waiting.wake_one();
     drop(calls);
     slot.fill(match outcome {
         Ok(result) => Ok(result.into()),

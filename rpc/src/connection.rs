@@ -141,7 +141,7 @@ impl<S: Side> Connection<S> {
         self.outbox.append(|buffer| buffer.extend_from_slice(messages))
     }
 
-    /// As [`append`](Self::append), if there is room below the soft limit.
+    /// As [`append`](Self::append), if there is room below the limit of unsent bytes.
     pub(crate) fn try_append(&self, messages: &[u8]) -> Option<Appended> {
         self.outbox.try_append(messages)
     }
@@ -290,10 +290,6 @@ impl<S: Side> Connection<S> {
             return;
         }
         turn::stop_on_ready(&self.stream);
-        self.tear_down(reason);
-    }
-
-    fn tear_down(self: &Arc<Self>, reason: Option<Cause>) {
         // What is buffered and belongs to nobody who waits still has a chance to leave.
         if reason.is_none() {
             // It fails when the peer was faster.
@@ -326,10 +322,8 @@ impl<S: Side> OnReady for Listening<S> {
 
 impl<S: Side> Drop for Listening<S> {
     fn drop(&mut self) {
-        let Self(connection) = self;
-        // Not `close`: the callback is being dropped already, under its lock.
-        if !connection.is_closed.swap(true, Ordering::SeqCst) {
-            connection.tear_down(Some(Arc::new(io::Error::other("the runtime of the connection has ended"))));
+        if !self.0.is_closed() {
+            self.0.close(Some(Arc::new(io::Error::other("the runtime of the connection has ended"))));
         }
     }
 }

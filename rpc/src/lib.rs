@@ -23,7 +23,7 @@
 //! | 0 | [`error`], [`limits`] |
 //! | 1 | [`frame`]: whole values out of bytes |
 //! | 2 | [`message`], [`encode`]: requests, answers and notifications from and to bytes |
-//! | 3 | [`in_flight`]: ids; [`service`]: methods; `incoming`, `outbox`: what is unfinished |
+//! | 3 | [`in_flight`]: ids; [`service`]: methods; `incoming`, `waiters`, `outbox`: what is unfinished |
 //! | 4 | `connection`: one socket, for either side |
 //! | 5 | `server`, `client` |
 #![forbid(unsafe_code)]
@@ -38,8 +38,10 @@ pub mod message;
 
 pub mod in_flight;
 mod incoming;
-mod outbox;
 pub mod service;
+mod waiters;
+
+mod outbox;
 
 mod connection;
 

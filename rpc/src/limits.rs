@@ -47,7 +47,7 @@ pub const QUEUED_FRAME_OVERHEAD_BYTES: usize = 256;
 /// 65 536 connections: tens of thousands are the purpose. Each takes a descriptor, so the process needs as many.
 pub const CONNECTIONS_MAX: usize = 65_536;
 
-/// 10 s until the first whole frame, so that a silent stranger does not hold a descriptor.
+/// 10 s until the first byte, so that a silent stranger does not hold a descriptor.
 pub const FIRST_FRAME_WITHIN: Duration = Duration::from_secs(10);
 
 /// 10 s without one byte more of an unfinished frame end the connection.

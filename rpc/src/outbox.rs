@@ -3,19 +3,20 @@
 //! ```text
 //!   handlers, callers ──append──▶ buffer ──end of the turn──▶ one write ──▶ all taken: done
 //!                                   ▲                             └─ socket full: a writer dhaga waits, then writes on
-//!                                   └── above the soft limit senders wait here
+//!                                   └── above the limit of unsent bytes senders wait here
 //! ```
 //!
 //! The buffer is taken out of the lock while a message is encoded: that runs the user's `Serialize`, which might wait.
 
-use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use dhaga::net::TcpStream;
-use dhaga::park::{self, Parked, Unparker, WaitReason};
+use dhaga::park::{self, Parked, WaitReason};
 use dhaga::{Interrupt, turn};
+
+use crate::waiters::Waiters;
 
 /// Capacity that a worker keeps for the next buffer. A larger one, from a large message, is freed.
 const SPARE_BYTES_MAX: usize = 256 << 10;
@@ -25,7 +26,7 @@ pub const UNSENT_MUST_MOVE_WITHIN: Duration = Duration::from_secs(30);
 /// What is yet to be sent on one connection.
 pub(crate) struct Outbox {
     state: Mutex<State>,
-    soft_max: usize,
+    unsent_max: usize,
 }
 
 #[derive(Default)]
@@ -40,10 +41,8 @@ struct State {
     /// Bytes of `head`, or that the writer holds.
     held: usize,
     is_closed: bool,
-    /// Senders, by the numbers of their places.
-    waiting: VecDeque<(u64, Unparker)>,
-    /// Places ever given.
-    places: u64,
+    /// Senders for whom there is no room.
+    waiting: Waiters,
 }
 
 /// What became of an append.
@@ -86,15 +85,15 @@ fn keep_spare(mut buffer: Vec<u8>) {
 }
 
 impl Outbox {
-    pub(crate) fn new(soft_max: usize) -> Self {
-        Self { state: Mutex::default(), soft_max }
+    pub(crate) fn new(unsent_max: usize) -> Self {
+        Self { state: Mutex::default(), unsent_max }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until there is room below the soft limit. Suspends.
+    /// Waits until there is room below the limit of unsent bytes. Suspends.
     ///
     /// # Errors
     ///
@@ -104,7 +103,7 @@ impl Outbox {
         loop {
             park::check()?;
             let mut state = self.lock();
-            if state.is_closed || state.unsent() < self.soft_max {
+            if state.is_closed || state.unsent() < self.unsent_max {
                 return Ok(());
             }
             place.take(&mut state);
@@ -116,9 +115,9 @@ impl Outbox {
         }
     }
 
-    /// Whether the soft limit is met.
+    /// Whether the limit of unsent bytes is met.
     pub(crate) fn is_full(&self) -> bool {
-        self.lock().unsent() >= self.soft_max
+        self.lock().unsent() >= self.unsent_max
     }
 
     /// Whether everything was handed to the socket.
@@ -147,13 +146,13 @@ impl Outbox {
         }
     }
 
-    /// Appends whole messages, if there is room below the soft limit.
+    /// Appends whole messages, if there is room below the limit of unsent bytes.
     pub(crate) fn try_append(&self, messages: &[u8]) -> Option<Appended> {
         let mut state = self.lock();
         if state.is_closed {
             return Some(Appended::Closed);
         }
-        if state.unsent() >= self.soft_max {
+        if state.unsent() >= self.unsent_max {
             return None;
         }
         if state.buffer.capacity() == 0 {
@@ -187,7 +186,7 @@ impl Outbox {
         let buffer = std::mem::take(&mut state.buffer);
         match outcome {
             Flushed::Done => {
-                state.wake_if_room(self.soft_max);
+                state.wake_if_room(self.unsent_max);
                 drop(state);
                 keep_spare(buffer);
             }
@@ -235,7 +234,7 @@ impl Outbox {
     fn note_written(&self, count: usize) {
         let mut state = self.lock();
         state.held -= count;
-        state.wake_if_room(self.soft_max);
+        state.wake_if_room(self.unsent_max);
     }
 
     /// Takes nothing more, drops what is unsent, and lets all senders go on. Returns whether it was open.
@@ -244,7 +243,7 @@ impl Outbox {
         state.buffer = Vec::new();
         state.head = Vec::new();
         state.is_dirty = false;
-        state.waiting.drain(..).for_each(|(_, waiter)| waiter.unpark());
+        state.waiting.wake_all();
         !std::mem::replace(&mut state.is_closed, true)
     }
 }
@@ -269,20 +268,21 @@ struct Place<'a> {
 
 impl Place<'_> {
     fn take(&mut self, state: &mut State) {
-        let number = *self.number.get_or_insert_with(|| {
-            state.places += 1;
-            state.places
-        });
-        if state.waiting.iter().all(|(other, _)| *other != number) {
-            state.waiting.push_back((number, park::unparker()));
+        self.leave(state);
+        self.number = Some(state.waiting.join());
+    }
+
+    fn leave(&mut self, state: &mut State) {
+        if let Some(number) = self.number.take() {
+            state.waiting.leave(number);
         }
     }
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        if let Some(number) = self.number {
-            self.outbox.lock().waiting.retain(|(other, _)| *other != number);
+        if self.number.is_some() {
+            self.leave(&mut self.outbox.lock());
         }
     }
 }
@@ -302,9 +302,9 @@ impl State {
         self.buffer.len() + self.held
     }
 
-    fn wake_if_room(&mut self, soft_max: usize) {
-        if self.unsent() < soft_max {
-            self.waiting.drain(..).for_each(|(_, waiter)| waiter.unpark());
+    fn wake_if_room(&mut self, unsent_max: usize) {
+        if self.unsent() < unsent_max {
+            self.waiting.wake_all();
         }
     }
 
