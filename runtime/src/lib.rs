@@ -30,12 +30,12 @@
 //! |---|---|
 //! | 0 | `stack`: guarded stacks, reused; `overflow`: names the dhaga that overflowed |
 //! | 1 | `coroutine`: a stack and a closure |
-//! | 2 | `context`: deadlines and cancellation; `timer`; `task`; `run_queue`: how other threads reach a worker |
+//! | 2 | `context`: deadlines and cancellation; `job`, `handshake`: what was spawned; `timer`; `task`, `ready_queue`; `run_queue`: how other threads reach a worker |
 //! | 3 | `reactor`: who became ready; `extensions` |
 //! | 4 | `scheduler`: the loop |
 //! | 5 | [`park`]: the one way to wait |
 //! | 6 | [`sync`]; `machine` |
-//! | 7 | `runtime`, `spawn`, `scope` |
+//! | 7 | `packet`, `runtime`, `spawn`, `scope` |
 //! | 8 | `time`, `blocking`, [`net`] |
 //! | 9 | [`turn`]: the seam for protocol crates |
 
@@ -49,6 +49,9 @@ mod overflow;
 mod coroutine;
 
 mod context;
+mod handshake;
+mod job;
+mod ready_queue;
 mod run_queue;
 mod task;
 mod timer;
@@ -63,6 +66,7 @@ pub mod park;
 mod machine;
 pub mod sync;
 
+mod packet;
 mod runtime;
 mod scope;
 mod spawn;
@@ -79,6 +83,6 @@ pub use park::WaitReason;
 pub use runtime::{Runtime, RuntimeBuilder, SHUTDOWN_GRACE, STACK_BYTES_DEFAULT, ShutdownError, SpawnError};
 pub use scope::{Scope, ScopedJoinHandle, scope};
 pub use spawn::{
-    Builder, Dhaga, JoinError, JoinHandle, LocalJoinHandle, Panic, current, spawn, spawn_local, yield_now,
+    Builder, Dhaga, JoinError, JoinHandle, Panic, current, spawn, spawn_local, yield_now,
 };
 pub use time::{sleep, sleep_until};

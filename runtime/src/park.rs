@@ -12,18 +12,17 @@
 
 use std::cell::RefCell;
 use std::panic::resume_unwind;
-use std::rc::Rc;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::panicking;
 use std::time::{Duration, Instant};
 
 pub use crate::context::Interrupt;
-use crate::context::Node;
+use crate::context::{Node, Scope};
 use crate::coroutine::Wake;
 use crate::run_queue::{Address, Message};
 use crate::scheduler::{Worker, with_worker};
 pub use crate::task::WaitReason;
-use crate::task::{Task, TaskId};
+use crate::task::{Task, TaskId, TaskRef};
 
 /// How long a lock that is taken while its thread panics may block the OS thread.
 pub(crate) const UNWIND_BLOCK_MAX: Duration = Duration::from_secs(10);
@@ -128,7 +127,7 @@ pub(crate) fn park_raw(reason: WaitReason, deadline: Option<Instant>) -> Wake {
                 if task.is_unwinding.get() {
                     return Some(Wake::Unwind);
                 }
-                Some(worker.suspend(&task, reason, deadline))
+                Some(worker.suspend(task, reason, deadline))
             }
             Some(_) => None,
             None => refuse_on_worker(reason),
@@ -170,7 +169,7 @@ pub(crate) fn yield_now() {
         if task.is_unwinding.get() {
             return Some(Wake::Unwind);
         }
-        Some(worker.yield_now(&task))
+        Some(worker.yield_now(task))
     });
     match wake.flatten() {
         Some(Wake::Unwind) => throw(),
@@ -220,7 +219,7 @@ pub fn check() -> Result<(), Interrupt> {
     if panicking() {
         return Err(Interrupt::Panicking);
     }
-    match with_task(|_, task| check_task(task)) {
+    match with_task(|_, task| check_task(&task)) {
         Some(result) => result,
         None => check_thread(),
     }
@@ -248,25 +247,26 @@ fn check_task(task: &Task) -> Result<(), Interrupt> {
     if task.shields.get() > 0 {
         return Ok(());
     }
-    let scope = task.scope.borrow();
-    match &*scope {
-        Some(node) => check_node(&**node),
-        None => match &*task.job.borrow() {
-            Some(job) => check_node(&**job),
-            None => Ok(()),
-        },
+    with_scope_of(task, |scope| scope.map_or(Ok(()), check_scope))
+}
+
+/// The innermost scope of a dhaga; `None` once its code has ended.
+#[inline(always)]
+fn with_scope_of<R>(task: &Task, f: impl FnOnce(Option<&Scope>) -> R) -> R {
+    match &*task.scope.borrow() {
+        Some(node) => f(Some(node.scope())),
+        None => f(task.head().map(Node::scope)),
     }
 }
 
 fn check_thread() -> Result<(), Interrupt> {
     THREAD
-        .try_with(|thread| thread.scope.borrow().as_ref().map_or(Ok(()), |node| check_node(&**node)))
+        .try_with(|thread| thread.scope.borrow().as_ref().map_or(Ok(()), |node| check_scope(node.scope())))
         .unwrap_or(Ok(()))
 }
 
 #[inline(always)]
-fn check_node<N: Node + ?Sized>(node: &N) -> Result<(), Interrupt> {
-    let scope = node.scope();
+fn check_scope(scope: &Scope) -> Result<(), Interrupt> {
     if scope.is_cancelled() {
         return Err(Interrupt::Cancelled);
     }
@@ -283,10 +283,7 @@ pub(crate) fn scope_deadline() -> Option<Instant> {
         if task.shields.get() > 0 {
             return None;
         }
-        match &*task.scope.borrow() {
-            Some(node) => node.scope().deadline(),
-            None => task.job.borrow().as_ref().and_then(|job| job.scope().deadline()),
-        }
+        with_scope_of(&task, |scope| scope.and_then(Scope::deadline))
     });
     of_task.unwrap_or_else(|| {
         THREAD
@@ -315,18 +312,29 @@ pub(crate) fn after(timeout: Duration) -> Option<Instant> {
     now().checked_add(timeout)
 }
 
-/// The innermost scope around the caller.
-pub(crate) fn current_node() -> Option<Arc<dyn Node>> {
-    let of_task = with_task(|_, task| match &*task.scope.borrow() {
-        Some(node) => Some(node.clone()),
-        None => task.job.borrow().clone().map(|job| job as Arc<dyn Node>),
+/// Calls `f` with the innermost scope around the caller, if there is one.
+pub(crate) fn with_current_scope(f: impl FnOnce(&Scope)) {
+    let mut f = Some(f);
+    let is_task = with_task(|_, task| {
+        with_scope_of(&task, |scope| {
+            if let (Some(f), Some(scope)) = (f.take(), scope) {
+                f(scope);
+            }
+        })
     });
-    of_task.unwrap_or_else(|| THREAD.try_with(|thread| thread.scope.borrow().clone()).unwrap_or(None))
+    if is_task.is_none() {
+        // While a thread's locals are destroyed there is no scope any more.
+        let _ = THREAD.try_with(|thread| {
+            if let (Some(f), Some(node)) = (f.take(), &*thread.scope.borrow()) {
+                f(node.scope());
+            }
+        });
+    }
 }
 
 #[inline(always)]
-pub(crate) fn with_task<R>(f: impl FnOnce(&Worker, &Rc<Task>) -> R) -> Option<R> {
-    with_worker(|worker| worker.current().map(|task| f(worker, &task))).flatten()
+pub(crate) fn with_task<R>(f: impl FnOnce(&Worker, TaskRef) -> R) -> Option<R> {
+    with_worker(|worker| worker.current().map(|task| f(worker, task))).flatten()
 }
 
 /// Who holds something: a dhaga, or a plain thread. One word, so that a lock can keep it beside its state.
@@ -377,7 +385,7 @@ pub(crate) fn is_in_dhaga() -> bool {
 /// Identifies the caller, for as long as it lives.
 #[inline(always)]
 pub(crate) fn here() -> Here {
-    let dhaga = with_task(|worker, task| Here::dhaga(worker, task));
+    let dhaga = with_task(|worker, task| Here::dhaga(worker, &task));
     // While a thread's locals are destroyed it has no number any more: it is some thread.
     let number = || THREAD.try_with(|thread| thread.number).unwrap_or(u32::MAX);
     dhaga.unwrap_or_else(|| Here(u64::from(number()) << 16))

@@ -11,18 +11,20 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::ptr::NonNull;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::task::{Job, TaskId};
+use crate::job::{Home, Job};
+use crate::task::TaskId;
 
 /// What one thread asks of another's worker.
 pub(crate) enum Message {
     /// Make this dhaga ready.
     Wake(TaskId),
     /// Start this one, or let it be stolen.
-    Start(Arc<dyn Job>),
+    Start(Job),
     /// Start this one here.
-    StartHere(Arc<dyn Job>),
+    StartHere(Job),
     /// The source with this token was closed by another thread.
     Forget(usize),
     /// The runtime shuts down: unwind what lives, start nothing more.
@@ -37,7 +39,7 @@ pub(crate) struct Injector {
     messages: Mutex<Inbox>,
     is_asleep: AtomicBool,
     waker: Mutex<Option<Doorbell>>,
-    unstarted: Mutex<VecDeque<Arc<dyn Job>>>,
+    unstarted: Mutex<VecDeque<Job>>,
     /// Length of `unstarted`, to be looked at without its lock.
     unstarted_len: AtomicUsize,
     /// Dhagas that run or wait on this worker. Written by it alone.
@@ -67,6 +69,25 @@ pub(crate) struct Address {
 impl PartialEq for Address {
     fn eq(&self, other: &Self) -> bool {
         std::ptr::eq(self.injector, other.injector) && self.task == other.task
+    }
+}
+
+impl Address {
+    /// In words for the floor below.
+    pub(crate) fn home(self) -> Home {
+        let id = u64::from(self.task.slot) << 32 | u64::from(self.task.generation);
+        Home { door: NonNull::from(self.injector).cast(), id }
+    }
+
+    /// Out of those words.
+    ///
+    /// # Safety
+    ///
+    /// `home` comes from [`Address::home`].
+    pub(crate) unsafe fn at_home(home: Home) -> Self {
+        // SAFETY: it was made from a `&'static Injector`.
+        let injector = unsafe { home.door.cast().as_ref() };
+        Self { injector, task: TaskId { slot: (home.id >> 32) as u32, generation: home.id as u32 } }
     }
 }
 
@@ -183,7 +204,7 @@ impl Injector {
     }
 
     /// Lets other workers steal these.
-    pub(crate) fn publish(&self, jobs: impl Iterator<Item = Arc<dyn Job>>) {
+    pub(crate) fn publish(&self, jobs: impl Iterator<Item = Job>) {
         let mut unstarted = lock(&self.unstarted);
         unstarted.extend(jobs);
         self.unstarted_len.store(unstarted.len(), Ordering::SeqCst);
@@ -198,7 +219,7 @@ impl Injector {
     pub(crate) fn take_unstarted(
         &self,
         share: impl FnOnce(usize) -> usize,
-        into: &mut VecDeque<Arc<dyn Job>>,
+        into: &mut VecDeque<Job>,
     ) -> usize {
         if self.unstarted_len() == 0 {
             return 0;
@@ -215,7 +236,7 @@ impl Injector {
     /// # Errors
     ///
     /// It comes back when the worker has ended.
-    pub(crate) fn push_start(&self, job: Arc<dyn Job>) -> Result<(), Arc<dyn Job>> {
+    pub(crate) fn push_start(&self, job: Job) -> Result<(), Job> {
         self.inbound.fetch_add(1, Ordering::Relaxed);
         self.push(Message::Start(job)).map_err(|message| {
             self.note_arrival();

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
+use crate::job::Job;
 use crate::machine;
 use crate::overflow;
 use crate::park::{self, Unparker, WaitReason};
@@ -13,7 +14,6 @@ use crate::reactor::Reactor;
 use crate::run_queue::{Injector, Message};
 use crate::scheduler::{Shared, Worker, run_worker, with_worker};
 use crate::stack::{Guards, STACK_BYTES_MAX, STACK_BYTES_MIN, StackPool};
-use crate::task::Job;
 
 pub use crate::stack::STACK_BYTES_DEFAULT;
 
@@ -378,7 +378,7 @@ impl From<SpawnError> for io::Error {
 }
 
 /// Queues a dhaga: in the runtime given, else in the caller's, else in the default one.
-pub(crate) fn submit(runtime: Option<&Runtime>, job: Arc<dyn Job>) -> Result<(), SpawnError> {
+pub(crate) fn submit(runtime: Option<&Runtime>, job: Job) -> Result<(), SpawnError> {
     let mut job = Some(job);
     let local = with_worker(|worker| {
         if runtime.is_some_and(|runtime| !Arc::ptr_eq(&runtime.shared, &worker.shared)) {
@@ -400,7 +400,7 @@ pub(crate) fn submit(runtime: Option<&Runtime>, job: Arc<dyn Job>) -> Result<(),
     }
 }
 
-fn submit_from_outside(shared: &Shared, job: Arc<dyn Job>) -> Result<(), SpawnError> {
+fn submit_from_outside(shared: &Shared, job: Job) -> Result<(), SpawnError> {
     if shared.draw_credit(1) == 0 {
         return Err(SpawnError::TooMany { limit: shared.tasks_max });
     }
@@ -412,7 +412,7 @@ fn submit_from_outside(shared: &Shared, job: Arc<dyn Job>) -> Result<(), SpawnEr
 }
 
 /// Queues a dhaga that starts on the caller's worker.
-pub(crate) fn submit_here(job: Arc<dyn Job>) -> Result<(), SpawnError> {
+pub(crate) fn submit_here(job: Job) -> Result<(), SpawnError> {
     let submitted = with_worker(|worker| {
         if !worker.take_credit() {
             return Err(SpawnError::TooMany { limit: worker.shared.tasks_max });
@@ -424,7 +424,7 @@ pub(crate) fn submit_here(job: Arc<dyn Job>) -> Result<(), SpawnError> {
 }
 
 /// Queues a dhaga that starts on the given worker of the caller's runtime.
-pub(crate) fn submit_at(index: usize, job: Arc<dyn Job>) -> Result<(), SpawnError> {
+pub(crate) fn submit_at(index: usize, job: Job) -> Result<(), SpawnError> {
     let submitted = with_worker(|worker| {
         let Some(injector) = worker.shared.injectors().get(index) else {
             return Err(SpawnError::NoWorker);

@@ -6,18 +6,20 @@
 //! Nobody signals a worker that is awake: it looks at its injector once a turn. It sleeps in the poll only after it said
 //! so (see `run_queue`), so whoever pushes knows whether to ring.
 
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::coroutine::{self, Coroutine, Outcome, Wake};
+use crate::context::Node;
+use crate::coroutine::{self, Outcome, Wake};
+use crate::job::{Execution, Job};
 use crate::reactor::{OnReady, Reactor, Readiness, Report};
+use crate::ready_queue::ReadyQueue;
 use crate::run_queue::{Address, Doorbell, Injector, Message};
 use crate::stack::{Stack, StackError, StackPool};
-use crate::task::{Job, State, Task, TaskId, TaskTable, WaitReason};
+use crate::task::{State, Task, TaskId, TaskRef, TaskTable, WaitReason};
 use crate::timer::Timers;
 
 /// How long ready dhagas run before timers and sockets are looked at again: long against a switch (nanoseconds) and a
@@ -30,9 +32,6 @@ const POLL_PERIOD: Duration = Duration::from_micros(500);
 const RESUMES_PER_LOOK_MAX: u32 = 16;
 /// Time between two looks that a batch aims at: an eighth of what it may last.
 const LOOK_NANOS: u128 = BATCH_MAX.as_nanos() / 4;
-/// Every so many starts and resumes an unstarted dhaga goes before the ready ones, so that dhagas which never stop
-/// yielding to each other cannot keep it out.
-const RESUMES_PER_FORCED_START: u32 = 16;
 /// How long a worker that had work polls without blocking before it sleeps. Waking a sleeping thread costs the other
 /// side several microseconds, more than a loopback round trip.
 const DOZE_MAX: Duration = Duration::from_micros(50);
@@ -145,14 +144,14 @@ pub(crate) struct Worker {
     pub(crate) shared: Arc<Shared>,
     pub(crate) injector: &'static Injector,
     tasks: RefCell<TaskTable>,
-    current: RefCell<Option<Rc<Task>>>,
-    ready: RefCell<VecDeque<Rc<Task>>>,
+    current: Cell<Option<TaskRef>>,
+    ready: ReadyQueue,
+    /// Of the round that runs: ready ones that were there when it began, and unstarted ones.
+    round: Cell<Round>,
     /// Unstarted dhagas that no other worker sees before the end of the batch.
-    fresh: RefCell<VecDeque<Arc<dyn Job>>>,
+    fresh: RefCell<VecDeque<Job>>,
     /// Unstarted dhagas that must start here.
-    local: RefCell<VecDeque<Arc<dyn Job>>>,
-    /// Closures of `local`, which cannot leave this thread.
-    closures: RefCell<slab::Slab<Box<dyn FnOnce()>>>,
+    local: RefCell<VecDeque<Job>>,
     timers: RefCell<Timers<TaskId>>,
     reactor: RefCell<Reactor>,
     stacks: RefCell<StackPool>,
@@ -172,8 +171,6 @@ pub(crate) struct Worker {
     arrived: Cell<usize>,
     /// Callbacks whose sources became readable in the poll that runs now.
     callbacks: RefCell<Vec<Arc<dyn OnReady>>>,
-    /// Starts and resumes, over all batches: one batch may have time for a single one.
-    resumes: Cell<u32>,
     /// Resumes between two looks at the clock, as the last batch found it.
     pace: Cell<u32>,
     /// Operations that the running dhaga may still do before it gives way.
@@ -187,26 +184,28 @@ pub(crate) struct Worker {
 }
 
 thread_local! {
-    static WORKER: OnceCell<Worker> = const { OnceCell::new() };
+    /// The worker of this OS thread, while `run_worker` runs.
+    static WORKER: Cell<Option<&'static Worker>> = const { Cell::new(None) };
 }
 
 /// Calls `f` with the worker of this OS thread; `None` on a plain thread.
 #[inline(always)]
 pub(crate) fn with_worker<R>(f: impl FnOnce(&Worker) -> R) -> Option<R> {
-    WORKER.try_with(|worker| worker.get().map(f)).ok().flatten()
+    WORKER.get().map(f)
 }
 
 /// Makes this OS thread a worker and runs its loop until the runtime has stopped and every dhaga has ended.
 pub(crate) fn run_worker(worker: Worker) {
-    WORKER.with(|cell| {
-        assert!(cell.set(worker).is_ok(), "an OS thread becomes a worker only once");
-        let worker = cell.get().expect("it was set a line ago");
-        let abort_on_unwind = AbortOnUnwind;
-        worker.run();
-        std::mem::forget(abort_on_unwind);
-        worker.injector.hang_up();
-        worker.shared.end_worker();
-    });
+    // SAFETY: only the lifetime changes. `with_worker` hands the reference to closures that cannot keep it, and none of
+    // them outlives this function: they run on this thread, and `WORKER` is cleared below, or the process aborts.
+    let long_lived = unsafe { std::mem::transmute::<&Worker, &'static Worker>(&worker) };
+    assert!(WORKER.replace(Some(long_lived)).is_none(), "an OS thread becomes a worker only once");
+    let abort_on_unwind = AbortOnUnwind;
+    worker.run();
+    std::mem::forget(abort_on_unwind);
+    WORKER.set(None);
+    worker.injector.hang_up();
+    worker.shared.end_worker();
 }
 
 /// A worker that unwinds would leave its dhagas behind, who never run again, and everybody who waits for them.
@@ -226,11 +225,11 @@ impl Worker {
             shared,
             injector: Injector::lease(doorbell),
             tasks: RefCell::default(),
-            current: RefCell::default(),
-            ready: RefCell::default(),
+            current: Cell::default(),
+            ready: ReadyQueue::default(),
+            round: Cell::default(),
             fresh: RefCell::default(),
             local: RefCell::default(),
-            closures: RefCell::default(),
             timers: RefCell::new(Timers::new(now())),
             reactor: RefCell::new(reactor),
             stacks: RefCell::new(stacks),
@@ -243,7 +242,6 @@ impl Worker {
             credit_lot,
             arrived: Cell::new(0),
             callbacks: RefCell::default(),
-            resumes: Cell::new(0),
             pace: Cell::new(1),
             budget: Cell::new(BUDGET_MAX),
             poll_due: Cell::new(now()),
@@ -283,7 +281,7 @@ impl Worker {
         self.inbox.replace(batch);
     }
 
-    fn receive(&self, job: Arc<dyn Job>) {
+    fn receive(&self, job: Job) {
         self.push_fresh(job);
         self.set_arrived(self.arrived.get() + 1);
         self.injector.note_arrival();
@@ -303,15 +301,16 @@ impl Worker {
         let (now, tasks) = (now(), self.tasks.borrow());
         let mut late = Vec::new();
         while let Some(id) = timers.pop_expired(now) {
-            late.extend(tasks.get(id).cloned());
+            late.extend(tasks.get(id));
         }
-        let mut ready = self.ready.borrow_mut();
         for task in late.into_iter().rev() {
             task.timer.set(None);
             if let State::Parked(_) = task.state.get() {
                 task.state.set(State::Ready);
                 task.verdict.set(Wake::TimedOut);
-                ready.push_front(task);
+                self.ready.push_front(task);
+                let round = self.round.get();
+                self.round.set(Round { ready: round.ready + 1, ..round });
             }
         }
     }
@@ -319,14 +318,14 @@ impl Worker {
     /// Step 3: ready and unstarted dhagas, until none is left or the batch's time is over.
     fn run_batch(&self) {
         let mut batch = Batch::new(self.pace.get());
-        let mut count = self.resumes.get();
-        while self.run_one(count.is_multiple_of(RESUMES_PER_FORCED_START)) {
-            count = count.wrapping_add(1);
+        let mut has_run = false;
+        while self.run_one() {
+            has_run = true;
             if batch.is_over() {
                 break;
             }
         }
-        if count != self.resumes.replace(count) {
+        if has_run {
             self.was_useful.set(true);
             self.pace.set(batch.pace);
             if self.trim_due.get().is_some() {
@@ -336,30 +335,48 @@ impl Worker {
     }
 
     /// Runs one dhaga until it waits or ends. Returns whether there was one.
+    ///
+    /// In rounds: first those that were ready when the round began, then those that were unstarted. So neither keeps the
+    /// other out, and one that waits for a whole batch of new ones is not resumed for each of them.
     #[inline(always)]
-    fn run_one(&self, unstarted_first: bool) -> bool {
-        if unstarted_first && self.start_next() {
-            return true;
+    fn run_one(&self) -> bool {
+        let round = self.round.get();
+        if round.ready > 0 {
+            self.round.set(Round { ready: round.ready - 1, ..round });
+            if self.resume_next() {
+                return true;
+            }
         }
-        let next = {
-            let mut ready = self.ready.borrow_mut();
-            let next = ready.pop_front();
-            // While this one runs, the next ones come near: among thousands each touch would be a miss.
-            if let Some(second) = ready.get(1) {
-                second.prefetch();
+        self.run_one_slowly(round)
+    }
+
+    #[inline(never)]
+    fn run_one_slowly(&self, round: Round) -> bool {
+        if round.unstarted > 0 {
+            self.round.set(Round { ready: 0, unstarted: round.unstarted - 1 });
+            if self.start_next() {
+                return true;
             }
-            if let Some(first) = ready.front() {
-                first.prefetch_stack();
-            }
-            next
+        }
+        let unstarted = self.local.borrow().len() + self.fresh.borrow().len() + self.injector.unstarted_len();
+        self.round.set(Round { ready: self.ready.len(), unstarted });
+        self.resume_next() || self.start_next()
+    }
+
+    #[inline(always)]
+    fn resume_next(&self) -> bool {
+        let Some(task) = self.ready.pop_front() else {
+            return false;
         };
-        match next {
-            Some(task) => {
-                self.resume(task);
-                true
-            }
-            None => self.start_next(),
+        // While this one runs, the next ones come near: among thousands each touch would be a miss.
+        if let Some(second) = self.ready.hint(1) {
+            second.prefetch();
         }
+        if let Some(first) = self.ready.hint(0) {
+            first.prefetch_stack();
+        }
+        self.resume(task);
+        true
     }
 
     /// Step 4: what this batch did not start, idle workers may take.
@@ -497,7 +514,7 @@ impl Worker {
     }
 
     fn has_work(&self) -> bool {
-        !self.ready.borrow().is_empty()
+        !self.ready.is_empty()
             || !self.fresh.borrow().is_empty()
             || !self.local.borrow().is_empty()
             || !self.at_end.borrow().is_empty()
@@ -526,19 +543,20 @@ impl Worker {
 /// Starting and resuming dhagas.
 impl Worker {
     /// Starts the next unstarted dhaga. Returns whether there was one.
+    #[inline(never)]
     fn start_next(&self) -> bool {
         let Some(job) = self.next_unstarted() else {
             return false;
         };
         if self.is_stopping.get() {
-            self.start(job, |job| job.discard());
+            self.start(job, Job::discard);
         } else {
-            self.start(job, |job| job.run());
+            self.start(job, Job::execute);
         }
         true
     }
 
-    fn next_unstarted(&self) -> Option<Arc<dyn Job>> {
+    fn next_unstarted(&self) -> Option<Job> {
         if let Some(job) = self.local.borrow_mut().pop_front() {
             return Some(job);
         }
@@ -556,7 +574,7 @@ impl Worker {
     }
 
     /// The oldest first: what was published before what is fresh.
-    fn next_shareable(&self) -> Option<Arc<dyn Job>> {
+    fn next_shareable(&self) -> Option<Job> {
         if self.injector.unstarted_len() > 0 {
             let mut fresh = VecDeque::new();
             self.injector.take_unstarted(|_| 1, &mut fresh);
@@ -582,20 +600,25 @@ impl Worker {
         self.shared.least_loaded().filter(|other| !std::ptr::eq(*other, self.injector))
     }
 
-    fn start(&self, job: Arc<dyn Job>, body: impl FnOnce(Arc<dyn Job>) + 'static) {
-        let label = job.label();
-        let stack_bytes = if label.stack_bytes == 0 { self.shared.stack_bytes } else { label.stack_bytes };
+    #[inline(always)]
+    fn start(&self, job: Job, end_of: impl FnOnce(Job) -> Execution + 'static) {
+        let stack_bytes = job.label().stack_bytes as usize;
+        let stack_bytes = if stack_bytes == 0 { self.shared.stack_bytes } else { stack_bytes };
         let stack = self.stacks.borrow_mut().take(stack_bytes);
         match stack {
-            Ok(stack) => self.start_on(stack, job, body),
+            Ok(stack) => self.start_on(stack, job, end_of),
             Err(error) => self.refuse(job, &error),
         }
     }
 
-    fn start_on(&self, stack: Stack, job: Arc<dyn Job>, body: impl FnOnce(Arc<dyn Job>) + 'static) {
+    #[inline(always)]
+    fn start_on(&self, stack: Stack, job: Job, end_of: impl FnOnce(Job) -> Execution + 'static) {
         stack.set_label(job.label().name.as_deref(), job.label().site);
-        let work = job.clone();
-        let task = self.tasks.borrow_mut().insert(job, |_| Coroutine::new(stack, move || body(work)));
+        let task = self.tasks.borrow_mut().insert(stack, move |task| {
+            // SAFETY: the job's half of the pair keeps the head alive up to `complete`, and `run_job` forgets it before.
+            unsafe { task.set_head(job.pointer()) };
+            run_job(task, job, end_of);
+        });
         self.publish_live();
         let id = task.id();
         self.resume(task);
@@ -608,13 +631,13 @@ impl Worker {
     /// There is no memory for a stack. The closure is lost, which whoever joins it learns; nobody else may know. To drop
     /// it is user code too, so it gets the stack that was kept for this.
     #[cold]
-    fn refuse(&self, job: Arc<dyn Job>, error: &StackError) {
+    fn refuse(&self, job: Job, error: &StackError) {
         log::error!("dhaga {:?} spawned at {} never ran: {error}", job.label().display_name(), job.label().site);
         match self.reserve.take() {
-            Some(stack) => self.start_on(stack, job, |job| job.discard()),
+            Some(stack) => self.start_on(stack, job, Job::discard),
             None => {
                 // Even that one is in use, by a `Drop` that waits. A wait in this one panics, and is logged.
-                job.discard();
+                drop(job);
                 self.return_one_credit();
             }
         }
@@ -633,29 +656,21 @@ impl Worker {
 
     /// The one place where a dhaga is resumed.
     #[inline(always)]
-    fn resume(&self, task: Rc<Task>) {
-        task.state.set(State::Running);
+    fn resume(&self, task: TaskRef) {
         self.budget.set(BUDGET_MAX);
-        let verdict = task.verdict.replace(Wake::Ready);
-        *self.current.borrow_mut() = Some(task.clone());
-        let outcome = {
-            let mut coroutine = task.coroutine.borrow_mut();
-            coroutine.as_mut().expect("a dhaga that is ready has its coroutine").resume(verdict)
-        };
-        *self.current.borrow_mut() = None;
+        self.current.set(Some(task));
+        let outcome = task.resume();
+        self.current.set(None);
         if let Outcome::Finished = outcome {
-            self.end(&task);
+            self.end(task);
         }
     }
 
-    #[inline(never)]
-    fn end(&self, task: &Task) {
-        let (coroutine, job) = self.tasks.borrow_mut().remove(task);
-        if let Some(coroutine) = coroutine {
-            self.stacks.borrow_mut().give_back(coroutine.into_stack());
-        }
+    #[inline(always)]
+    fn end(&self, task: TaskRef) {
+        let stack = self.tasks.borrow_mut().remove(task);
+        self.stacks.borrow_mut().give_back(stack);
         self.keep_reserve();
-        drop(job);
         self.publish_live();
         self.return_one_credit();
     }
@@ -686,22 +701,13 @@ impl Worker {
 
     /// Queues an unstarted dhaga. Signals nobody: the end of the batch does.
     #[inline(always)]
-    pub(crate) fn push_fresh(&self, job: Arc<dyn Job>) {
+    pub(crate) fn push_fresh(&self, job: Job) {
         self.fresh.borrow_mut().push_back(job);
     }
 
     /// Queues a dhaga that must start on this worker.
-    pub(crate) fn push_local(&self, job: Arc<dyn Job>) {
+    pub(crate) fn push_local(&self, job: Job) {
         self.local.borrow_mut().push_back(job);
-    }
-
-    /// Keeps a closure that cannot leave this thread until its dhaga starts.
-    pub(crate) fn keep_closure(&self, closure: Box<dyn FnOnce()>) -> usize {
-        self.closures.borrow_mut().insert(closure)
-    }
-
-    pub(crate) fn take_closure(&self, key: usize) -> Option<Box<dyn FnOnce()>> {
-        self.closures.borrow_mut().try_remove(key)
     }
 
     pub(crate) fn push_at_end(&self, work: Arc<dyn AtEnd>) {
@@ -712,8 +718,8 @@ impl Worker {
 /// Waiting and waking.
 impl Worker {
     #[inline(always)]
-    pub(crate) fn current(&self) -> Option<Rc<Task>> {
-        self.current.borrow().clone()
+    pub(crate) fn current(&self) -> Option<TaskRef> {
+        self.current.get()
     }
 
     pub(crate) fn address(&self, task: &Task) -> Address {
@@ -722,22 +728,41 @@ impl Worker {
 
     /// Suspends the running dhaga until it is unparked or the deadline passes. The one way to wait.
     #[inline(always)]
-    pub(crate) fn suspend(&self, task: &Task, reason: WaitReason, deadline: Option<Instant>) -> Wake {
-        if task.permit.replace(false) {
+    pub(crate) fn suspend(&self, task: TaskRef, reason: WaitReason, deadline: Option<Instant>) -> Wake {
+        if task.permit.replace(false) || !task.is_settled.get() && self.settle(task) {
             return Wake::Ready;
         }
         if let Some(deadline) = deadline {
-            let key = self.timers.borrow_mut().arm(deadline, task.id());
-            task.timer.set(Some(key));
+            self.arm(task, deadline);
         }
         task.state.set(State::Parked(reason));
         let wake = coroutine::suspend();
-        if deadline.is_some()
-            && let Some(key) = task.timer.take()
-        {
-            self.timers.borrow_mut().cancel(key);
+        if deadline.is_some() {
+            self.disarm(task);
         }
         wake
+    }
+
+    /// Before its first wait a dhaga says where it lives, for those who may cancel it. Returns whether one already has.
+    #[inline(never)]
+    fn settle(&self, task: TaskRef) -> bool {
+        task.is_settled.set(true);
+        task.head().is_some_and(|head| {
+            head.settle(self.address(&task).home());
+            head.scope().is_cancelled()
+        })
+    }
+
+    #[inline(never)]
+    fn arm(&self, task: TaskRef, deadline: Instant) {
+        task.timer.set(Some(self.timers.borrow_mut().arm(deadline, task.id())));
+    }
+
+    #[inline(never)]
+    fn disarm(&self, task: TaskRef) {
+        if let Some(key) = task.timer.take() {
+            self.timers.borrow_mut().cancel(key);
+        }
     }
 
     /// Counts an operation of the running dhaga. Returns whether it shall give way.
@@ -750,24 +775,21 @@ impl Worker {
 
     /// Sends the running dhaga to the tail of the queue.
     #[inline(always)]
-    pub(crate) fn yield_now(&self, task: &Rc<Task>) -> Wake {
-        task.state.set(State::Ready);
-        self.ready.borrow_mut().push_back(task.clone());
+    pub(crate) fn yield_now(&self, task: TaskRef) -> Wake {
+        self.ready.push_back(task);
         coroutine::suspend()
     }
 
     /// Makes a dhaga of this worker ready, or saves it the wake if it is not parked.
     #[inline(always)]
     pub(crate) fn unpark(&self, id: TaskId) {
-        let tasks = self.tasks.borrow();
-        let Some(task) = tasks.get(id) else { return };
+        let Some(task) = self.tasks.borrow().get(id) else { return };
         match task.state.get() {
             State::Parked(_) => {
                 task.state.set(State::Ready);
-                self.ready.borrow_mut().push_back(task.clone());
+                self.ready.push_back(task);
             }
-            State::Ready | State::Running => task.permit.set(true),
-            State::Free => unreachable!("the table finds live dhagas only"),
+            State::Ready => task.permit.set(true),
         }
     }
 
@@ -795,20 +817,39 @@ impl Worker {
     }
 
     pub(crate) fn describe_slot(&self, slot: u32) -> Option<String> {
-        self.tasks.borrow().live().find(|task| task.slot == slot).map(|task| describe(task))
+        self.tasks.borrow().live().find(|task| task.slot == slot).map(|task| describe(&task))
+    }
+}
+
+/// What a dhaga does, from its first instruction to its last, on its own stack.
+#[inline(always)]
+fn run_job(task: TaskRef, job: Job, end_of: impl FnOnce(Job) -> Execution) {
+    let head = job.pointer();
+    let mut execution = end_of(job);
+    loop {
+        execution.drop_unwanted();
+        task.forget_head();
+        match execution.complete() {
+            Ok(()) => return,
+            // The handle went away at this very moment, and the result is to be dropped as by a dhaga.
+            Err(again) => {
+                // SAFETY: the job's half is still ours, and keeps the head alive.
+                unsafe { task.set_head(head) };
+                execution = again;
+            }
+        }
     }
 }
 
 fn describe(task: &Task) -> String {
-    let job = task.job.borrow();
-    let Some(job) = &*job else {
+    let Some(head) = task.head() else {
         return "a dhaga that has ended".to_owned();
     };
     let state = match task.state.get() {
         State::Parked(reason) => format!("waits ({reason:?})"),
-        state => format!("{state:?}").to_lowercase(),
+        State::Ready => "runs or is ready to".to_owned(),
     };
-    format!("dhaga {:?} (spawned at {}): {state}", job.label().display_name(), job.label().site)
+    format!("dhaga {:?} (spawned at {}): {state}", head.label().display_name(), head.label().site)
 }
 
 /// Stopping.
@@ -824,13 +865,12 @@ impl Worker {
 
     /// Throws in a dhaga at its next wait, or in the one in which it is parked.
     pub(crate) fn unwind(&self, id: TaskId) {
-        let tasks = self.tasks.borrow();
-        let Some(task) = tasks.get(id) else { return };
+        let Some(task) = self.tasks.borrow().get(id) else { return };
         task.is_unwinding.set(true);
         if let State::Parked(_) = task.state.get() {
             task.state.set(State::Ready);
             task.verdict.set(Wake::Unwind);
-            self.ready.borrow_mut().push_back(task.clone());
+            self.ready.push_back(task);
         }
     }
 
@@ -856,8 +896,15 @@ impl Worker {
 
     /// Whether a dhaga runs on this worker right now, rather than the worker's own context.
     pub(crate) fn is_in_dhaga(&self) -> bool {
-        self.current.borrow().is_some()
+        self.current.get().is_some()
     }
+}
+
+/// What is left of a round.
+#[derive(Clone, Copy, Default)]
+struct Round {
+    ready: usize,
+    unstarted: usize,
 }
 
 /// How long a batch has run. Looks at the clock often where a single dhaga may use up the whole time, and rarely where
