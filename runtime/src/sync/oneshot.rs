@@ -10,16 +10,17 @@
 //! ```
 
 use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use super::error::{RecvError, RecvTimeoutError, TryRecvError};
-use super::wait_queue::{Stopped, check_scope, check_unwinding, locked, park_fallibly};
+use super::short_lock::ShortLock;
+use super::wait_queue::{Stopped, check_scope, check_unwinding, why_stopped};
 use crate::park::{self, Unparker, WaitReason};
 
 /// A channel for one message.
 pub fn channel<T>() -> (Sender<T>, Receiver<T>) {
-    let state = Some(Arc::new(Mutex::new(State::Empty)));
+    let state = Some(Arc::new(ShortLock::new(State::Empty)));
     let sender = Sender { state: state.clone() };
     (sender, Receiver { state })
 }
@@ -27,13 +28,13 @@ pub fn channel<T>() -> (Sender<T>, Receiver<T>) {
 /// The right to send the message.
 pub struct Sender<T> {
     /// Present until the message is sent.
-    state: Option<Arc<Mutex<State<T>>>>,
+    state: Option<Arc<ShortLock<State<T>>>>,
 }
 
 /// The right to receive the message.
 pub struct Receiver<T> {
     /// Present until the message is received.
-    state: Option<Arc<Mutex<State<T>>>>,
+    state: Option<Arc<ShortLock<State<T>>>>,
 }
 
 /// ```text
@@ -61,7 +62,7 @@ impl<T> Sender<T> {
         let Some(state) = self.state.take() else {
             return Err(value);
         };
-        let mut state = locked(&state);
+        let mut state = state.lock();
         if matches!(*state, State::Closed) {
             return Err(value);
         }
@@ -73,7 +74,7 @@ impl<T> Sender<T> {
 
     /// Whether the receiver is gone, so that the work for the message may stop.
     pub fn is_disconnected(&self) -> bool {
-        let is_closed = |state: &Arc<_>| matches!(*locked(state), State::Closed);
+        let is_closed = |state: &Arc<ShortLock<State<T>>>| matches!(*state.lock(), State::Closed);
         self.state.as_ref().is_none_or(is_closed)
     }
 }
@@ -97,7 +98,7 @@ impl<T> Receiver<T> {
     /// If it was not sent yet, was received already, or never will be sent.
     pub fn try_recv(&mut self) -> Result<T, TryRecvError> {
         let state = self.state.as_ref().ok_or(TryRecvError::Disconnected)?;
-        let value = locked(state).take()?;
+        let value = state.lock().take()?;
         self.state = None;
         Ok(value)
     }
@@ -126,10 +127,10 @@ impl<T> Receiver<T> {
 
 #[inline(always)]
 fn wait_for_message<T>(
-    shared: &Mutex<State<T>>,
+    shared: &ShortLock<State<T>>,
     deadline: impl FnOnce() -> Option<Instant>,
 ) -> Result<T, RecvTimeoutError> {
-    let mut state = locked(shared);
+    let mut state = shared.lock();
     match state.take() {
         Ok(value) => return Ok(value),
         Err(TryRecvError::Disconnected) => return Err(RecvTimeoutError::Disconnected),
@@ -140,9 +141,10 @@ fn wait_for_message<T>(
     *state = State::Awaited(park::unparker());
     drop(state);
     let deadline = deadline();
+    let limit = park::earliest(deadline);
     loop {
-        let stopped = park_fallibly(WaitReason::Oneshot, deadline);
-        let taken = locked(shared).take();
+        let stopped = why_stopped(park::park_until(WaitReason::Oneshot, limit), deadline);
+        let taken = shared.lock().take();
         match (taken, stopped) {
             (Ok(value), _) => return Ok(value),
             (Err(TryRecvError::Disconnected), _) => return Err(RecvTimeoutError::Disconnected),
@@ -177,7 +179,7 @@ impl<T> Drop for Sender<T> {
     #[inline]
     fn drop(&mut self) {
         if let Some(state) = &self.state {
-            let before = std::mem::replace(&mut *locked(state), State::Closed);
+            let before = std::mem::replace(&mut *state.lock(), State::Closed);
             unpark_receiver(before);
         }
     }
@@ -187,7 +189,7 @@ impl<T> Drop for Receiver<T> {
     #[inline]
     fn drop(&mut self) {
         if let Some(state) = &self.state {
-            let before = std::mem::replace(&mut *locked(state), State::Closed);
+            let before = std::mem::replace(&mut *state.lock(), State::Closed);
             // Only now, after the lock: a message that nobody received is foreign code too.
             drop(before);
         }
