@@ -70,10 +70,15 @@ impl ReadyQueue {
         self.at(head)
     }
 
-    /// The one that is `ahead` places behind the first. `None` or one that was here before, if there is none.
+    /// The first and the second in the queue.
     #[inline(always)]
-    pub(crate) fn hint(&self, ahead: usize) -> Option<TaskRef> {
-        if ahead < self.len() { self.at(self.head.get().wrapping_add(ahead)) } else { None }
+    pub(crate) fn hints(&self) -> [Option<TaskRef>; 2] {
+        let head = self.head.get();
+        match self.len() {
+            0 => [None, None],
+            1 => [self.at(head), None],
+            _ => [self.at(head), self.at(head.wrapping_add(1))],
+        }
     }
 
     #[inline(always)]
@@ -86,7 +91,8 @@ impl ReadyQueue {
     #[inline(always)]
     fn at(&self, count: usize) -> Option<TaskRef> {
         let ring = self.ring();
-        ring[count & (ring.len() - 1)]
+        // SAFETY: the length is a power of two, so the masked count is below it.
+        unsafe { *ring.get_unchecked(count & (ring.len() - 1)) }
     }
 
     #[inline(always)]
@@ -94,7 +100,8 @@ impl ReadyQueue {
         // SAFETY: as in `ring`: this reference ends with this method.
         let ring = unsafe { &mut *self.ring.get() };
         let mask = ring.len() - 1;
-        ring[count & mask] = Some(task);
+        // SAFETY: as in `at`.
+        unsafe { *ring.get_unchecked_mut(count & mask) = Some(task) };
     }
 
     /// Doubles the ring, which is full.

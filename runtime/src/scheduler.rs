@@ -146,8 +146,10 @@ pub(crate) struct Worker {
     tasks: RefCell<TaskTable>,
     current: Cell<Option<TaskRef>>,
     ready: ReadyQueue,
-    /// Of the round that runs: ready ones that were there when it began, and unstarted ones.
-    round: Cell<Round>,
+    /// Of the round that runs: ready ones that were there when it began and have not run,
+    ready_left: Cell<usize>,
+    /// and unstarted ones.
+    unstarted_left: Cell<usize>,
     /// Unstarted dhagas that no other worker sees before the end of the batch.
     fresh: RefCell<VecDeque<Job>>,
     /// Unstarted dhagas that must start here.
@@ -188,16 +190,22 @@ thread_local! {
     static WORKER: Cell<Option<&'static Worker>> = const { Cell::new(None) };
 }
 
-/// Calls `f` with the worker of this OS thread; `None` on a plain thread.
+/// The worker of this OS thread; `None` on a plain thread. Not to be kept by anything that outlives the caller's frame.
 #[inline(always)]
-pub(crate) fn with_worker<R>(f: impl FnOnce(&Worker) -> R) -> Option<R> {
-    WORKER.get().map(f)
+pub(crate) fn worker() -> Option<&'static Worker> {
+    WORKER.get()
+}
+
+/// The dhaga that runs the caller; `None` on a plain thread, and on a worker's own context.
+#[inline(always)]
+pub(crate) fn current_task() -> Option<TaskRef> {
+    WORKER.get()?.current.get()
 }
 
 /// Makes this OS thread a worker and runs its loop until the runtime has stopped and every dhaga has ended.
 pub(crate) fn run_worker(worker: Worker) {
-    // SAFETY: only the lifetime changes. `with_worker` hands the reference to closures that cannot keep it, and none of
-    // them outlives this function: they run on this thread, and `WORKER` is cleared below, or the process aborts.
+    // SAFETY: only the lifetime changes. The floors above use the reference while their own frames last, on this thread,
+    // and those end before `Worker::run` does: their dhagas have ended, or the process aborts. `WORKER` is cleared below.
     let long_lived = unsafe { std::mem::transmute::<&Worker, &'static Worker>(&worker) };
     assert!(WORKER.replace(Some(long_lived)).is_none(), "an OS thread becomes a worker only once");
     let abort_on_unwind = AbortOnUnwind;
@@ -227,7 +235,8 @@ impl Worker {
             tasks: RefCell::default(),
             current: Cell::default(),
             ready: ReadyQueue::default(),
-            round: Cell::default(),
+            ready_left: Cell::default(),
+            unstarted_left: Cell::default(),
             fresh: RefCell::default(),
             local: RefCell::default(),
             timers: RefCell::new(Timers::new(now())),
@@ -309,8 +318,7 @@ impl Worker {
                 task.state.set(State::Ready);
                 task.verdict.set(Wake::TimedOut);
                 self.ready.push_front(task);
-                let round = self.round.get();
-                self.round.set(Round { ready: round.ready + 1, ..round });
+                self.ready_left.set(self.ready_left.get() + 1);
             }
         }
     }
@@ -340,39 +348,57 @@ impl Worker {
     /// other out, and one that waits for a whole batch of new ones is not resumed for each of them.
     #[inline(always)]
     fn run_one(&self) -> bool {
-        let round = self.round.get();
-        if round.ready > 0 {
-            self.round.set(Round { ready: round.ready - 1, ..round });
-            if self.resume_next() {
-                return true;
+        if self.ready_left.get() == 0 {
+            if self.has_unstarted() {
+                return self.run_one_of_round();
             }
+            self.ready_left.set(self.ready.len());
         }
-        self.run_one_slowly(round)
+        self.ready_left.set(self.ready_left.get().wrapping_sub(1));
+        self.resume_next()
     }
 
+    /// The ready ones of this round have run, and there are unstarted ones.
     #[inline(never)]
-    fn run_one_slowly(&self, round: Round) -> bool {
-        if round.unstarted > 0 {
-            self.round.set(Round { ready: 0, unstarted: round.unstarted - 1 });
-            if self.start_next() {
-                return true;
-            }
+    fn run_one_of_round(&self) -> bool {
+        if self.unstarted_left.get() == 0 {
+            self.unstarted_left.set(self.count_unstarted());
+            self.ready_left.set(self.ready.len());
         }
-        let unstarted = self.local.borrow().len() + self.fresh.borrow().len() + self.injector.unstarted_len();
-        self.round.set(Round { ready: self.ready.len(), unstarted });
-        self.resume_next() || self.start_next()
+        if self.ready_left.get() > 0 {
+            self.ready_left.set(self.ready_left.get() - 1);
+            return self.resume_next();
+        }
+        self.unstarted_left.set(self.unstarted_left.get() - 1);
+        if self.start_next() {
+            return true;
+        }
+        // Others have taken them.
+        self.unstarted_left.set(0);
+        self.resume_next()
+    }
+
+    fn count_unstarted(&self) -> usize {
+        self.local.borrow().len() + self.fresh.borrow().len() + self.injector.unstarted_len()
+    }
+
+    #[inline(always)]
+    fn has_unstarted(&self) -> bool {
+        !self.local.borrow().is_empty() || !self.fresh.borrow().is_empty() || self.injector.unstarted_len() > 0
     }
 
     #[inline(always)]
     fn resume_next(&self) -> bool {
         let Some(task) = self.ready.pop_front() else {
+            self.ready_left.set(0);
             return false;
         };
         // While this one runs, the next ones come near: among thousands each touch would be a miss.
-        if let Some(second) = self.ready.hint(1) {
+        let [first, second] = self.ready.hints();
+        if let Some(second) = second {
             second.prefetch();
         }
-        if let Some(first) = self.ready.hint(0) {
+        if let Some(first) = first {
             first.prefetch_stack();
         }
         self.resume(task);
@@ -514,11 +540,7 @@ impl Worker {
     }
 
     fn has_work(&self) -> bool {
-        !self.ready.is_empty()
-            || !self.fresh.borrow().is_empty()
-            || !self.local.borrow().is_empty()
-            || !self.at_end.borrow().is_empty()
-            || self.injector.unstarted_len() > 0
+        !self.ready.is_empty() || self.has_unstarted() || !self.at_end.borrow().is_empty()
     }
 
     /// Takes half of what another worker has not started. Returns whether it got some.
@@ -894,17 +916,6 @@ impl Worker {
         self.shared.return_credit(self.credit.take());
     }
 
-    /// Whether a dhaga runs on this worker right now, rather than the worker's own context.
-    pub(crate) fn is_in_dhaga(&self) -> bool {
-        self.current.get().is_some()
-    }
-}
-
-/// What is left of a round.
-#[derive(Clone, Copy, Default)]
-struct Round {
-    ready: usize,
-    unstarted: usize,
 }
 
 /// How long a batch has run. Looks at the clock often where a single dhaga may use up the whole time, and rarely where

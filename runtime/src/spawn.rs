@@ -10,7 +10,7 @@ use crate::job::{Job, JobRef, Label};
 use crate::packet::{self, Ending, Handle};
 use crate::park::{self, WaitReason};
 use crate::runtime::{Runtime, SpawnError, submit, submit_here};
-use crate::scheduler::with_worker;
+use crate::scheduler::{current_task, worker};
 use crate::stack::{STACK_BYTES_MAX, STACK_BYTES_MIN};
 
 /// Starts a dhaga that runs `f`, on the caller's runtime or else on the default one. Does not wait.
@@ -203,7 +203,7 @@ impl Builder {
         F: FnOnce() -> T + 'static,
         T: 'static,
     {
-        if with_worker(|_| ()).is_none() {
+        if worker().is_none() {
             return Err(SpawnError::NoWorker);
         }
         let inherit = self.inherit;
@@ -467,7 +467,7 @@ enum Who {
 
 /// Who runs the caller.
 pub fn current() -> Dhaga {
-    let job = park::with_task(|_, task| task.reference()).flatten();
+    let job = current_task().and_then(|task| task.reference());
     Dhaga(job.map_or_else(|| Who::Thread(std::thread::current()), Who::Dhaga))
 }
 

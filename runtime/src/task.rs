@@ -18,13 +18,12 @@
 //!                  Parked
 //! ```
 
-use std::cell::{Cell, RefCell, UnsafeCell};
+use std::cell::{Cell, UnsafeCell};
 use std::mem::offset_of;
 use std::ops::Deref;
 use std::ptr::{self, NonNull};
-use std::sync::Arc;
 
-use crate::context::Node;
+use crate::context::{Node, Scope};
 use crate::coroutine::{Coroutine, Outcome, Wake, prefetch_lines};
 use crate::job::{Head, JobRef};
 use crate::stack::{HEAD_BYTES, Stack};
@@ -105,8 +104,6 @@ pub(crate) struct Task {
     /// What it runs; null once its result was handed over.
     head: Cell<*const Head>,
     pub(crate) timer: Cell<Option<TimerKey>>,
-    /// The innermost scope that `within` and its like opened; `None`: the dhaga's own.
-    pub(crate) scope: RefCell<Option<Arc<dyn Node>>>,
     /// Depth of `uncancellable` sections.
     pub(crate) shields: Cell<u32>,
 }
@@ -136,6 +133,12 @@ impl Task {
         let head = NonNull::new(self.head.get().cast_mut())?;
         // SAFETY: as in `head`.
         Some(unsafe { Head::reference(head) })
+    }
+
+    /// The innermost scope around its code; `None` once that has ended.
+    #[inline(always)]
+    pub(crate) fn scope(&self) -> Option<&Scope> {
+        self.head().map(Node::scope)
     }
 
     /// Says what it runs.
@@ -230,7 +233,6 @@ impl TaskTable {
             is_settled: Cell::new(false),
             head: Cell::new(ptr::null()),
             timer: Cell::new(None),
-            scope: RefCell::new(None),
             shields: Cell::new(0),
         };
         // SAFETY: the head of the stack has room and alignment for a task (asserted above), and nobody else uses it while
