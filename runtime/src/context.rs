@@ -12,8 +12,9 @@
 //! This floor only keeps the books. Whoever cancels gets a call of [`Node::wake`] for each flagged scope; the floors
 //! above decide how a sleeper is woken.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 /// Why a fallible wait gave up although nothing was wrong with what it waited for.
@@ -95,9 +96,42 @@ pub(crate) struct Scope {
     /// The earliest deadline of this scope and those around it.
     deadline: Option<Instant>,
     /// Who is flagged with this scope.
-    ///
-    /// Made with the first one, because most scopes never have a child.
-    children: OnceLock<Box<Mutex<Children>>>,
+    children: Family,
+}
+
+/// A list that is made with its first entry, because most scopes never have a child: one word in each dhaga.
+#[derive(Default)]
+struct Family(AtomicPtr<Mutex<Children>>);
+
+impl Family {
+    #[inline(always)]
+    fn get(&self) -> Option<&Mutex<Children>> {
+        // SAFETY: it is null, or was made from a box in `get_or_make` that lives as long as `self`.
+        unsafe { self.0.load(Ordering::Acquire).as_ref() }
+    }
+
+    fn get_or_make(&self) -> &Mutex<Children> {
+        if let Some(children) = self.get() {
+            return children;
+        }
+        let made = Box::into_raw(Box::<Mutex<Children>>::default());
+        if self.0.compare_exchange(ptr::null_mut(), made, Ordering::AcqRel, Ordering::Acquire).is_err() {
+            // SAFETY: it was made above, and nobody else has seen it.
+            drop(unsafe { Box::from_raw(made) });
+        }
+        self.get().expect("it was made here or by another thread")
+    }
+}
+
+impl Drop for Family {
+    #[inline(always)]
+    fn drop(&mut self) {
+        let children = *self.0.get_mut();
+        if !children.is_null() {
+            // SAFETY: it was made from a box in `get_or_make`, and nobody refers to it any more.
+            drop(unsafe { Box::from_raw(children) });
+        }
+    }
 }
 
 struct Children {
@@ -137,7 +171,7 @@ impl Scope {
 
     /// Makes `child` follow this scope's cancellation from now on. A scope that is cancelled already flags it at once.
     pub(crate) fn adopt(&self, child: impl Node + Clone + 'static) {
-        let mut children = lock(self.children.get_or_init(Box::default));
+        let mut children = lock(self.children.get_or_make());
         let Children { list, sweep_at } = &mut *children;
         if list.len() >= *sweep_at {
             list.retain(|link| !link.is_over());

@@ -19,21 +19,24 @@ use crate::context::{Node, Scope};
 /// What a spawn said about its dhaga.
 #[derive(Debug)]
 pub(crate) struct Label {
-    pub(crate) name: Option<Box<str>>,
+    /// Boxed twice, to be one word in each dhaga: few have a name.
+    pub(crate) name: Option<Box<Box<str>>>,
     pub(crate) site: &'static Location<'static>,
-    /// Bytes of stack asked for; 0: the runtime's default. A stack is at most 1 GiB.
-    pub(crate) stack_bytes: u32,
 }
 
 impl Label {
     /// The label of a dhaga that a library keeps.
     pub(crate) fn of_site(site: &'static Location<'static>) -> Self {
-        Self { name: None, site, stack_bytes: 0 }
+        Self { name: None, site }
+    }
+
+    pub(crate) fn name(&self) -> Option<&str> {
+        self.name.as_deref().map(|name| &**name)
     }
 
     /// The name, or a stand-in for a dhaga that was given none.
     pub(crate) fn display_name(&self) -> &str {
-        self.name.as_deref().unwrap_or("<unnamed>")
+        self.name().unwrap_or("<unnamed>")
     }
 }
 
@@ -51,6 +54,8 @@ pub(crate) struct Operations {
     pub(crate) complete: unsafe fn(NonNull<Head>) -> bool,
     /// Frees the allocation, in which neither a closure nor a result is left.
     pub(crate) free: unsafe fn(NonNull<Head>),
+    /// From the head to what follows the handshake.
+    pub(crate) payload_offset: usize,
     /// Wakes the dhaga that lives at this address, out of the words that [`Head::settle`] was given.
     pub(crate) wake: fn(Home),
 }
@@ -60,6 +65,8 @@ pub(crate) struct Head {
     operations: &'static Operations,
     /// One for the pair, one for each [`JobRef`].
     references: AtomicU32,
+    /// Bytes of stack asked for; 0: the runtime's default. A stack is at most 1 GiB.
+    stack_bytes: u32,
     label: Label,
     scope: Scope,
     /// Its worker's door, and its id there; null before it first waits. Words without meaning on this floor.
@@ -75,10 +82,17 @@ pub(crate) struct Home {
 }
 
 impl Head {
-    pub(crate) fn new(operations: &'static Operations, label: Label, scope: Scope) -> Self {
+    #[inline(always)]
+    pub(crate) fn payload_offset(&self) -> usize {
+        self.operations.payload_offset
+    }
+
+    #[inline(always)]
+    pub(crate) fn new(operations: &'static Operations, label: Label, stack_bytes: u32, scope: Scope) -> Self {
         Self {
             operations,
             references: AtomicU32::new(1),
+            stack_bytes,
             label,
             scope,
             home: AtomicPtr::new(ptr::null_mut()),
@@ -174,6 +188,12 @@ impl Job {
 
     pub(crate) fn label(&self) -> &Label {
         self.head().label()
+    }
+
+    /// Bytes of stack asked for; 0: the runtime's default.
+    #[inline(always)]
+    pub(crate) fn stack_bytes(&self) -> usize {
+        self.head().stack_bytes as usize
     }
 
     /// Runs the closure to its end. Never unwinds. What is left to do is [`Execution::drop_unwanted`] and

@@ -36,8 +36,6 @@ pub(crate) enum Ending<T> {
 struct Prefix {
     head: Head,
     handshake: Handshake<Unparker>,
-    /// From the start of the packet to its payload.
-    payload_offset: usize,
 }
 
 #[repr(C)]
@@ -60,15 +58,15 @@ impl<F: FnOnce() -> T, T> Packet<F, T> {
         drop_unwanted: Self::drop_unwanted,
         complete: Self::complete,
         free: Self::free,
+        payload_offset: offset_of!(Self, payload),
         wake,
     };
 
     #[inline(always)]
-    fn allocate(label: Label, scope: Scope, is_detached: bool, closure: F) -> NonNull<Prefix> {
+    fn allocate(label: Label, stack_bytes: u32, scope: Scope, is_detached: bool, closure: F) -> NonNull<Prefix> {
         let prefix = Prefix {
-            head: Head::new(&Self::OPERATIONS, label, scope),
+            head: Head::new(&Self::OPERATIONS, label, stack_bytes, scope),
             handshake: Handshake::new(is_detached),
-            payload_offset: offset_of!(Self, payload),
         };
         let payload = UnsafeCell::new(Payload { closure: ManuallyDrop::new(closure) });
         NonNull::from(Box::leak(Box::new(Self { prefix, payload }))).cast()
@@ -167,7 +165,7 @@ fn wake(home: Home) {
 unsafe fn take_ending<T>(prefix: NonNull<Prefix>) -> Ending<T> {
     // SAFETY: the payload lies at that offset of the same allocation, and an ending at the start of it.
     unsafe {
-        let offset = prefix.as_ref().payload_offset;
+        let offset = prefix.as_ref().head.payload_offset();
         prefix.cast::<u8>().add(offset).cast::<Ending<T>>().replace(Ending::Taken)
     }
 }
@@ -184,13 +182,13 @@ fn drop_quietly<V>(label: &Label, value: V) {
 
 /// The closure of a dhaga, and the handle for its result.
 #[inline(always)]
-pub(crate) fn pair<F, T>(label: Label, scope: Scope, closure: F) -> (Job, Handle<T>)
+pub(crate) fn pair<F, T>(label: Label, stack_bytes: u32, scope: Scope, closure: F) -> (Job, Handle<T>)
 where
     F: FnOnce() -> T + Send + 'static,
     T: Send + 'static,
 {
     // SAFETY: the job may go to any thread, because the closure and its result may.
-    unsafe { pair_unchecked(label, scope, closure) }
+    unsafe { pair_unchecked(label, stack_bytes, scope, closure) }
 }
 
 /// As [`pair`], for a closure that stays on its thread.
@@ -199,19 +197,19 @@ where
 ///
 /// The job is run, discarded or dropped on the caller's OS thread.
 #[inline(always)]
-pub(crate) unsafe fn pair_unchecked<F, T>(label: Label, scope: Scope, closure: F) -> (Job, Handle<T>)
+pub(crate) unsafe fn pair_unchecked<F, T>(label: Label, stack_bytes: u32, scope: Scope, closure: F) -> (Job, Handle<T>)
 where
     F: FnOnce() -> T + 'static,
     T: 'static,
 {
-    let prefix = Packet::<F, T>::allocate(label, scope, false, closure);
+    let prefix = Packet::<F, T>::allocate(label, stack_bytes, scope, false, closure);
     // SAFETY: the packet is new, and nobody else has its two halves.
     (unsafe { Job::new(prefix.cast()) }, Handle { prefix, result: PhantomData })
 }
 
 /// A dhaga of a library: it has no handle and inherits nothing.
 pub(crate) fn detached(label: Label, closure: impl FnOnce() + Send + 'static) -> Job {
-    let prefix = Packet::allocate(label, Scope::default(), true, closure);
+    let prefix = Packet::allocate(label, 0, Scope::default(), true, closure);
     // SAFETY: the packet is new, and nobody has its job.
     unsafe { Job::new(prefix.cast()) }
 }
@@ -288,3 +286,6 @@ impl<T> Drop for Handle<T> {
         }
     }
 }
+
+/// What a spawn allocates besides the closure: small, because a million parked dhagas have it each.
+const _: () = assert!(size_of::<Prefix>() <= 104);

@@ -281,9 +281,7 @@ pub(crate) fn scope_deadline() -> Option<Instant> {
 
 #[cold]
 fn thread_deadline() -> Option<Instant> {
-    THREAD
-        .try_with(|thread| thread.scope.borrow().as_ref().and_then(|node| node.scope().deadline()))
-        .unwrap_or(None)
+    THREAD.try_with(|thread| thread.scope.borrow().as_ref().and_then(|node| node.scope().deadline())).unwrap_or(None)
 }
 
 /// The earlier of a wait's own deadline and that of the scope around it.

@@ -10,8 +10,8 @@
 //! of them sees the other. Only the pusher that turns `ASLEEP` into `AWAKE` writes the eventfd: one write a sleep.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::job::{Home, Job};
@@ -57,6 +57,16 @@ pub(crate) struct Doorbell {
 struct Inbox {
     list: Vec<Message>,
     is_open: bool,
+}
+
+/// Room that an empty queue keeps: what a busy turn needs. A burst's goes back to the allocator.
+const KEPT_PLACES: usize = 1024;
+
+/// Gives the room of a burst back once the queue is empty.
+pub(crate) fn shrink_if_emptied(queue: &mut VecDeque<Job>) {
+    if queue.is_empty() && queue.capacity() > KEPT_PLACES {
+        *queue = VecDeque::new();
+    }
 }
 
 /// Where a started dhaga lives: its worker's door, and its id there.
@@ -216,17 +226,14 @@ impl Injector {
     }
 
     /// Takes the oldest unstarted dhagas: `share` of them at most, one at least if there is one.
-    pub(crate) fn take_unstarted(
-        &self,
-        share: impl FnOnce(usize) -> usize,
-        into: &mut VecDeque<Job>,
-    ) -> usize {
+    pub(crate) fn take_unstarted(&self, share: impl FnOnce(usize) -> usize, into: &mut VecDeque<Job>) -> usize {
         if self.unstarted_len() == 0 {
             return 0;
         }
         let mut unstarted = lock(&self.unstarted);
         let count = share(unstarted.len()).max(1).min(unstarted.len());
         into.extend(unstarted.drain(..count));
+        shrink_if_emptied(&mut unstarted);
         self.unstarted_len.store(unstarted.len(), Ordering::SeqCst);
         count
     }

@@ -17,7 +17,7 @@ use crate::coroutine::{self, Outcome, Wake};
 use crate::job::{Execution, Job};
 use crate::reactor::{OnReady, Reactor, Readiness, Report};
 use crate::ready_queue::ReadyQueue;
-use crate::run_queue::{Address, Doorbell, Injector, Message};
+use crate::run_queue::{Address, Doorbell, Injector, Message, shrink_if_emptied};
 use crate::stack::{Stack, StackError, StackPool};
 use crate::task::{State, Task, TaskId, TaskRef, TaskTable, WaitReason};
 use crate::timer::Timers;
@@ -28,10 +28,10 @@ const BATCH_MAX: Duration = Duration::from_micros(100);
 /// How long a worker with work goes without a look at its sockets. A look costs as much as a small request, and those who
 /// are ready already came first.
 const POLL_PERIOD: Duration = Duration::from_micros(500);
-/// Resumes between two looks at the clock at most. A look costs as much as a few switches; every 16th is 2 ns for each.
-const RESUMES_PER_LOOK_MAX: u32 = 16;
-/// Time between two looks that a batch aims at: an eighth of what it may last.
-const LOOK_NANOS: u128 = BATCH_MAX.as_nanos() / 4;
+/// Resumes between two looks at the clock at most. A look costs as much as a few switches; every 32nd is 1 ns for each.
+const RESUMES_PER_LOOK_MAX: u32 = 32;
+/// Time between two looks that a batch aims at: a quarter of what it may last.
+const LOOK_NANOS: u64 = BATCH_MAX.as_nanos() as u64 / 4;
 /// How long a worker that had work polls without blocking before it sleeps. Waking a sleeping thread costs the other
 /// side several microseconds, more than a loopback round trip.
 const DOZE_MAX: Duration = Duration::from_micros(50);
@@ -604,7 +604,9 @@ impl Worker {
                 return Some(job);
             }
         }
-        let job = self.fresh.borrow_mut().pop_front()?;
+        let mut fresh = self.fresh.borrow_mut();
+        let job = fresh.pop_front()?;
+        shrink_if_emptied(&mut fresh);
         self.arrived.set(self.arrived.get().saturating_sub(1));
         Some(job)
     }
@@ -624,8 +626,10 @@ impl Worker {
 
     #[inline(always)]
     fn start(&self, job: Job, end_of: impl FnOnce(Job) -> Execution + 'static) {
-        let stack_bytes = job.label().stack_bytes as usize;
-        let stack_bytes = if stack_bytes == 0 { self.shared.stack_bytes } else { stack_bytes };
+        let stack_bytes = match job.stack_bytes() {
+            0 => self.shared.stack_bytes,
+            asked => asked,
+        };
         let stack = self.stacks.borrow_mut().take(stack_bytes);
         match stack {
             Ok(stack) => self.start_on(stack, job, end_of),
@@ -635,7 +639,7 @@ impl Worker {
 
     #[inline(always)]
     fn start_on(&self, stack: Stack, job: Job, end_of: impl FnOnce(Job) -> Execution + 'static) {
-        stack.set_label(job.label().name.as_deref(), job.label().site);
+        stack.set_label(job.label().name(), job.label().site);
         let task = self.tasks.borrow_mut().insert(stack, move |task| {
             // SAFETY: the job's half of the pair keeps the head alive up to `complete`, and `run_job` forgets it before.
             unsafe { task.set_head(job.pointer()) };
@@ -915,7 +919,6 @@ impl Worker {
         }
         self.shared.return_credit(self.credit.take());
     }
-
 }
 
 /// How long a batch has run. Looks at the clock often where a single dhaga may use up the whole time, and rarely where
@@ -942,9 +945,9 @@ impl Batch {
     }
 
     fn look(&mut self, now: Instant) -> bool {
-        let elapsed = (now - self.looked).as_nanos().max(1);
-        let pace = u128::from(self.pace) * LOOK_NANOS / elapsed;
-        self.pace = pace.clamp(1, u128::from(RESUMES_PER_LOOK_MAX)) as u32;
+        let elapsed = (now - self.looked).as_nanos() as u64;
+        let pace = u64::from(self.pace) * LOOK_NANOS / elapsed.max(1);
+        self.pace = pace.clamp(1, u64::from(RESUMES_PER_LOOK_MAX)) as u32;
         (self.looked, self.until_look) = (now, self.pace);
         now - self.started > BATCH_MAX
     }
@@ -977,11 +980,11 @@ mod tests {
 
     #[test]
     fn a_batch_ends_by_time() {
-        check_batch(1, Duration::from_nanos(100), 1000..=1017);
+        check_batch(1, Duration::from_nanos(100), 1000..=1033);
         check_batch(1, Duration::from_micros(10), 10..=12);
         check_batch(1, Duration::from_millis(1), 1..=1);
         // What the last batch has learned costs one pace at most.
-        check_batch(RESUMES_PER_LOOK_MAX, Duration::from_millis(1), 16..=16);
+        check_batch(RESUMES_PER_LOOK_MAX, Duration::from_millis(1), RESUMES_PER_LOOK_MAX..=RESUMES_PER_LOOK_MAX);
     }
 
     #[test]

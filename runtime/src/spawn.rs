@@ -113,7 +113,7 @@ fn expect_spawned<T>(result: Result<JoinHandle<T>, SpawnError>) -> JoinHandle<T>
 #[derive(Debug)]
 #[must_use = "a builder does nothing before `spawn`"]
 pub struct Builder {
-    name: Option<Box<str>>,
+    name: Option<Box<Box<str>>>,
     stack_bytes: usize,
     inherit: Inherit,
 }
@@ -143,7 +143,7 @@ impl Builder {
 
     /// The name shown in reports, in the message of a stack overflow, and by [`current`].
     pub fn name(mut self, name: impl Into<String>) -> Self {
-        self.name = Some(name.into().into_boxed_str());
+        self.name = Some(Box::new(name.into().into_boxed_str()));
         self
     }
 
@@ -207,9 +207,9 @@ impl Builder {
             return Err(SpawnError::NoWorker);
         }
         let inherit = self.inherit;
-        let label = self.check(Location::caller())?;
+        let (label, stack_bytes) = self.check(Location::caller())?;
         // SAFETY: `submit_here` puts the job into the queue of this thread's worker that nobody steals from, or drops it here.
-        let (job, handle) = unsafe { packet::pair_unchecked(label, inherit.scope(), f) };
+        let (job, handle) = unsafe { packet::pair_unchecked(label, stack_bytes, inherit.scope(), f) };
         inherit.link(&handle);
         submit_here(job)?;
         Ok(JoinHandle { handle })
@@ -236,18 +236,19 @@ impl Builder {
         T: Send + 'static,
     {
         let inherit = self.inherit;
-        let (job, handle) = packet::pair(self.check(site)?, inherit.scope(), f);
+        let (label, stack_bytes) = self.check(site)?;
+        let (job, handle) = packet::pair(label, stack_bytes, inherit.scope(), f);
         inherit.link(&handle);
         submit(runtime, job)?;
         Ok(JoinHandle { handle })
     }
 
     #[inline(always)]
-    fn check(self, site: &'static Location<'static>) -> Result<Label, SpawnError> {
+    fn check(self, site: &'static Location<'static>) -> Result<(Label, u32), SpawnError> {
         if self.stack_bytes != 0 && !(STACK_BYTES_MIN..=STACK_BYTES_MAX).contains(&self.stack_bytes) {
             return Err(SpawnError::StackSize { bytes: self.stack_bytes });
         }
-        Ok(Label { name: self.name, site, stack_bytes: self.stack_bytes as u32 })
+        Ok((Label { name: self.name, site }, self.stack_bytes as u32))
     }
 }
 
@@ -262,7 +263,7 @@ where
     F: FnOnce() -> T + Send + 'static,
     T: Send + 'static,
 {
-    let (job, handle) = packet::pair(Label::of_site(site), Inherit::Deadline.scope(), f);
+    let (job, handle) = packet::pair(Label::of_site(site), 0, Inherit::Deadline.scope(), f);
     (job, JoinHandle { handle })
 }
 
@@ -475,7 +476,7 @@ impl Dhaga {
     /// Its name, if it was given one.
     pub fn name(&self) -> Option<&str> {
         match &self.0 {
-            Who::Dhaga(job) => job.head().label().name.as_deref(),
+            Who::Dhaga(job) => job.head().label().name(),
             Who::Thread(thread) => thread.name(),
         }
     }

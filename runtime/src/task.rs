@@ -197,28 +197,35 @@ impl TaskRef {
 }
 
 /// The started dhagas of one worker, by slot.
-#[derive(Default)]
 pub(crate) struct TaskTable {
     slots: Vec<Slot>,
-    /// The slot that was freed last.
-    free: Option<u32>,
+    /// The slot that was freed last, or `NO_SLOT`.
+    free: u32,
     len: usize,
 }
 
 struct Slot {
     task: Option<TaskRef>,
     generation: u32,
-    /// Of a free slot: the one that was freed before.
-    next_free: Option<u32>,
+    /// Of a free slot: the one that was freed before, or `NO_SLOT`.
+    next_free: u32,
+}
+
+const NO_SLOT: u32 = u32::MAX;
+
+impl Default for TaskTable {
+    fn default() -> Self {
+        Self { slots: Vec::new(), free: NO_SLOT, len: 0 }
+    }
 }
 
 impl TaskTable {
     /// Starts the books of a dhaga that will run `body` on `stack`. `body` is told which one it is.
     #[inline(always)]
     pub(crate) fn insert(&mut self, stack: Stack, body: impl FnOnce(TaskRef) + 'static) -> TaskRef {
-        let slot = self.free.unwrap_or_else(|| self.add_slot());
+        let slot = if self.free == NO_SLOT { self.add_slot() } else { self.free };
         let place = &mut self.slots[slot as usize];
-        self.free = place.next_free.take();
+        self.free = place.next_free;
         self.len += 1;
         let task = TaskRef(stack.head().cast());
         place.task = Some(task);
@@ -243,8 +250,9 @@ impl TaskTable {
 
     #[cold]
     fn add_slot(&mut self) -> u32 {
-        let slot = u32::try_from(self.slots.len()).expect("the spawn limit is far below 2^32");
-        self.slots.push(Slot { task: None, generation: 0, next_free: None });
+        let slot = u32::try_from(self.slots.len()).ok().filter(|&slot| slot != NO_SLOT);
+        let slot = slot.expect("the spawn limit is far below 2^32");
+        self.slots.push(Slot { task: None, generation: 0, next_free: NO_SLOT });
         slot
     }
 
@@ -258,7 +266,8 @@ impl TaskTable {
         let place = &mut self.slots[slot as usize];
         place.task = None;
         place.generation = place.generation.wrapping_add(1);
-        place.next_free = self.free.replace(slot);
+        place.next_free = self.free;
+        self.free = slot;
         self.len -= 1;
         task.coroutine.into_inner().into_stack()
     }
