@@ -37,6 +37,13 @@ const LOOK_NANOS: u64 = BATCH_MAX.as_nanos() as u64 / 4;
 const DOZE_MAX: Duration = Duration::from_micros(50);
 /// A worker with fewer live dhagas never sends new ones away: the mean of small numbers says nothing.
 const PLACEMENT_LIVE_MIN: usize = 8;
+/// Unstarted dhagas that a worker takes back at once from those that it has shared: a few microseconds of work at least.
+const TAKEN_BACK_MAX: usize = 16;
+/// What a worker may have above the mean before it sends new ones away: a few, or this part of the mean.
+const PLACEMENT_TOLERANCE_MIN: usize = 4;
+const PLACEMENT_TOLERANCE: usize = 32;
+/// Starts between two looks at the load of the others.
+const STARTS_PER_PLACEMENT: u32 = 16;
 /// Touched stacks that a worker keeps for the next burst: 256 KiB of memory, if each uses a page.
 const WARM_STACKS_MIN: usize = 64;
 /// Operations that do not wait between two times that a dhaga gives way: a hundred microseconds of socket calls.
@@ -152,6 +159,8 @@ pub(crate) struct Worker {
     unstarted_left: Cell<usize>,
     /// Unstarted dhagas that no other worker sees before the end of the batch.
     fresh: RefCell<VecDeque<Job>>,
+    /// Of `fresh`, how many at its front others have seen before.
+    taken_back: Cell<usize>,
     /// Unstarted dhagas that must start here.
     local: RefCell<VecDeque<Job>>,
     timers: RefCell<Timers<TaskId>>,
@@ -169,6 +178,9 @@ pub(crate) struct Worker {
     /// Room for dhagas that is reserved already.
     credit: Cell<usize>,
     credit_lot: usize,
+    /// Where the next starts belong if not here, and how many these are.
+    placed_on: Cell<Option<&'static Injector>>,
+    placed_left: Cell<u32>,
     /// Of `fresh`, how many another worker or thread sent: they count as load before they have started.
     arrived: Cell<usize>,
     /// Callbacks whose sources became readable in the poll that runs now.
@@ -238,6 +250,7 @@ impl Worker {
             ready_left: Cell::default(),
             unstarted_left: Cell::default(),
             fresh: RefCell::default(),
+            taken_back: Cell::new(0),
             local: RefCell::default(),
             timers: RefCell::new(Timers::new(now())),
             reactor: RefCell::new(reactor),
@@ -249,6 +262,8 @@ impl Worker {
             inbox: RefCell::default(),
             credit: Cell::new(0),
             credit_lot,
+            placed_on: Cell::new(None),
+            placed_left: Cell::new(0),
             arrived: Cell::new(0),
             callbacks: RefCell::default(),
             pace: Cell::new(1),
@@ -405,14 +420,16 @@ impl Worker {
         true
     }
 
-    /// Step 4: what this batch did not start, idle workers may take.
+    /// Step 4: what this batch did not start, idle workers may take; and others learn how many wait here.
     fn share_unstarted(&self) {
+        self.publish_live();
         if self.shared.workers < 2 {
             return;
         }
         let mut fresh = self.fresh.borrow_mut();
         if !fresh.is_empty() {
             self.injector.publish(fresh.drain(..));
+            self.taken_back.set(0);
             self.set_arrived(0);
         }
         drop(fresh);
@@ -597,31 +614,56 @@ impl Worker {
 
     /// The oldest first: what was published before what is fresh.
     fn next_shareable(&self) -> Option<Job> {
-        if self.injector.unstarted_len() > 0 {
-            let mut fresh = VecDeque::new();
-            self.injector.take_unstarted(|_| 1, &mut fresh);
-            if let Some(job) = fresh.pop_front() {
-                return Some(job);
-            }
-        }
         let mut fresh = self.fresh.borrow_mut();
+        if self.taken_back.get() == 0 && self.injector.unstarted_len() > 0 {
+            // Some at a time, for the sake of the lock, and never all, for the sake of the thieves.
+            let spawned_since = fresh.len();
+            let taken = self.injector.take_unstarted(|len| len.div_ceil(2).min(TAKEN_BACK_MAX), &mut fresh);
+            fresh.rotate_left(spawned_since);
+            self.taken_back.set(taken);
+        }
         let job = fresh.pop_front()?;
+        self.taken_back.set(self.taken_back.get().saturating_sub(1));
         shrink_if_emptied(&mut fresh);
         self.arrived.set(self.arrived.get().saturating_sub(1));
         Some(job)
     }
 
-    /// Where a new dhaga belongs if this worker has more than 1.25 times the mean of live ones.
+    /// Where a new dhaga belongs, if not here. Asked again after so many starts only, because the answer lies in lines that
+    /// other workers write.
+    #[inline(always)]
     fn placement(&self) -> Option<&'static Injector> {
-        let (workers, live) = (self.shared.workers, self.injector.load());
-        if workers < 2 || live < PLACEMENT_LIVE_MIN || self.is_stopping.get() {
+        if self.shared.workers < 2 {
             return None;
+        }
+        if self.placed_left.get() == 0 {
+            self.place_next();
+        }
+        self.placed_left.set(self.placed_left.get() - 1);
+        self.placed_on.get()
+    }
+
+    /// Decides for the next starts: a worker with more than its share of live dhagas sends the surplus to the least loaded.
+    ///
+    /// What counts are dhagas that wait, since those that start and end within a turn are not there when it is over. So
+    /// the tolerance can be small, and is there for the lateness of the counts.
+    #[inline(never)]
+    fn place_next(&self) {
+        self.placed_on.set(None);
+        self.placed_left.set(STARTS_PER_PLACEMENT);
+        self.publish_live();
+        let (workers, live) = (self.shared.workers, self.injector.load());
+        if live < PLACEMENT_LIVE_MIN || self.is_stopping.get() {
+            return;
         }
         let total: usize = self.shared.injectors().iter().map(|injector| injector.load()).sum();
-        if live * workers * 4 <= total * 5 {
-            return None;
+        let mean = total / workers;
+        if live <= mean + PLACEMENT_TOLERANCE_MIN.max(mean / PLACEMENT_TOLERANCE) {
+            return;
         }
-        self.shared.least_loaded().filter(|other| !std::ptr::eq(*other, self.injector))
+        let surplus = u32::try_from(live - mean).unwrap_or(u32::MAX);
+        self.placed_on.set(self.shared.least_loaded().filter(|other| !std::ptr::eq(*other, self.injector)));
+        self.placed_left.set(surplus.clamp(1, STARTS_PER_PLACEMENT));
     }
 
     #[inline(always)]
@@ -645,7 +687,6 @@ impl Worker {
             unsafe { task.set_head(job.pointer()) };
             run_job(task, job, end_of);
         });
-        self.publish_live();
         let id = task.id();
         self.resume(task);
         if self.is_stopping.get() {
@@ -697,7 +738,6 @@ impl Worker {
         let stack = self.tasks.borrow_mut().remove(task);
         self.stacks.borrow_mut().give_back(stack);
         self.keep_reserve();
-        self.publish_live();
         self.return_one_credit();
     }
 
