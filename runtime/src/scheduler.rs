@@ -37,6 +37,8 @@ const LOOK_NANOS: u64 = BATCH_MAX.as_nanos() as u64 / 4;
 const DOZE_MAX: Duration = Duration::from_micros(50);
 /// A worker with fewer live dhagas never sends new ones away: the mean of small numbers says nothing.
 const PLACEMENT_LIVE_MIN: usize = 8;
+/// So many that a dhaga spawned without giving way are shared at once: a few times what it costs to wake a worker.
+const SHARED_LOT: usize = 512;
 /// Unstarted dhagas that a worker takes back at once from those that it has shared: a few microseconds of work at least.
 const TAKEN_BACK_MAX: usize = 16;
 /// What a worker may have above the mean before it sends new ones away: a few, or this part of the mean.
@@ -159,6 +161,8 @@ pub(crate) struct Worker {
     unstarted_left: Cell<usize>,
     /// Unstarted dhagas that no other worker sees before the end of the batch.
     fresh: RefCell<VecDeque<Job>>,
+    /// A great burst was shared, and a thief woken for it, before the end of this batch.
+    has_shared_lot: Cell<bool>,
     /// Of `fresh`, how many at its front others have seen before.
     taken_back: Cell<usize>,
     /// Unstarted dhagas that must start here.
@@ -250,6 +254,7 @@ impl Worker {
             ready_left: Cell::default(),
             unstarted_left: Cell::default(),
             fresh: RefCell::default(),
+            has_shared_lot: Cell::new(false),
             taken_back: Cell::new(0),
             local: RefCell::default(),
             timers: RefCell::new(Timers::new(now())),
@@ -426,15 +431,20 @@ impl Worker {
         if self.shared.workers < 2 {
             return;
         }
+        self.publish_fresh();
+        self.has_shared_lot.set(false);
+        if self.injector.unstarted_len() > 0 {
+            self.shared.wake_thief();
+        }
+    }
+
+    fn publish_fresh(&self) {
         let mut fresh = self.fresh.borrow_mut();
         if !fresh.is_empty() {
             self.injector.publish(fresh.drain(..));
+            shrink_if_emptied(&mut fresh);
             self.taken_back.set(0);
             self.set_arrived(0);
-        }
-        drop(fresh);
-        if self.injector.unstarted_len() > 0 {
-            self.shared.wake_thief();
         }
     }
 
@@ -765,10 +775,24 @@ impl Worker {
         }
     }
 
-    /// Queues an unstarted dhaga. Signals nobody: the end of the batch does.
+    /// Queues an unstarted dhaga. Signals nobody: the end of the batch does, or the end of a lot of a great burst, so that
+    /// others need not wait until the spawner has spawned them all.
     #[inline(always)]
     pub(crate) fn push_fresh(&self, job: Job) {
-        self.fresh.borrow_mut().push_back(job);
+        let mut fresh = self.fresh.borrow_mut();
+        fresh.push_back(job);
+        if fresh.len() >= SHARED_LOT && self.shared.workers > 1 {
+            drop(fresh);
+            self.share_lot();
+        }
+    }
+
+    #[cold]
+    fn share_lot(&self) {
+        self.publish_fresh();
+        if !self.has_shared_lot.replace(true) {
+            self.shared.wake_thief();
+        }
     }
 
     /// Queues a dhaga that must start on this worker.
