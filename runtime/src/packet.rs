@@ -131,7 +131,7 @@ impl<F: FnOnce() -> T, T> Packet<F, T> {
         match prefix.handshake.end() {
             Ended::Silent => true,
             Ended::Waited(waiter) => {
-                waiter.unpark();
+                waiter.unpark_in_turn();
                 true
             }
             Ended::Detached => {

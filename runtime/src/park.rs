@@ -57,6 +57,17 @@ impl Unparker {
         }
     }
 
+    /// As [`Unparker::unpark`], but the sleeper is not first in its worker's queue for it: for one that will wait for many
+    /// of the caller's kind, and shall not be resumed for each.
+    pub(crate) fn unpark_in_turn(&self) {
+        match (&self.0, worker()) {
+            (Sleeper::Dhaga(address), Some(worker)) if std::ptr::eq(address.injector, worker.injector) => {
+                worker.unpark_in_turn(address.task);
+            }
+            _ => self.unpark(),
+        }
+    }
+
     pub(crate) fn address(&self) -> Option<Address> {
         match &self.0 {
             Sleeper::Dhaga(address) => Some(*address),
