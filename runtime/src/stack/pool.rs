@@ -1,0 +1,377 @@
+//! All stacks of one worker.
+
+use std::fmt;
+use std::io;
+
+use super::mapping::advise;
+use super::size::{SIZES, StackSize, guard_bytes};
+use super::slab::Slab;
+use super::{Guards, Stack, StackError};
+
+/// First slab of each size: 16 MiB of address space, 64 stacks of the default size.
+const SLAB_BYTES_FIRST: usize = 16 << 20;
+
+/// Slabs double up to 8 GiB of address space, so that a million stacks of the default size are about 40 mappings.
+const SLAB_BYTES_MAX: usize = 8 << 30;
+
+/// The stacks of one worker. It stays on the thread that made it, and so do its stacks.
+///
+/// A pool that is dropped gives back each slab none of whose stacks is out; the others stay mapped for good.
+pub struct StackPool {
+    free: [FreeStacks; SIZES],
+    slabs: Vec<Slab>,
+    guards: Guards,
+}
+
+/// What a pool holds, as [`StackPool::stats`] found it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct StackStats {
+    /// Stacks that the slabs have room for, fresh ones included.
+    pub mapped: usize,
+    /// Stacks handed out and not given back.
+    pub in_use: usize,
+    /// Free stacks that still hold the memory of their last use.
+    pub touched_free: usize,
+    /// Slabs.
+    pub slabs: usize,
+    /// Bytes of address space in all slabs.
+    pub mapped_bytes: usize,
+    /// How the newest slab is guarded.
+    pub guards: Guards,
+    /// Kernel mappings in use, at most; `vm.max_map_count` limits these.
+    pub mappings: usize,
+}
+
+/// Why there is no stack.
+impl StackPool {
+    /// Makes an empty pool; the first slab is mapped by the first [`take`](Self::take).
+    pub fn new(guards: Guards) -> StackPool {
+        StackPool { free: [const { FreeStacks::new() }; SIZES], slabs: Vec::new(), guards }
+    }
+
+    /// Hands out the free stack that was used last, or the next fresh one, of `stack_bytes` of address space rounded up
+    /// to a power of two; [`STACK_BYTES_MIN`] is the smallest. Part of it is the guard: 16 KiB where pages have 4 KiB.
+    ///
+    /// # Errors
+    ///
+    /// [`StackError::TooLarge`] above [`STACK_BYTES_MAX`]. [`StackError::OutOfMemory`] when there is no free stack and
+    /// the system refuses even a slab of one, or a guard; the pool stays usable.
+    #[inline]
+    pub fn take(&mut self, stack_bytes: usize) -> Result<Stack, StackError> {
+        let size = StackSize::new(stack_bytes)?;
+        let stack = match self.free[size.index()].warm.pop() {
+            Some(stack) => stack,
+            None => self.take_cold(size)?,
+        };
+        self.slabs[stack.slot().slab()].out += 1;
+        Ok(stack)
+    }
+
+    /// Takes back a stack, memory and all: the next [`take`](Self::take) of its size returns this one.
+    ///
+    /// # Panics
+    ///
+    /// When the stack came from another pool.
+    #[inline]
+    pub fn give_back(&mut self, stack: Stack) {
+        let slab = self
+            .slabs
+            .get_mut(stack.slot().slab())
+            .filter(|slab| slab.stacks().contains(&stack.slot().limit()))
+            .expect("a stack goes back to the pool that handed it out");
+        slab.out -= 1;
+        self.free[slab.size.index()].warm.push(stack);
+    }
+
+    /// Free stacks that still hold the memory of their last use: at least a page each.
+    pub fn touched_free(&self) -> usize {
+        self.free.iter().map(|free| free.warm.len()).sum()
+    }
+
+    /// Gives the memory of free stacks back to the system until at most `warm_max` keep theirs, at most `stacks_max`
+    /// of them in this call. Begins with the largest size, and within a size with those that lay unused longest.
+    /// Returns how many it trimmed.
+    ///
+    /// Costs one `madvise` a stack, about a microsecond, and each trimmed stack will fault its pages in again; so trim
+    /// seldom and in small steps. Guards survive; the page tables (512 B a stack of the default size) stay. Locked
+    /// memory cannot be given back: then nothing is trimmed.
+    pub fn trim_to(&mut self, warm_max: usize, stacks_max: usize) -> usize {
+        let mut left = self.touched_free().saturating_sub(warm_max).min(stacks_max);
+        let mut trimmed = 0;
+        for free in self.free.iter_mut().rev() {
+            let stacks = free.trim(left);
+            left -= stacks;
+            trimmed += stacks;
+        }
+        trimmed
+    }
+
+    /// Counts what the pool holds.
+    pub fn stats(&self) -> StackStats {
+        StackStats {
+            mapped: self.slabs.iter().map(Slab::len).sum(),
+            in_use: self.slabs.iter().map(|slab| slab.out).sum(),
+            touched_free: self.touched_free(),
+            slabs: self.slabs.len(),
+            mapped_bytes: self.slabs.iter().map(|slab| slab.mapping.bytes).sum(),
+            guards: self.slabs.last().map_or(self.guards, |slab| slab.guards),
+            mappings: self.slabs.iter().map(Slab::mappings_max).sum(),
+        }
+    }
+
+    #[cold]
+    fn take_cold(&mut self, size: StackSize) -> Result<Stack, StackError> {
+        if let Some(stack) = self.free[size.index()].cold.pop() {
+            return Ok(stack);
+        }
+        let newest = match self.free[size.index()].newest_slab {
+            Some(index) if !self.slabs[index].is_used_up() => index,
+            _ => self.grow(size)?,
+        };
+        self.slabs[newest].carve(newest)
+    }
+
+    /// Maps the next slab of this size and returns its index.
+    fn grow(&mut self, size: StackSize) -> Result<usize, StackError> {
+        let free = &mut self.free[size.index()];
+        let slab = Slab::map(size, free.slab_bytes_next, self.guards)?;
+        free.slab_bytes_next = (slab.len() * size.bytes() * 2).clamp(SLAB_BYTES_FIRST, SLAB_BYTES_MAX);
+        free.newest_slab = Some(self.slabs.len());
+        self.slabs.push(slab);
+        Ok(self.slabs.len() - 1)
+    }
+}
+
+impl Default for StackPool {
+    fn default() -> StackPool {
+        StackPool::new(Guards::default())
+    }
+}
+
+impl fmt::Debug for StackPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("StackPool").field(&self.stats()).finish()
+    }
+}
+
+impl Drop for StackPool {
+    fn drop(&mut self) {
+        for slab in self.slabs.drain(..) {
+            slab.unmap_unless_in_use();
+        }
+    }
+}
+
+/// The free stacks of one size.
+struct FreeStacks {
+    /// Touched, the last used at the end.
+    warm: Vec<Stack>,
+    /// Trimmed: guard and page tables are there, the memory is not.
+    cold: Vec<Stack>,
+    /// The slab whose fresh stacks are handed out next.
+    newest_slab: Option<usize>,
+    slab_bytes_next: usize,
+}
+
+impl FreeStacks {
+    const fn new() -> FreeStacks {
+        FreeStacks { warm: Vec::new(), cold: Vec::new(), newest_slab: None, slab_bytes_next: SLAB_BYTES_FIRST }
+    }
+
+    /// Trims the `stacks_max` that lay unused longest and returns how many these were.
+    fn trim(&mut self, stacks_max: usize) -> usize {
+        let coldest = self.warm.iter().take(stacks_max);
+        let trimmed = coldest.take_while(|stack| release_memory(stack).is_ok()).count();
+        self.cold.extend(self.warm.drain(..trimmed));
+        trimmed
+    }
+}
+
+/// Gives the pages of a free stack back to the system; they read as zeros from now on. The guard stays.
+fn release_memory(stack: &Stack) -> io::Result<()> {
+    let limit = stack.slot().limit();
+    let usable = limit + guard_bytes()..limit + stack.size_bytes();
+    // SAFETY: the range is the usable part of one stack and page-aligned at both ends. The stack is free (only the free
+    // lists call this), so no frame or reference lies in memory that is about to be zeroed.
+    unsafe { advise(usable, libc::MADV_DONTNEED) }
+}
+
+#[cfg(test)]
+mod tests {
+    use corosensei::stack::Stack as _;
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+    use super::super::size::GUARD_BYTES_MIN;
+    use super::super::slab::{COLOUR_BYTES, COLOURS};
+    use super::super::tests::{in_child, is_inaccessible, mappings_in, take_many, test_path, touch};
+    use super::super::{Refused, STACK_BYTES_DEFAULT, stack_around};
+    use super::*;
+
+    #[test]
+    fn the_last_stack_given_back_is_the_first_taken() {
+        let mut pool = StackPool::default();
+        let mut stacks = take_many(&mut pool, 3);
+        let limits: Vec<_> = stacks.iter().map(Stack::limit).collect();
+        for stack in stacks.drain(..) {
+            pool.give_back(stack);
+        }
+        let again = take_many(&mut pool, 3);
+        let again: Vec<_> = again.iter().map(Stack::limit).rev().collect();
+        assert_eq!(limits, again);
+        assert_eq!(pool.stats().slabs, 1);
+    }
+
+    #[test]
+    fn sizes_do_not_mix() {
+        let mut pool = StackPool::default();
+        for bytes in [64 << 10, 256 << 10, 1 << 20, 64 << 20] {
+            let stack = pool.take(bytes).expect("address space for the test");
+            assert_eq!(stack.size_bytes(), bytes);
+            let other = pool.take(bytes).expect("address space for the test");
+            assert_eq!((other.size_bytes(), other.slot().slab() == stack.slot().slab()), (bytes, bytes < 16 << 20));
+            pool.give_back(stack);
+            pool.give_back(other);
+        }
+        assert_eq!(pool.touched_free(), 8);
+        assert_eq!(pool.stats().in_use, 0);
+    }
+
+    #[test]
+    fn neighbours_have_different_colours() {
+        let mut pool = StackPool::default();
+        let stacks = take_many(&mut pool, 64);
+        let mut colours = [0; COLOURS];
+        for stack in &stacks {
+            let high_end = stack.limit().get() + STACK_BYTES_DEFAULT;
+            colours[(high_end - stack.base().get()) / COLOUR_BYTES] += 1;
+            assert_eq!(stack.size_bytes(), STACK_BYTES_DEFAULT);
+        }
+        assert_eq!(colours, [4; COLOURS]);
+    }
+
+    #[test]
+    fn a_hundred_thousand_stacks_are_few_mappings() {
+        in_child(test_path!(a_hundred_thousand_stacks_are_few_mappings), || {
+            let mut pool = StackPool::default();
+            let stacks = take_many(&mut pool, 100_000);
+            let stats = pool.stats();
+            assert_eq!(stats.in_use, 100_000);
+            if stats.guards == Guards::Install {
+                assert!(mappings_in(0..usize::MAX) < 200, "{stats:?}");
+            }
+            for stack in stacks.iter().step_by(9_999) {
+                touch(stack);
+                assert!(is_inaccessible(stack.limit().get()));
+                assert!(is_inaccessible(stack.limit().get() + GUARD_BYTES_MIN - 1));
+                assert!(!is_inaccessible(stack.limit().get() + guard_bytes()));
+            }
+        });
+    }
+
+    #[test]
+    fn protected_guards_cost_two_mappings_each() {
+        let mut pool = StackPool::new(Guards::Protect);
+        let stacks = take_many(&mut pool, 50);
+        let stats = pool.stats();
+        assert_eq!((stats.guards, stats.mappings), (Guards::Protect, 102));
+        let slab = pool.slabs[0].mapping.start.as_ptr().addr()..pool.slabs[0].mapping.end();
+        assert!((100..=102).contains(&mappings_in(slab)));
+        assert!(stacks.iter().all(|stack| is_inaccessible(stack.limit().get())));
+    }
+
+    #[test]
+    fn slabs_shrink_under_an_address_space_limit_until_a_typed_error() {
+        in_child(test_path!(slabs_shrink_under_an_address_space_limit_until_a_typed_error), || {
+            let status = std::fs::read_to_string("/proc/self/statm").expect("procfs");
+            let pages: u64 = status.split(' ').next().and_then(|n| n.parse().ok()).expect("a number of pages");
+            let maximum = getrlimit(Resource::As).maximum;
+            let current = Some(pages * rustix::param::page_size() as u64 + (100 << 20));
+            setrlimit(Resource::As, Rlimit { current, maximum }).expect("a limit may be lowered");
+
+            let mut pool = StackPool::default();
+            let mut stacks = Vec::with_capacity(1000);
+            let error = loop {
+                match pool.take(STACK_BYTES_DEFAULT) {
+                    Ok(stack) => stacks.push(stack),
+                    Err(error) => break error,
+                }
+            };
+            // 400 stacks of 256 KiB fit into 100 MiB; slabs of 16, 32 and 64 MiB would have stopped at 192.
+            assert!(stacks.len() > 380, "{} stacks", stacks.len());
+            assert!(
+                matches!(&error, StackError::OutOfMemory { refused: Refused::Slab, source, .. }
+                    if source.raw_os_error() == Some(libc::ENOMEM)),
+                "{error:?}"
+            );
+            assert!(error.to_string().contains("RLIMIT_AS"));
+            pool.give_back(stacks.pop().expect("there are some"));
+            stacks.push(pool.take(STACK_BYTES_DEFAULT).expect("one was given back"));
+        });
+    }
+
+    #[test]
+    fn locked_memory_gets_protected_guards() {
+        in_child(test_path!(locked_memory_gets_protected_guards), || {
+            use rustix::mm::{MlockAllFlags, mlockall};
+            if mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE).is_err() {
+                return; // the machine's limits do not let us lock that much
+            }
+            let mut pool = StackPool::default();
+            let stack = pool.take(STACK_BYTES_DEFAULT).expect("64 stacks fit, or fewer");
+            assert_eq!(pool.stats().guards, Guards::Protect);
+            assert!(is_inaccessible(stack.limit().get()));
+            pool.give_back(stack);
+            assert_eq!(pool.trim_to(0, 1), 0);
+            assert_eq!(pool.touched_free(), 1);
+        });
+    }
+
+    #[test]
+    fn trimming_frees_the_coldest_and_keeps_their_guards() {
+        for guards in [Guards::Install, Guards::Protect] {
+            let mut pool = StackPool::new(guards);
+            let stacks = take_many(&mut pool, 10);
+            let tops: Vec<_> = stacks.iter().map(touch).collect();
+            let warmest = stacks[9].limit();
+            stacks.into_iter().for_each(|stack| pool.give_back(stack));
+            assert_eq!(pool.touched_free(), 10);
+
+            assert_eq!(pool.trim_to(4, 1), 1);
+            assert_eq!(pool.trim_to(4, usize::MAX), 5);
+            assert_eq!(pool.trim_to(4, usize::MAX), 0);
+            assert_eq!(pool.touched_free(), 4);
+
+            // SAFETY: the top bytes of stacks that the pool has free, on which no coroutine runs.
+            let bytes: Vec<u8> = tops.iter().map(|top| unsafe { top.read() }).collect();
+            assert_eq!(bytes, [0, 0, 0, 0, 0, 0, 7, 7, 7, 7]);
+
+            let stacks = take_many(&mut pool, 10);
+            assert_eq!(stacks[0].limit(), warmest);
+            assert!(stacks.iter().all(|stack| is_inaccessible(stack.limit().get())));
+            assert_eq!(pool.stats().slabs, 1);
+        }
+    }
+
+    #[test]
+    fn a_pool_unmaps_what_is_not_in_use_and_nothing_else() {
+        let mut pool = StackPool::default();
+        let small = pool.take(STACK_BYTES_DEFAULT).expect("address space for the test");
+        let large = pool.take(1 << 20).expect("address space");
+        let (kept, gone) = (small.limit().get(), large.limit().get());
+        pool.give_back(large);
+        drop(pool);
+        touch(&small);
+        assert!(stack_around(kept + guard_bytes()).is_some());
+        assert!(stack_around(gone + guard_bytes()).is_none());
+    }
+
+    #[test]
+    #[should_panic(expected = "the pool that handed it out")]
+    fn a_stack_of_another_pool_is_refused() {
+        let stack = take_many(&mut StackPool::default(), 1).remove(0);
+        let mut other = StackPool::default();
+        let _mine = take_many(&mut other, 1);
+        other.give_back(stack);
+    }
+}

@@ -1,0 +1,157 @@
+//! One mapping with many stacks of one size.
+
+use std::mem;
+use std::ops::Range;
+
+use corosensei::stack::StackPointer;
+use log::debug;
+
+use super::mapping::{Mapping, advise, make_inaccessible};
+use super::region::Region;
+use super::size::{StackSize, guard_bytes};
+use super::slot::Slot;
+use super::{Refused, Stack, StackError};
+
+/// How a stack is guarded against overflow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Guards {
+    /// In the page tables, by `MADV_GUARD_INSTALL`; slab by slab [`Guards::Protect`] where the kernel refuses that.
+    #[default]
+    Install,
+    /// By `mprotect`, at two more mappings a stack.
+    Protect,
+}
+
+/// Stack tops are shifted by a multiple of 64 B, a cache line, in 16 steps: without it the hot frames of all stacks
+/// fall into the same sets of the first-level cache. More steps would make parked stacks straddle two pages.
+pub(super) const COLOUR_BYTES: usize = 64;
+pub(super) const COLOURS: usize = 16;
+
+/// Stacks that are made dumpable with one system call.
+const DUMPABLE_BATCH: usize = 16;
+
+/// `MADV_GUARD_INSTALL` of Linux 6.13, which the `libc` crate does not name yet.
+const MADV_GUARD_INSTALL: libc::c_int = 102;
+
+/// One mapping with the stacks in it, and what became of them.
+pub(super) struct Slab {
+    pub(super) mapping: Mapping,
+    region: &'static Region,
+    pub(super) size: StackSize,
+    pub(super) guards: Guards,
+    /// Low end of stack 0.
+    first: usize,
+    /// Stacks below this index have been handed out at least once, and have a guard.
+    fresh_from: usize,
+    /// Stacks below this index go into core dumps.
+    dumpable_to: usize,
+    /// Guards made by `mprotect`.
+    protected: usize,
+    /// Stacks handed out and not given back.
+    pub(super) out: usize,
+}
+
+impl Slab {
+    /// Maps `slab_bytes`, or half of it, or half of that, down to a single stack.
+    pub(super) fn map(size: StackSize, slab_bytes: usize, guards: Guards) -> Result<Slab, StackError> {
+        let mut stacks = (slab_bytes / size.bytes()).max(1);
+        let (mapping, head_bytes) = loop {
+            let head_bytes = (stacks * size_of::<Slot>()).next_multiple_of(guard_bytes());
+            let bytes = head_bytes + stacks * size.bytes();
+            match Mapping::new(bytes) {
+                Ok(mapping) => break (mapping, head_bytes),
+                Err(error) if stacks > 1 => {
+                    debug!("no slab of {bytes} bytes for stacks ({error}), trying half of it");
+                    stacks /= 2;
+                }
+                Err(source) => {
+                    return Err(StackError::OutOfMemory { refused: Refused::Slab, bytes, source });
+                }
+            }
+        };
+        let first = mapping.start.as_ptr().addr() + head_bytes;
+        mapping.prepare(head_bytes);
+        // The head of the mapping is the array of slots. The system has zeroed it, which is a valid `Slot`, and it is
+        // page-aligned, hence aligned for it.
+        let slots = mapping.start.cast::<Slot>();
+        let region = Region::register(first..first + stacks * size.bytes(), size, slots);
+        Ok(Slab { mapping, region, size, guards, first, fresh_from: 0, dumpable_to: 0, protected: 0, out: 0 })
+    }
+
+    /// Makes the next fresh stack, guard first.
+    pub(super) fn carve(&mut self, slab: usize) -> Result<Stack, StackError> {
+        let index = self.fresh_from;
+        debug_assert!(index < self.len(), "the caller has seen a fresh stack here");
+        let limit = self.first + index * self.size.bytes();
+        self.guard(limit)?;
+        self.fresh_from += 1;
+        if index == self.dumpable_to {
+            self.make_dumpable();
+        }
+        let base = limit + self.size.bytes() - index % COLOURS * COLOUR_BYTES;
+        let stack = Stack {
+            base: StackPointer::new(base).expect("no mapping lies at address zero"),
+            // SAFETY: the mapping begins with one slot for each of its stacks, and `index` is one of these.
+            slot: unsafe { self.mapping.start.cast::<Slot>().add(index) },
+        };
+        stack.slot().place(limit, slab);
+        Ok(stack)
+    }
+
+    /// Guards the fresh stack whose low end is `limit`.
+    fn guard(&mut self, limit: usize) -> Result<(), StackError> {
+        let guard = limit..limit + guard_bytes();
+        if self.guards == Guards::Install {
+            // SAFETY: the range is page-aligned and lies in this slab's mapping, at the low end of a stack that was never
+            // handed out, so nothing refers to the pages that become inaccessible.
+            match unsafe { advise(guard.clone(), MADV_GUARD_INSTALL) } {
+                Ok(()) => return Ok(()),
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                    debug!("the kernel installs no guards (before 6.13, or memory is locked): mprotect instead");
+                    self.guards = Guards::Protect;
+                }
+                Err(source) => return Err(StackError::no_guard(source)),
+            }
+        }
+        // SAFETY: as above.
+        unsafe { make_inaccessible(guard) }.map_err(StackError::no_guard)?;
+        self.protected += 1;
+        Ok(())
+    }
+
+    /// Lets the next batch of stacks into core dumps. A refusal costs a dump that lacks them, so it is ignored.
+    fn make_dumpable(&mut self) {
+        let to = (self.dumpable_to + DUMPABLE_BATCH).min(self.len());
+        let address = |index| self.first + index * self.size.bytes();
+        // SAFETY: the range is page-aligned and lies in this slab's mapping; the advice changes no memory.
+        let _ = unsafe { advise(address(self.dumpable_to)..address(to), libc::MADV_DODUMP) };
+        self.dumpable_to = to;
+    }
+
+    pub(super) fn unmap_unless_in_use(self) {
+        if self.out == 0 {
+            self.region.retire();
+            drop(self.mapping);
+        } else {
+            debug!("{} stacks are still in use, their slab stays mapped", self.out);
+            mem::forget(self.mapping);
+        }
+    }
+
+    pub(super) fn stacks(&self) -> Range<usize> {
+        self.first..self.mapping.end()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.stacks().len() / self.size.bytes()
+    }
+
+    pub(super) fn is_used_up(&self) -> bool {
+        self.fresh_from == self.len()
+    }
+
+    /// Each guard by `mprotect` cuts a mapping in three, and the stacks that go into dumps are apart from the others.
+    pub(super) fn mappings_max(&self) -> usize {
+        2 + 2 * self.protected
+    }
+}

@@ -1,0 +1,59 @@
+//! A stack and its guard.
+
+use std::panic::Location;
+use std::ptr::NonNull;
+
+use corosensei::stack::StackPointer;
+
+use super::size::STACK_BYTES_MIN;
+use super::slot::Slot;
+
+/// A stack and its guard. To drop it is safe, but the stack then counts as used for good: hand it to
+/// [`StackPool::give_back`](super::StackPool::give_back).
+#[must_use = "a stack that is dropped is lost to its pool"]
+#[derive(Debug)]
+pub struct Stack {
+    /// Here and not in the slot, since each switch reads it.
+    pub(super) base: StackPointer,
+    pub(super) slot: NonNull<Slot>,
+}
+
+impl Stack {
+    /// Says whose stack this is, for the message when it overflows. A few ns, no allocation; the name is cut to
+    /// [`LABEL_NAME_BYTES_MAX`] bytes.
+    #[inline]
+    pub fn set_label(&self, name: Option<&str>, site: &'static Location<'static>) {
+        self.slot().set_label(name.unwrap_or(""), site);
+    }
+
+    /// Address space of this stack, guard included.
+    pub(super) fn size_bytes(&self) -> usize {
+        // The colour takes less than one step of the smallest size, so rounding up undoes it.
+        (self.base.get() - self.slot().limit()).next_multiple_of(STACK_BYTES_MIN)
+    }
+
+    #[inline]
+    pub(super) fn slot(&self) -> &Slot {
+        // SAFETY: the slot is aligned and initialised (see `Slab::map`). It stays mapped while this stack is out, which is
+        // as long as a caller can hold `self`; and the stacks in the free lists of a pool are not read after it has unmapped
+        // a slab. A slot consists of atomics only, so a shared reference to it conflicts with nothing.
+        unsafe { self.slot.as_ref() }
+    }
+}
+
+// SAFETY: `Slab::carve` lays a guard of at least one page over the low end before it makes a `Stack`, and fails
+// otherwise. `limit` is that low end, guard included; `base` is at most 960 bytes below the high end and a multiple of
+// 64, as the alignment of stacks (16) asks. Between guard and base lie more than 4096 bytes, since a stack has at least
+// 64 KiB and at least four pages, and its guard 16 KiB or one page. Both stay the same for the life of the value, which
+// alone owns that memory: a stack lies in exactly one of `warm`, `cold`, the fresh part of its slab, or a `Stack`.
+unsafe impl corosensei::stack::Stack for Stack {
+    #[inline]
+    fn base(&self) -> StackPointer {
+        self.base
+    }
+
+    #[inline]
+    fn limit(&self) -> StackPointer {
+        StackPointer::new(self.slot().limit()).expect("no mapping lies at address zero")
+    }
+}
