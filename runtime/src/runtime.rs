@@ -162,6 +162,12 @@ impl Runtime {
         self.shared.injectors().iter().map(|injector| injector.load() + injector.unstarted_len()).sum()
     }
 
+    /// Dhagas that may live at once: what [`RuntimeBuilder::tasks_max`] asked for, or what the memory had room for at the
+    /// start.
+    pub fn tasks_max(&self) -> usize {
+        self.shared.tasks_max
+    }
+
     /// Unwinds all dhagas, and waits for them up to `grace`.
     ///
     /// # Errors

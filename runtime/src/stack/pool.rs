@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 
 use super::mapping::advise;
-use super::size::{SIZES, StackSize, guard_bytes};
+use super::size::{SIZES, STACK_BYTES_MIN, StackSize, guard_bytes};
 use super::slab::Slab;
 use super::{Guards, Stack, StackError};
 
@@ -60,7 +60,7 @@ impl StackPool {
     #[inline]
     pub fn take(&mut self, stack_bytes: usize) -> Result<Stack, StackError> {
         let size = StackSize::new(stack_bytes)?;
-        let stack = match self.free[size.index()].warm.pop() {
+        let stack = match self.free[size.index()].pop_warm() {
             Some(stack) => stack,
             None => self.take_cold(size)?,
         };
@@ -81,30 +81,46 @@ impl StackPool {
             .filter(|slab| slab.stacks().contains(&stack.slot().limit()))
             .expect("a stack goes back to the pool that handed it out");
         slab.out -= 1;
-        self.free[slab.size.index()].warm.push(stack);
+        self.free[slab.size.index()].stacks.push(stack);
     }
 
     /// Free stacks that still hold the memory of their last use: at least a page each.
     pub fn touched_free(&self) -> usize {
-        self.free.iter().map(|free| free.warm.len()).sum()
+        self.free.iter().map(FreeStacks::warm).sum()
     }
 
-    /// Gives the memory of free stacks back to the system until at most `warm_max` keep theirs, at most `stacks_max`
-    /// of them in this call. Begins with the largest size, and within a size with those that lay unused longest.
-    /// Returns how many it trimmed.
+    /// Free stacks that still hold memory, without those that together take `kept_bytes` of address space. The smallest
+    /// are kept: there are many of them, and what a large one holds may be much.
+    pub fn spare(&self, kept_bytes: usize) -> usize {
+        self.spares(kept_bytes).iter().sum()
+    }
+
+    /// Gives the memory of free stacks back to the system, as long as there are [`spare`](Self::spare) ones, and at most
+    /// `stacks_max` of them in this call. Begins with the largest size, and within a size with those that lay unused
+    /// longest. Returns how many it trimmed.
     ///
-    /// Costs one `madvise` a stack, about a microsecond, and each trimmed stack will fault its pages in again; so trim
-    /// seldom and in small steps. Guards survive; the page tables (512 B a stack of the default size) stay. Locked
-    /// memory cannot be given back: then nothing is trimmed.
-    pub fn trim_to(&mut self, warm_max: usize, stacks_max: usize) -> usize {
-        let mut left = self.touched_free().saturating_sub(warm_max).min(stacks_max);
-        let mut trimmed = 0;
-        for free in self.free.iter_mut().rev() {
-            let stacks = free.trim(left);
-            left -= stacks;
-            trimmed += stacks;
+    /// Neighbours go with one `madvise`: half a microsecond for each that used one page, against two microseconds with
+    /// a call for each. A trimmed stack will fault its pages in again; so trim seldom and in small steps. Guards
+    /// survive; the page tables (512 B a stack of the default size) stay. Locked memory cannot be given back: then
+    /// nothing is trimmed.
+    pub fn trim(&mut self, kept_bytes: usize, stacks_max: usize) -> usize {
+        let (spares, mut left) = (self.spares(kept_bytes), stacks_max);
+        for (free, spare) in self.free.iter_mut().zip(spares).rev() {
+            left -= free.trim(spare.min(left));
         }
-        trimmed
+        stacks_max - left
+    }
+
+    /// Spare stacks of each size.
+    fn spares(&self, kept_bytes: usize) -> [usize; SIZES] {
+        let (mut spares, mut left_bytes) = ([0; SIZES], kept_bytes);
+        for (index, spare) in spares.iter_mut().enumerate() {
+            let (warm, bytes) = (self.free[index].warm(), STACK_BYTES_MIN << index);
+            let kept = warm.min(left_bytes / bytes);
+            left_bytes -= kept * bytes;
+            *spare = warm - kept;
+        }
+        spares
     }
 
     /// Counts what the pool holds.
@@ -122,7 +138,7 @@ impl StackPool {
 
     #[cold]
     fn take_cold(&mut self, size: StackSize) -> Result<Stack, StackError> {
-        if let Some(stack) = self.free[size.index()].cold.pop() {
+        if let Some(stack) = self.free[size.index()].pop_cold() {
             return Ok(stack);
         }
         let newest = match self.free[size.index()].newest_slab {
@@ -165,10 +181,9 @@ impl Drop for StackPool {
 
 /// The free stacks of one size.
 struct FreeStacks {
-    /// Touched, the last used at the end.
-    warm: Vec<Stack>,
-    /// Trimmed: guard and page tables are there, the memory is not.
-    cold: Vec<Stack>,
+    /// The last used at the end. The first `cold` of them are trimmed: guard and page tables are there, the memory is not.
+    stacks: Vec<Stack>,
+    cold: usize,
     /// The slab whose fresh stacks are handed out next.
     newest_slab: Option<usize>,
     slab_bytes_next: usize,
@@ -176,25 +191,51 @@ struct FreeStacks {
 
 impl FreeStacks {
     const fn new() -> FreeStacks {
-        FreeStacks { warm: Vec::new(), cold: Vec::new(), newest_slab: None, slab_bytes_next: SLAB_BYTES_FIRST }
+        FreeStacks { stacks: Vec::new(), cold: 0, newest_slab: None, slab_bytes_next: SLAB_BYTES_FIRST }
     }
 
-    /// Trims the `stacks_max` that lay unused longest and returns how many these were.
-    fn trim(&mut self, stacks_max: usize) -> usize {
-        let coldest = self.warm.iter().take(stacks_max);
-        let trimmed = coldest.take_while(|stack| release_memory(stack).is_ok()).count();
-        self.cold.extend(self.warm.drain(..trimmed));
+    #[inline]
+    fn warm(&self) -> usize {
+        self.stacks.len() - self.cold
+    }
+
+    #[inline]
+    fn pop_warm(&mut self) -> Option<Stack> {
+        if self.stacks.len() > self.cold { self.stacks.pop() } else { None }
+    }
+
+    fn pop_cold(&mut self) -> Option<Stack> {
+        debug_assert_eq!(self.warm(), 0, "a warm one comes first");
+        let stack = self.stacks.pop()?;
+        self.cold -= 1;
+        Some(stack)
+    }
+
+    /// Trims the `count` that lay unused longest, as far as the system lets it, and returns how many these were.
+    fn trim(&mut self, count: usize) -> usize {
+        let coldest = &mut self.stacks[self.cold..][..count];
+        // Stacks that were taken one after another lie side by side, and often come back so.
+        coldest.sort_unstable_by_key(Stack::slot_address);
+        let mut trimmed = 0;
+        for run in coldest.chunk_by(Stack::is_followed_by) {
+            if release_memory(run).is_err() {
+                break;
+            }
+            trimmed += run.len();
+        }
+        self.cold += trimmed;
         trimmed
     }
 }
 
-/// Gives the pages of a free stack back to the system; they read as zeros from now on. The guard stays.
-fn release_memory(stack: &Stack) -> io::Result<()> {
-    let limit = stack.slot().limit();
-    let usable = limit + guard_bytes()..limit + stack.size_bytes();
-    // SAFETY: the range is the usable part of one stack and page-aligned at both ends. The stack is free (only the free
-    // lists call this), so no frame or reference lies in memory that is about to be zeroed.
-    unsafe { advise(usable, libc::MADV_DONTNEED) }
+/// Gives the pages of free stacks that lie side by side back to the system; they read as zeros from now on. The guards
+/// between them stay, of whichever kind they are.
+fn release_memory(run: &[Stack]) -> io::Result<()> {
+    let (Some(first), Some(last)) = (run.first(), run.last()) else { return Ok(()) };
+    let memory = first.slot().limit() + guard_bytes()..last.slot().limit() + last.size_bytes();
+    // SAFETY: the range is page-aligned at both ends, lies in one slab, and consists of these stacks and their guards. They
+    // are free (only `FreeStacks` calls this), so no frame or reference lies in memory that is about to be zeroed.
+    unsafe { advise(memory, libc::MADV_DONTNEED) }
 }
 
 #[cfg(test)]
@@ -322,7 +363,7 @@ mod tests {
             assert_eq!(pool.stats().guards, Guards::Protect);
             assert!(is_inaccessible(stack.limit().get()));
             pool.give_back(stack);
-            assert_eq!(pool.trim_to(0, 1), 0);
+            assert_eq!(pool.trim(0, 1), 0);
             assert_eq!(pool.touched_free(), 1);
         });
     }
@@ -337,9 +378,9 @@ mod tests {
             stacks.into_iter().for_each(|stack| pool.give_back(stack));
             assert_eq!(pool.touched_free(), 10);
 
-            assert_eq!(pool.trim_to(4, 1), 1);
-            assert_eq!(pool.trim_to(4, usize::MAX), 5);
-            assert_eq!(pool.trim_to(4, usize::MAX), 0);
+            assert_eq!(pool.trim(4 * STACK_BYTES_DEFAULT, 1), 1);
+            assert_eq!(pool.trim(4 * STACK_BYTES_DEFAULT, usize::MAX), 5);
+            assert_eq!(pool.trim(4 * STACK_BYTES_DEFAULT, usize::MAX), 0);
             assert_eq!(pool.touched_free(), 4);
 
             // SAFETY: the top bytes of stacks that the pool has free, on which no coroutine runs.
@@ -351,6 +392,48 @@ mod tests {
             assert!(stacks.iter().all(|stack| is_inaccessible(stack.limit().get())));
             assert_eq!(pool.stats().slabs, 1);
         }
+    }
+
+    #[test]
+    fn large_stacks_are_trimmed_first_and_the_smallest_are_kept() {
+        fn check(kept_bytes: usize, stacks_max: usize, trimmed: usize, kept: [u8; 6]) {
+            let mut pool = StackPool::default();
+            let sizes = [64 << 10, 64 << 10, 256 << 10, 1 << 20, 1 << 20, 64 << 20];
+            let stacks = sizes.map(|bytes| pool.take(bytes).expect("address space for the test"));
+            let tops = stacks.each_ref().map(touch);
+            stacks.into_iter().for_each(|stack| pool.give_back(stack));
+            assert_eq!(pool.trim(kept_bytes, stacks_max), trimmed);
+            // SAFETY: the top bytes of stacks that the pool has free, on which no coroutine runs.
+            assert_eq!(tops.map(|top| unsafe { top.read() } / 7), kept, "{kept_bytes} {stacks_max}");
+            assert_eq!(pool.touched_free(), 6 - trimmed);
+            // Trimmed or not, each is handed out again, and no other.
+            let again = sizes.map(|bytes| pool.take(bytes).expect("it is there"));
+            assert_eq!(again.each_ref().map(Stack::size_bytes), sizes);
+            assert!(again.iter().all(|stack| tops.contains(&touch(stack))));
+        }
+        check(usize::MAX, usize::MAX, 0, [1; 6]);
+        check(3 << 20, usize::MAX, 1, [1, 1, 1, 1, 1, 0]);
+        check(2 << 20, usize::MAX, 2, [1, 1, 1, 0, 1, 0]);
+        check(384 << 10, usize::MAX, 3, [1, 1, 1, 0, 0, 0]);
+        check(64 << 10, 4, 4, [1, 1, 0, 0, 0, 0]);
+        check(64 << 10, usize::MAX, 5, [0, 1, 0, 0, 0, 0]);
+        check(0, usize::MAX, 6, [0; 6]);
+    }
+
+    #[test]
+    fn a_stack_that_was_trimmed_counts_as_touched_once_it_was_used_again() {
+        let mut pool = StackPool::default();
+        take_many(&mut pool, 8).into_iter().for_each(|stack| pool.give_back(stack));
+        assert_eq!(pool.trim(0, usize::MAX), 8);
+        assert_eq!((pool.touched_free(), pool.spare(0)), (0, 0));
+        let stacks = take_many(&mut pool, 3);
+        let tops: Vec<_> = stacks.iter().map(touch).collect();
+        stacks.into_iter().for_each(|stack| pool.give_back(stack));
+        assert_eq!((pool.touched_free(), pool.spare(STACK_BYTES_DEFAULT)), (3, 2));
+        assert_eq!(pool.trim(0, usize::MAX), 3);
+        // SAFETY: the top bytes of stacks that the pool has free, on which no coroutine runs.
+        assert!(tops.iter().all(|top| unsafe { top.read() } == 0));
+        assert_eq!(pool.stats().slabs, 1);
     }
 
     #[test]

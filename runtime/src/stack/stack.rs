@@ -32,6 +32,17 @@ impl Stack {
         (self.base.get() - self.slot().limit()).next_multiple_of(STACK_BYTES_MIN)
     }
 
+    /// Orders stacks by where they lie.
+    pub(super) fn slot_address(&self) -> usize {
+        self.slot.as_ptr().addr()
+    }
+
+    /// Whether `next` begins where this stack ends. Slots lie in the order of their stacks, and those of two slabs are
+    /// apart by the stacks of one.
+    pub(super) fn is_followed_by(&self, next: &Stack) -> bool {
+        self.slot_address() + size_of::<Slot>() == next.slot_address()
+    }
+
     #[inline]
     pub(super) fn slot(&self) -> &Slot {
         // SAFETY: the slot is aligned and initialised (see `Slab::map`). It stays mapped while this stack is out, which is

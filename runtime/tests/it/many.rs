@@ -24,6 +24,30 @@ fn memory() -> usize {
     (kib("VmRSS:") + kib("VmPTE:")) << 10
 }
 
+/// How often the workers of this process have gone to sleep.
+fn sleeps_of_workers() -> usize {
+    let threads = std::fs::read_dir("/proc/self/task").expect("the kernel tells");
+    let status = |thread: std::fs::DirEntry| std::fs::read_to_string(thread.path().join("status")).unwrap_or_default();
+    let texts = threads.filter_map(Result::ok).map(status).filter(|text| text.starts_with("Name:\tdhaga-"));
+    let switches = |text: String| {
+        let line = text.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:").map(str::trim))?;
+        line.parse::<usize>().ok()
+    };
+    texts.filter_map(switches).sum()
+}
+
+/// Waits for a whole second in which no worker woke. One that wakes for ever never lets it pass.
+fn wait_for_a_second_of_silence() {
+    loop {
+        let before = sleeps_of_workers();
+        assert!(before > 0, "there are workers, and they have slept");
+        std::thread::sleep(Duration::from_secs(1));
+        if sleeps_of_workers() == before {
+            return;
+        }
+    }
+}
+
 struct Guard(Arc<AtomicUsize>);
 
 impl Drop for Guard {
@@ -60,6 +84,7 @@ fn the_memory_of_a_burst_is_given_back_when_it_is_over() {
         while memory() > before - BURST * 4096 * 9 / 10 {
             std::thread::sleep(Duration::from_millis(10));
         }
+        wait_for_a_second_of_silence();
         assert_eq!(runtime.spawn(|| 1).join().expect("the stacks that are left serve"), 1);
     });
 }
