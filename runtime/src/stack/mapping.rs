@@ -26,6 +26,15 @@ impl Mapping {
         Ok(Mapping { start, bytes })
     }
 
+    /// Whether the system gave it memory when it was mapped, as it does after `mlockall(MCL_FUTURE)`.
+    pub(super) fn is_populated(&self) -> bool {
+        let page_bytes = rustix::param::page_size();
+        let (last, mut is_resident) = (self.end() - page_bytes, 0u8);
+        // SAFETY: the last page of this mapping, and room for the one byte that tells of it.
+        let result = unsafe { libc::mincore(ptr::with_exposed_provenance_mut(last), page_bytes, &mut is_resident) };
+        result == 0 && is_resident & 1 == 1
+    }
+
     /// Huge pages would turn each touched page of a stack into 2 MiB; and see the top of this file for dumps. Kernels
     /// built without either refuse, and nothing is lost.
     pub(super) fn prepare(&self, head_bytes: usize) {
@@ -69,4 +78,19 @@ pub(super) unsafe fn make_inaccessible(range: Range<usize>) -> io::Result<()> {
     // SAFETY: the caller's promise is what `mprotect` asks for.
     let result = unsafe { libc::mprotect(start, range.len(), libc::PROT_NONE) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Whether the system would still map so many bytes for the rest of the program.
+pub(super) fn has_room(bytes: usize) -> io::Result<()> {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: a new anonymous mapping at an address of the kernel's choice touches no memory that exists. Nobody may use
+    // it, so that it takes no memory even where mappings are locked.
+    let start = unsafe { libc::mmap(ptr::null_mut(), bytes, libc::PROT_NONE, flags, -1, 0) };
+    if start == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the mapping that was made above, whole, and nothing refers to it.
+    let result = unsafe { libc::munmap(start, bytes) };
+    debug_assert_eq!(result, 0, "munmap of a whole mapping cannot fail");
+    Ok(())
 }

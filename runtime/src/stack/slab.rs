@@ -1,12 +1,16 @@
 //! One mapping with many stacks of one size.
 
+use std::fs;
+use std::io;
 use std::mem;
 use std::ops::Range;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use corosensei::stack::StackPointer;
 use log::debug;
 
-use super::mapping::{Mapping, advise, make_inaccessible};
+use super::mapping::{Mapping, advise, has_room, make_inaccessible};
 use super::region::Region;
 use super::size::{StackSize, guard_bytes};
 use super::slot::Slot;
@@ -30,8 +34,41 @@ pub(super) const COLOURS: usize = 16;
 /// Stacks that are made dumpable with one system call.
 const DUMPABLE_BATCH: usize = 16;
 
+/// Address space that stacks leave to the rest of the program: an eighth of what they take, within these bounds. A heap
+/// that gets none ends the process, while a dhaga that gets no stack is an error that somebody can handle.
+const HEADROOM_BYTES_MIN: usize = 4 << 20;
+const HEADROOM_BYTES_MAX: usize = 64 << 20;
+
+/// The kernel's default of `vm.max_map_count`, for where it tells nothing.
+const MAPPINGS_FALLBACK: usize = 65_530;
+
 /// `MADV_GUARD_INSTALL` of Linux 6.13, which the `libc` crate does not name yet.
 const MADV_GUARD_INSTALL: libc::c_int = 102;
+
+/// Bytes of all slabs of the process.
+static MAPPED_BYTES: AtomicUsize = AtomicUsize::new(0);
+
+/// Guards by `mprotect` in the process.
+static PROTECTED: AtomicUsize = AtomicUsize::new(0);
+
+/// Stacks that can be guarded by `mprotect` at two mappings each: a sixteenth of what the kernel allows a process is left
+/// to the rest of it.
+pub fn protected_max() -> usize {
+    static MAX: OnceLock<usize> = OnceLock::new();
+    *MAX.get_or_init(|| {
+        let text = fs::read_to_string("/proc/sys/vm/max_map_count").ok();
+        let mappings = text.and_then(|text| text.trim().parse().ok()).unwrap_or(MAPPINGS_FALLBACK);
+        (mappings - mappings / 16) / 2
+    })
+}
+
+/// Maps memory for stacks if enough is left for everything else.
+fn map_with_headroom(bytes: usize) -> io::Result<Mapping> {
+    let mapping = Mapping::new(bytes)?;
+    let taken = MAPPED_BYTES.load(Ordering::Relaxed) + bytes;
+    has_room((taken / 8).clamp(HEADROOM_BYTES_MIN, HEADROOM_BYTES_MAX))?;
+    Ok(mapping)
+}
 
 /// One mapping with the stacks in it, and what became of them.
 pub(super) struct Slab {
@@ -58,7 +95,7 @@ impl Slab {
         let (mapping, head_bytes) = loop {
             let head_bytes = (stacks * size_of::<Slot>()).next_multiple_of(guard_bytes());
             let bytes = head_bytes + stacks * size.bytes();
-            match Mapping::new(bytes) {
+            match map_with_headroom(bytes) {
                 Ok(mapping) => break (mapping, head_bytes),
                 Err(error) if stacks > 1 => {
                     debug!("no slab of {bytes} bytes for stacks ({error}), trying half of it");
@@ -75,6 +112,7 @@ impl Slab {
         // page-aligned, hence aligned for it.
         let slots = mapping.start.cast::<Slot>();
         let region = Region::register(first..first + stacks * size.bytes(), size, slots);
+        MAPPED_BYTES.fetch_add(mapping.bytes, Ordering::Relaxed);
         Ok(Slab { mapping, region, size, guards, first, fresh_from: 0, dumpable_to: 0, protected: 0, out: 0 })
     }
 
@@ -98,6 +136,11 @@ impl Slab {
         Ok(stack)
     }
 
+    /// Whether memory came with it, since the program locks what it maps.
+    pub(super) fn is_populated(&self) -> bool {
+        self.mapping.is_populated()
+    }
+
     /// Guards the fresh stack whose low end is `limit`.
     fn guard(&mut self, limit: usize) -> Result<(), StackError> {
         let guard = limit..limit + guard_bytes();
@@ -113,8 +156,18 @@ impl Slab {
                 Err(source) => return Err(StackError::no_guard(source)),
             }
         }
-        // SAFETY: as above.
-        unsafe { make_inaccessible(guard) }.map_err(StackError::no_guard)?;
+        self.protect(guard).map_err(StackError::no_guard)
+    }
+
+    fn protect(&mut self, guard: Range<usize>) -> io::Result<()> {
+        if PROTECTED.fetch_add(1, Ordering::Relaxed) >= protected_max() {
+            PROTECTED.fetch_sub(1, Ordering::Relaxed);
+            return Err(io::Error::from_raw_os_error(libc::ENOMEM));
+        }
+        // SAFETY: as in `guard`, whose range this is.
+        unsafe { make_inaccessible(guard) }.inspect_err(|_| {
+            PROTECTED.fetch_sub(1, Ordering::Relaxed);
+        })?;
         self.protected += 1;
         Ok(())
     }
@@ -130,6 +183,8 @@ impl Slab {
 
     pub(super) fn unmap_unless_in_use(self) {
         if self.out == 0 {
+            MAPPED_BYTES.fetch_sub(self.mapping.bytes, Ordering::Relaxed);
+            PROTECTED.fetch_sub(self.protected, Ordering::Relaxed);
             self.region.retire();
             drop(self.mapping);
         } else {

@@ -3,6 +3,7 @@
 mod blocking;
 mod child;
 mod common;
+mod limits;
 mod many;
 mod net;
 mod overflow;
