@@ -1,7 +1,10 @@
-//! What this machine lets the process use: cores and memory, containers included.
+//! What this machine lets the process use: cores, memory and address space, containers included.
 
+use std::fmt;
 use std::fs;
 use std::path::Path;
+
+use rustix::process::{Resource, getrlimit};
 
 /// Assumed where the kernel tells nothing: a small machine.
 const MEMORY_FALLBACK_BYTES: u64 = 1 << 30;
@@ -11,11 +14,50 @@ pub(crate) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Bytes of memory that the process could still take: the smaller of what the machine and what its cgroup has left.
-pub(crate) fn memory_bytes() -> u64 {
-    let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| available_bytes(&text));
-    let machine = machine.unwrap_or(MEMORY_FALLBACK_BYTES);
-    cgroup_bytes().map_or(machine, |cgroup| cgroup.min(machine))
+/// Memory that the process could still take.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Memory {
+    pub(crate) bytes: u64,
+    pub(crate) source: MemorySource,
+}
+
+/// Whose memory it is that ends first.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum MemorySource {
+    Machine,
+    Cgroup,
+    /// The kernel told nothing.
+    Assumed,
+}
+
+impl fmt::Display for MemorySource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            MemorySource::Machine => "the machine's available memory",
+            MemorySource::Cgroup => "what its cgroup has left of memory",
+            MemorySource::Assumed => "memory that is assumed, since the kernel does not tell",
+        })
+    }
+}
+
+/// The smaller of what the machine and what the process's cgroup has left.
+pub(crate) fn memory() -> Memory {
+    let of = |source| move |bytes| Memory { bytes, source };
+    let machine = read("/proc/meminfo").and_then(|text| available_bytes(&text)).map(of(MemorySource::Machine));
+    let cgroup = read("/proc/self/cgroup").and_then(|text| cgroup_bytes(&text)).map(of(MemorySource::Cgroup));
+    let assumed = Memory { bytes: MEMORY_FALLBACK_BYTES, source: MemorySource::Assumed };
+    machine.into_iter().chain(cgroup).min_by_key(|memory| memory.bytes).unwrap_or(assumed)
+}
+
+/// Bytes of address space that the process could still take; `None` where nothing limits it.
+pub(crate) fn address_space_bytes() -> Option<u64> {
+    let limit = getrlimit(Resource::As).current?;
+    let pages: u64 = read("/proc/self/statm")?.split(' ').next()?.parse().ok()?;
+    Some(limit.saturating_sub(pages * rustix::param::page_size() as u64))
+}
+
+fn read(path: impl AsRef<Path>) -> Option<String> {
+    fs::read_to_string(path).ok()
 }
 
 fn available_bytes(meminfo: &str) -> Option<u64> {
@@ -24,17 +66,23 @@ fn available_bytes(meminfo: &str) -> Option<u64> {
     Some(kib << 10)
 }
 
-/// What is left in the process's cgroup (version 2), itself or one above it.
-fn cgroup_bytes() -> Option<u64> {
-    let membership = fs::read_to_string("/proc/self/cgroup").ok()?;
-    let path = membership.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    let root = Path::new("/sys/fs/cgroup");
-    root.join(path).ancestors().take_while(|folder| folder.starts_with(root)).filter_map(left_in).min()
+/// What is left in the process's cgroup, itself or one above it, in the hierarchy of version 2 or in that of version 1.
+fn cgroup_bytes(membership: &str) -> Option<u64> {
+    let unified = membership.lines().find_map(|line| line.strip_prefix("0::/"));
+    let unified = unified.map(|path| left_in(Path::new("/sys/fs/cgroup"), path, "memory.max", "memory.current"));
+    let first = membership.lines().find_map(|line| line.split_once(":memory:/"));
+    let first = first.map(|(_, path)| {
+        let root = Path::new("/sys/fs/cgroup/memory");
+        left_in(root, path, "memory.limit_in_bytes", "memory.usage_in_bytes")
+    });
+    unified.into_iter().chain(first).flatten().min()
 }
 
-fn left_in(folder: &Path) -> Option<u64> {
-    let read = |name: &str| fs::read_to_string(folder.join(name)).ok()?.trim().parse::<u64>().ok();
-    Some(read("memory.max")?.saturating_sub(read("memory.current")?))
+/// The least that is left in a folder or one above it.
+fn left_in(root: &Path, path: &str, limit: &str, usage: &str) -> Option<u64> {
+    let number = |folder: &Path, name: &str| read(folder.join(name))?.trim().parse::<u64>().ok();
+    let left = |folder: &Path| Some(number(folder, limit)?.saturating_sub(number(folder, usage)?));
+    root.join(path).ancestors().take_while(|folder| folder.starts_with(root)).filter_map(left).min()
 }
 
 #[cfg(test)]
@@ -50,8 +98,29 @@ mod tests {
     }
 
     #[test]
+    fn the_tightest_cgroup_counts() {
+        let root = std::env::temp_dir().join(format!("dhaga-cgroup-{}", std::process::id()));
+        let inner = root.join("outer/inner");
+        fs::create_dir_all(&inner).expect("a folder for the test");
+        let write = |folder: &str, limit: &str, usage: &str| {
+            fs::write(root.join(folder).join("limit"), limit).expect("a file");
+            fs::write(root.join(folder).join("usage"), usage).expect("a file");
+        };
+        let left = || left_in(&root, "outer/inner", "limit", "usage");
+        assert_eq!(left(), None);
+        write("outer/inner", "max\n", "5\n");
+        assert_eq!(left(), None);
+        write("outer", "100\n", "30\n");
+        assert_eq!(left(), Some(70));
+        write("outer/inner", "50\n", "60\n");
+        assert_eq!(left(), Some(0));
+        fs::remove_dir_all(&root).expect("it was made above");
+    }
+
+    #[test]
     fn this_machine_has_a_core_and_some_memory() {
         assert!(cores() >= 1);
-        assert!(memory_bytes() > 1 << 20);
+        let memory = memory();
+        assert!(memory.bytes > 1 << 20 && memory.source != MemorySource::Assumed, "{memory:?}");
     }
 }

@@ -12,7 +12,7 @@ use crate::park::{self, Unparker, WaitReason};
 use crate::reactor::Reactor;
 use crate::run_queue::{Injector, Message};
 use crate::scheduler::{Shared, Worker, run_worker, with_worker};
-use crate::stack::{Guards, STACK_BYTES_MAX, STACK_BYTES_MIN, StackPool};
+use crate::stack::{Guards, STACK_BYTES_MAX, STACK_BYTES_MIN, StackPool, guards_here, protected_max, stacks_in};
 use crate::task::Job;
 
 pub use crate::stack::STACK_BYTES_DEFAULT;
@@ -101,7 +101,7 @@ impl RuntimeBuilder {
         self
     }
 
-    /// Starts the workers.
+    /// Starts the workers, and logs at `info` what there is room for, and which limit says so.
     ///
     /// # Errors
     ///
@@ -110,7 +110,8 @@ impl RuntimeBuilder {
     pub fn build(self) -> io::Result<Runtime> {
         let cores = machine::cores();
         let workers = self.workers.unwrap_or(cores);
-        let tasks_max = self.tasks_max.unwrap_or_else(default_tasks_max);
+        let limit = Limit::new(self.tasks_max);
+        let tasks_max = limit.tasks;
         let refuse = |reason: String| Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
         if workers == 0 || workers > WORKERS_MAX || tasks_max == 0 {
             return refuse(format!(
@@ -126,18 +127,74 @@ impl RuntimeBuilder {
         let shared = Arc::new(Shared::new(workers, tasks_max, self.stack_bytes, workers <= cores));
         let mut runtime = Runtime { shared, ended: Arc::default(), threads: Vec::new() };
         runtime.start(workers, &self)?;
-        log::debug!(
-            "runtime {:?} started: {workers} workers, room for {tasks_max} dhagas, stacks of {} bytes",
+        log::info!(
+            "runtime {:?} has started: {workers} workers for {cores} cores; room for {limit}; {}",
             self.name,
-            self.stack_bytes
+            StacksHere::new(self.stack_bytes, self.guards)
         );
         Ok(runtime)
     }
 }
 
-/// How many dhagas fit into three quarters of the memory that is left.
-fn default_tasks_max() -> usize {
-    usize::try_from(machine::memory_bytes() / 4 * 3 / TASK_BYTES).unwrap_or(usize::MAX).max(1)
+/// How many dhagas may live, and where that comes from.
+struct Limit {
+    tasks: usize,
+    /// `None`: the builder.
+    memory: Option<machine::Memory>,
+}
+
+impl Limit {
+    /// As asked for, otherwise as many as fit into three quarters of the memory that is left.
+    fn new(asked: Option<usize>) -> Self {
+        if let Some(tasks) = asked {
+            return Self { tasks, memory: None };
+        }
+        let memory = machine::memory();
+        let tasks = usize::try_from(memory.bytes / 4 * 3 / TASK_BYTES).unwrap_or(usize::MAX).max(1);
+        Self { tasks, memory: Some(memory) }
+    }
+}
+
+impl std::fmt::Display for Limit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} dhagas ", self.tasks)?;
+        match &self.memory {
+            None => f.write_str("(as asked for)"),
+            Some(memory) => write!(f, "(three quarters of {}, {} MiB)", memory.source, memory.bytes >> 20),
+        }
+    }
+}
+
+/// What stacks are like here, and how many can be out at once where something other than memory ends them: a dhaga that
+/// starts beyond that never runs.
+struct StacksHere {
+    bytes: usize,
+    guards: Guards,
+    /// How many, and by which limit.
+    max: Option<(usize, &'static str)>,
+}
+
+impl StacksHere {
+    fn new(bytes: usize, asked: Guards) -> Self {
+        let guards = guards_here(asked);
+        let mappings = (guards == Guards::Protect).then(|| (protected_max(), "vm.max_map_count"));
+        let space = machine::address_space_bytes().map(|left| (stacks_in(left, bytes), "RLIMIT_AS"));
+        Self { bytes, guards, max: mappings.into_iter().chain(space).min_by_key(|(count, _)| *count) }
+    }
+}
+
+impl std::fmt::Display for StacksHere {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let guards = match self.guards {
+            Guards::Install => "MADV_GUARD_INSTALL",
+            Guards::Protect => "mprotect",
+        };
+        write!(f, "stacks of {} KiB, guarded by {guards}", self.bytes >> 10)?;
+        match self.max {
+            Some((count, limit)) => write!(f, ", {count} at once at most ({limit})"),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Runtime {

@@ -151,7 +151,10 @@ impl StackPool {
     /// Maps the next slab of this size and returns its index.
     fn grow(&mut self, size: StackSize) -> Result<usize, StackError> {
         let free = &mut self.free[size.index()];
-        let slab = Slab::map(size, free.slab_bytes_next, self.guards)?;
+        let slab = Slab::map(size, free.slab_bytes_next, self.guards).inspect_err(|_| {
+            // Not even one stack: the next attempt need not begin with many.
+            free.slab_bytes_next = size.bytes();
+        })?;
         if !slab.is_populated() {
             free.slab_bytes_next = (slab.len() * size.bytes() * 2).clamp(SLAB_BYTES_FIRST, SLAB_BYTES_MAX);
         }

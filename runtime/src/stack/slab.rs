@@ -62,6 +62,24 @@ pub fn protected_max() -> usize {
     })
 }
 
+/// How stacks are guarded here: as asked for, if the kernel knows how.
+pub fn guards_here(asked: Guards) -> Guards {
+    let installs = |mapping: Mapping| {
+        // SAFETY: the range is the whole of a mapping that nobody uses.
+        unsafe { advise(mapping.start.as_ptr().addr()..mapping.end(), MADV_GUARD_INSTALL) }
+    };
+    match asked {
+        Guards::Install if Mapping::new(guard_bytes()).and_then(installs).is_ok() => Guards::Install,
+        _ => Guards::Protect,
+    }
+}
+
+/// Stacks of so many bytes that fit into address space, besides what they leave to the rest of the program.
+pub fn stacks_in(address_space_bytes: u64, stack_bytes: usize) -> usize {
+    let headroom = (address_space_bytes / 9).clamp(HEADROOM_BYTES_MIN as u64, HEADROOM_BYTES_MAX as u64);
+    usize::try_from(address_space_bytes.saturating_sub(headroom) / stack_bytes as u64).unwrap_or(usize::MAX)
+}
+
 /// Maps memory for stacks if enough is left for everything else.
 fn map_with_headroom(bytes: usize) -> io::Result<Mapping> {
     let mapping = Mapping::new(bytes)?;

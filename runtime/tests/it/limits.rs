@@ -1,12 +1,12 @@
 //! Where the system's limits end: what gets no stack is told so, and those that live go on.
 
 use std::fs;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use dhaga::sync::channel;
-use dhaga::{Builder, JoinError, Runtime, SpawnError};
+use dhaga::{Builder, JoinError, Runtime, RuntimeBuilder, SpawnError};
 use rustix::mm::{MlockAllFlags, mlockall};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -50,6 +50,9 @@ fn crowd(runtime: &Runtime, count: usize) -> Crowd {
     while parked.load(Ordering::SeqCst) + dropped.load(Ordering::SeqCst) < count {
         thread::yield_now();
     }
+    // Something is left for the rest of the program. A heap that gets nothing more ends the process.
+    let thread = thread::Builder::new().stack_size(3 << 20).spawn(|| vec![1_u8; 1 << 20].len());
+    assert_eq!(thread.expect("address space for a thread").join().expect("it ends"), 1 << 20);
     drop(release);
     let mut crowd = Crowd { refused: 0, never_ran: 0, lived: 0 };
     for handle in spawned {
@@ -150,6 +153,43 @@ fn locked_memory_carries_dhagas_too() {
         };
         let crowd = crowd(&runtime, 500);
         assert!(crowd.lived >= 100, "{crowd:?}");
+    });
+}
+
+/// Keeps what is logged.
+struct Kept(Mutex<Vec<String>>);
+
+impl log::Log for Kept {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        self.0.lock().expect("nobody panics here").push(format!("{} {}", record.level(), record.args()));
+    }
+
+    fn flush(&self) {}
+}
+
+#[test]
+fn what_there_is_room_for_is_logged_at_the_start() {
+    child::succeeds(child::name_of!(what_there_is_room_for_is_logged_at_the_start), || {
+        static KEPT: Kept = Kept(Mutex::new(Vec::new()));
+        log::set_logger(&KEPT).expect("no other logger");
+        log::set_max_level(log::LevelFilter::Info);
+        let check = |builder: RuntimeBuilder, parts: &[&str]| {
+            drop(builder.build().expect("a runtime"));
+            let lines = std::mem::take(&mut *KEPT.0.lock().expect("nobody panics"));
+            let [line] = &lines[..] else { panic!("one line, not {lines:?}") };
+            println!("{line}");
+            assert!(parts.iter().all(|part| line.contains(part)), "{line}");
+        };
+        let one = || Runtime::builder().workers(1);
+        check(one().name("x"), &["INFO runtime \"x\"", "1 workers for ", "(three quarters of ", "stacks of 256 KiB"]);
+        check(one().tasks_max(9).stack_size(1 << 20), &["room for 9 dhagas (as asked for)", "stacks of 1024 KiB"]);
+        check(one().protect_guards(), &["guarded by mprotect, ", " at once at most (vm.max_map_count)"]);
+        limit(Resource::As, 1 << 30);
+        check(one().protect_guards(), &[" at once at most (RLIMIT_AS)"]);
     });
 }
 
