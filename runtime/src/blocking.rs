@@ -6,6 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use crate::machine;
 use crate::park;
 use crate::spawn::{JoinError, packet_for_pool};
 use crate::task::Job;
@@ -88,7 +89,8 @@ impl Pool {
     }
 
     fn start_thread(&'static self) {
-        let started = thread::Builder::new().name("dhaga-blocking".to_owned()).spawn(|| self.run());
+        let run = machine::unpinned(|| self.run());
+        let started = thread::Builder::new().name("dhaga-blocking".to_owned()).spawn(run);
         if let Err(error) = started {
             let mut state = self.lock();
             state.threads -= 1;

@@ -1,17 +1,87 @@
 //! What this machine lets the process use: cores, memory and address space, containers included.
 
+use std::cell::Cell;
 use std::fmt;
 use std::fs;
+use std::io;
 use std::path::Path;
+use std::sync::OnceLock;
 
+use rustix::io::fcntl_dupfd_cloexec;
 use rustix::process::{Resource, getrlimit};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 /// Assumed where the kernel tells nothing: a small machine.
 const MEMORY_FALLBACK_BYTES: u64 = 1 << 30;
 
-/// Cores that the process may use: the smaller of its affinity and its cgroup's quota, one at least.
+/// What the process might use before a thread of it was pinned.
+#[derive(Clone, Copy)]
+struct Unpinned {
+    cores: usize,
+    affinity: CpuSet,
+}
+
+static UNPINNED: OnceLock<Unpinned> = OnceLock::new();
+
+thread_local! {
+    /// This thread was pinned here, so that its affinity is not that of the process.
+    static IS_PINNED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Cores that the process may use: the smaller of its affinity and its cgroup's quota (of either version), one at least.
 pub(crate) fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
+    match UNPINNED.get() {
+        Some(unpinned) if IS_PINNED.get() => unpinned.cores,
+        _ => std::thread::available_parallelism().map_or(1, usize::from),
+    }
+}
+
+/// The cores that the caller's affinity names, or those of the process if the caller was pinned to one.
+pub(crate) fn core_numbers() -> io::Result<Vec<usize>> {
+    let affinity = match UNPINNED.get() {
+        Some(unpinned) if IS_PINNED.get() => unpinned.affinity,
+        _ => sched_getaffinity(None)?,
+    };
+    Ok((0..CpuSet::MAX_CPU).filter(|core| affinity.is_set(*core)).collect())
+}
+
+/// Keeps the calling thread on one core.
+pub(crate) fn pin_to(core: usize) -> io::Result<()> {
+    let affinity = sched_getaffinity(None)?;
+    UNPINNED.get_or_init(|| Unpinned { cores: cores(), affinity });
+    let mut only = CpuSet::new();
+    only.set(core);
+    sched_setaffinity(None, &only)?;
+    IS_PINNED.set(true);
+    Ok(())
+}
+
+/// The body of a new thread that shall run wherever the process may, also when the caller is pinned: threads inherit.
+pub(crate) fn unpinned<R>(body: impl FnOnce() -> R) -> impl FnOnce() -> R {
+    let inherits = IS_PINNED.get();
+    move || {
+        if inherits {
+            unpin();
+        }
+        body()
+    }
+}
+
+fn unpin() {
+    if let Some(unpinned) = UNPINNED.get() {
+        // Refused if the process has lost these cores since, and then the thread stays where it is.
+        let _ = sched_setaffinity(None, &unpinned.affinity);
+    }
+}
+
+/// Lets the kernel make room for so many descriptors now. Returns for how many there is room: the limit may be lower.
+pub(crate) fn reserve_descriptors(count: usize) -> io::Result<usize> {
+    let limit = getrlimit(Resource::Nofile).current.and_then(|limit| usize::try_from(limit).ok());
+    let count = count.min(limit.unwrap_or(usize::MAX)).min(i32::MAX as usize);
+    let (any, _) = io::pipe()?;
+    // The table grows to hold the number, and does not shrink when the descriptor is closed, which is at once.
+    fcntl_dupfd_cloexec(&any, count.saturating_sub(1) as i32)?;
+    Ok(count)
 }
 
 /// Memory that the process could still take.

@@ -4,6 +4,7 @@ mod blocking;
 mod child;
 mod common;
 mod limits;
+mod machine;
 mod many;
 mod net;
 mod overflow;
