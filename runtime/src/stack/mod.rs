@@ -37,9 +37,10 @@
 //!
 //! From below to above, a file each: `error`; `size`: the sizes that stacks come in; `mapping`: memory from the system;
 //! `slot`: what is known of a stack, kept apart from it; `region`: which stack an address lies in; `stack`: a stack and
-//! its guard; `slab`: many in one mapping; `pool`: all of one worker.
+//! its guard; `slab`: many in one mapping; `high_water`: how deep they were used; `pool`: all of one worker.
 
 mod error;
+mod high_water;
 mod mapping;
 mod pool;
 mod region;
@@ -52,6 +53,7 @@ mod stack;
 pub(crate) mod tests;
 
 pub use self::error::{Refused, StackError};
+pub use self::high_water::{HighWater, StackUse};
 pub use self::pool::StackPool;
 pub use self::region::{GuardHit, guard_hit, stack_around};
 pub use self::size::{STACK_BYTES_DEFAULT, STACK_BYTES_MAX, STACK_BYTES_MIN};

@@ -2,17 +2,23 @@
 
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 
+use super::high_water::depth;
 use super::mapping::advise;
 use super::size::{SIZES, STACK_BYTES_MIN, StackSize, guard_bytes};
 use super::slab::Slab;
-use super::{Guards, Stack, StackError};
+use super::{Guards, HighWater, Stack, StackError};
 
 /// First slab of each size: 16 MiB of address space, 64 stacks of the default size.
 const SLAB_BYTES_FIRST: usize = 16 << 20;
 
 /// Slabs double up to 8 GiB of address space, so that a million stacks of the default size are about 40 mappings.
 const SLAB_BYTES_MAX: usize = 8 << 30;
+
+/// Every so many-th stack that is handed out is measured, at five microseconds: one nanosecond for each. At first each
+/// second one, then each fourth, and so on.
+const SAMPLE_PERIOD_MAX: u32 = 4096;
 
 /// The stacks of one worker. It stays on the thread that made it, and so do its stacks.
 ///
@@ -21,6 +27,11 @@ pub struct StackPool {
     free: [FreeStacks; SIZES],
     slabs: Vec<Slab>,
     guards: Guards,
+    /// Stacks to hand out until one is measured.
+    until_sample: u32,
+    /// Stacks between two samples.
+    sample_period: u32,
+    high_water: Arc<HighWater>,
 }
 
 /// What a pool holds, as [`StackPool::stats`] found it.
@@ -47,7 +58,19 @@ pub struct StackStats {
 impl StackPool {
     /// Makes an empty pool; the first slab is mapped by the first [`take`](Self::take).
     pub fn new(guards: Guards) -> StackPool {
-        StackPool { free: [const { FreeStacks::new() }; SIZES], slabs: Vec::new(), guards }
+        StackPool::measured(guards, Arc::default())
+    }
+
+    /// As [`new`](Self::new), with samples that are added to those of other pools.
+    pub fn measured(guards: Guards, high_water: Arc<HighWater>) -> StackPool {
+        StackPool {
+            free: [const { FreeStacks::new() }; SIZES],
+            slabs: Vec::new(),
+            guards,
+            until_sample: 1,
+            sample_period: 1,
+            high_water,
+        }
     }
 
     /// Hands out the free stack that was used last, or the next fresh one, of `stack_bytes` of address space rounded up
@@ -65,6 +88,10 @@ impl StackPool {
             None => self.take_cold(size)?,
         };
         self.slabs[stack.slot().slab()].out += 1;
+        self.until_sample -= 1;
+        if self.until_sample == 0 {
+            self.begin_sample(&stack);
+        }
         Ok(stack)
     }
 
@@ -75,13 +102,14 @@ impl StackPool {
     /// When the stack came from another pool.
     #[inline]
     pub fn give_back(&mut self, stack: Stack) {
-        let slab = self
-            .slabs
-            .get_mut(stack.slot().slab())
-            .filter(|slab| slab.stacks().contains(&stack.slot().limit()))
-            .expect("a stack goes back to the pool that handed it out");
-        slab.out -= 1;
-        self.free[slab.size.index()].stacks.push(stack);
+        let slab = self.slabs.get_mut(stack.slot().slab());
+        match slab.filter(|slab| slab.stacks().contains(&stack.slot().limit())) {
+            Some(slab) => {
+                slab.out -= 1;
+                self.free[slab.size.index()].stacks.push(stack);
+            }
+            None => self.take_back_marked(stack),
+        }
     }
 
     /// Free stacks that still hold the memory of their last use: at least a page each.
@@ -134,6 +162,30 @@ impl StackPool {
             guards: self.slabs.last().map_or(self.guards, |slab| slab.guards),
             mappings: self.slabs.iter().map(Slab::mappings_max).sum(),
         }
+    }
+
+    /// Empties a stack, so that what is found in it later is of the dhaga that gets it now.
+    #[cold]
+    fn begin_sample(&mut self, stack: &Stack) {
+        self.sample_period = (2 * self.sample_period).min(SAMPLE_PERIOD_MAX);
+        self.until_sample = self.sample_period;
+        // Locked memory cannot be emptied, nor measured.
+        if release_memory(std::slice::from_ref(stack)).is_ok() {
+            stack.slot().mark();
+        }
+    }
+
+    /// Takes back a stack that is to be measured, whose slot names no slab for that reason.
+    #[cold]
+    fn take_back_marked(&mut self, stack: Stack) {
+        let slot = stack.slot();
+        assert!(slot.unmark(), "a stack goes back to the pool that handed it out");
+        if let Some(site) = slot.site() {
+            // SAFETY: that is the memory of this stack without its guard, and no coroutine runs on it any more.
+            let used_bytes = unsafe { depth(stack.usable()) };
+            self.high_water.record(site, used_bytes, stack.size_bytes());
+        }
+        self.give_back(stack);
     }
 
     #[cold]
@@ -239,12 +291,16 @@ fn release_memory(run: &[Stack]) -> io::Result<()> {
     let (Some(first), Some(last)) = (run.first(), run.last()) else { return Ok(()) };
     let memory = first.slot().limit() + guard_bytes()..last.slot().limit() + last.size_bytes();
     // SAFETY: the range is page-aligned at both ends, lies in one slab, and consists of these stacks and their guards. They
-    // are free (only `FreeStacks` calls this), so no frame or reference lies in memory that is about to be zeroed.
+    // are free, or about to be handed out (nobody but the pool calls this), so no frame or reference lies in memory that is
+    // about to be zeroed.
     unsafe { advise(memory, libc::MADV_DONTNEED) }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::panic::Location;
+    use std::ptr;
+
     use corosensei::stack::Stack as _;
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -275,7 +331,10 @@ mod tests {
             let stack = pool.take(bytes).expect("address space for the test");
             assert_eq!(stack.size_bytes(), bytes);
             let other = pool.take(bytes).expect("address space for the test");
-            assert_eq!((other.size_bytes(), other.slot().slab() == stack.slot().slab()), (bytes, bytes < 16 << 20));
+            let slab = |stack: &Stack| {
+                pool.slabs.iter().position(|slab| slab.stacks().contains(&stack.slot().limit())).expect("it has one")
+            };
+            assert_eq!((other.size_bytes(), slab(&other) == slab(&stack)), (bytes, bytes < 16 << 20));
             pool.give_back(stack);
             pool.give_back(other);
         }
@@ -440,6 +499,72 @@ mod tests {
         // SAFETY: the top bytes of stacks that the pool has free, on which no coroutine runs.
         assert!(tops.iter().all(|top| unsafe { top.read() } == 0));
         assert_eq!(pool.stats().slabs, 1);
+    }
+
+    /// Writes a word so many bytes below the top, as a dhaga of this site that went so deep.
+    fn use_stack(stack: &Stack, bytes: usize, site: &'static Location<'static>) {
+        stack.set_label(None, site);
+        let word = ptr::with_exposed_provenance_mut::<usize>(stack.usable().end - bytes);
+        // SAFETY: a word of a stack that we hold and that no coroutine runs on.
+        unsafe { word.write(7) };
+    }
+
+    /// Two places.
+    fn sites() -> [&'static Location<'static>; 2] {
+        #[track_caller]
+        fn here() -> &'static Location<'static> {
+            Location::caller()
+        }
+        [here(), here()]
+    }
+
+    #[test]
+    fn samples_tell_how_deep_the_one_dhaga_went() {
+        let [first, second] = sites();
+        let mut pool = StackPool::default();
+        // The first stack is measured, the second not; then each is used by the other site, less deep.
+        let stacks = take_many(&mut pool, 2);
+        let (sampled, other) = (stacks[0].limit(), stacks[1].limit());
+        stacks.iter().for_each(|stack| use_stack(stack, 200_000, first));
+        stacks.into_iter().for_each(|stack| pool.give_back(stack));
+        let found = pool.high_water.sites();
+        assert_eq!((found.len(), found[0].used_bytes, found[0].samples), (1, 200_000, 1));
+        assert_eq!((found[0].site, found[0].stack_bytes), (first, STACK_BYTES_DEFAULT));
+
+        let stacks = take_many(&mut pool, 2);
+        assert_eq!([stacks[0].limit(), stacks[1].limit()], [other, sampled]);
+        stacks.iter().for_each(|stack| use_stack(stack, 5_000, second));
+        stacks.into_iter().for_each(|stack| pool.give_back(stack));
+        let found = pool.high_water.sites();
+        assert_eq!((found[0].used_bytes, found[1].used_bytes), (200_000, 5_000), "no trace of who was there before");
+        assert_eq!(pool.stats().in_use, 0);
+    }
+
+    #[test]
+    fn few_stacks_are_measured_and_never_none() {
+        let mut pool = StackPool::default();
+        let mut taken = 0;
+        let counts = [1, 10, 100, 1000, 10_000, 100_000].map(|count| {
+            while taken < count {
+                let stack = pool.take(STACK_BYTES_DEFAULT).expect("address space for the test");
+                stack.set_label(None, Location::caller());
+                pool.give_back(stack);
+                taken += 1;
+            }
+            pool.high_water.sites()[0].samples
+        });
+        assert_eq!(counts, [1, 3, 6, 9, 13, 35]);
+    }
+
+    #[test]
+    fn a_large_stack_is_measured_to_its_bottom() {
+        let mut pool = StackPool::default();
+        let stack = pool.take(64 << 20).expect("address space for the test");
+        let deep = stack.usable().len();
+        use_stack(&stack, 16, Location::caller());
+        use_stack(&stack, deep, Location::caller());
+        pool.give_back(stack);
+        assert_eq!(pool.high_water.sites()[0].used_bytes, deep);
     }
 
     #[test]

@@ -21,6 +21,9 @@ pub(super) struct Slot {
 
 pub(super) const NAME_BYTES: usize = 40;
 
+/// Far above the index of any slab.
+const MARK: usize = 1 << (usize::BITS - 1);
+
 impl Slot {
     pub(super) fn place(&self, limit: usize, slab: usize) {
         self.limit.store(limit, Ordering::Relaxed);
@@ -50,13 +53,23 @@ impl Slot {
         }
     }
 
+    /// Marks the stack as one to be measured when it comes back; [`slab`](Self::slab) then names no slab.
+    pub(super) fn mark(&self) {
+        self.slab.fetch_or(MARK, Ordering::Relaxed);
+    }
+
+    /// Takes the mark away. Returns whether there was one.
+    pub(super) fn unmark(&self) -> bool {
+        self.slab.fetch_and(!MARK, Ordering::Relaxed) & MARK != 0
+    }
+
     /// Low end of the stack, where its guard begins.
     #[inline]
     pub(super) fn limit(&self) -> usize {
         self.limit.load(Ordering::Relaxed)
     }
 
-    /// Index of its slab in its pool.
+    /// Index of its slab in its pool, or a number that is none while the stack is marked.
     #[inline]
     pub(super) fn slab(&self) -> usize {
         self.slab.load(Ordering::Relaxed)

@@ -1,11 +1,12 @@
 //! A stack and its guard.
 
+use std::ops::Range;
 use std::panic::Location;
 use std::ptr::NonNull;
 
 use corosensei::stack::StackPointer;
 
-use super::size::STACK_BYTES_MIN;
+use super::size::{STACK_BYTES_MIN, guard_bytes};
 use super::slot::Slot;
 
 /// A stack and its guard. To drop it is safe, but the stack then counts as used for good: hand it to
@@ -24,6 +25,12 @@ impl Stack {
     #[inline]
     pub fn set_label(&self, name: Option<&str>, site: &'static Location<'static>) {
         self.slot().set_label(name.unwrap_or(""), site);
+    }
+
+    /// What a coroutine may use of it.
+    pub(super) fn usable(&self) -> Range<usize> {
+        let limit = self.slot().limit();
+        limit + guard_bytes()..limit + self.size_bytes()
     }
 
     /// Address space of this stack, guard included.
