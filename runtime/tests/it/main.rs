@@ -11,4 +11,5 @@ mod overflow;
 mod panicking;
 mod shutdown;
 mod spawn;
+mod stacks;
 mod sync;
