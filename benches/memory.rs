@@ -38,8 +38,8 @@ const CAPTURED: usize = 64;
 const SAMPLES: usize = 1000;
 /// A guard is looked for this far below a stack's top.
 const STACK_BYTES: usize = dhaga::STACK_BYTES_DEFAULT;
-/// Pages that a guard has at least.
-const GUARD_PAGES: usize = 4;
+/// What a guard has at least, or a page where pages are larger.
+const GUARD_BYTES: usize = 16 << 10;
 /// When to stop waiting for memory to come back.
 const TRIM_MAX: Duration = Duration::from_secs(120);
 
@@ -174,7 +174,7 @@ fn count_guards(addresses: &[AtomicUsize]) -> std::io::Result<usize> {
         let page = address & !(page_bytes - 1);
         let mut below = (1..STACK_BYTES / page_bytes).map(|pages| page - pages * page_bytes);
         let guard = below.find(|page| !is_readable(*page));
-        guard.is_some_and(|top| (1..GUARD_PAGES).all(|pages| !is_readable(top - pages * page_bytes)))
+        guard.is_some_and(|top| (1..GUARD_BYTES / page_bytes).all(|pages| !is_readable(top - pages * page_bytes)))
     };
     Ok(addresses.iter().filter(|address| is_guarded(address.load(Ordering::Relaxed))).count())
 }

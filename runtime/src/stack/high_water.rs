@@ -1,8 +1,9 @@
 //! How deep stacks were used, by spawn site, from samples.
 //!
-//! A stack that is to be measured is emptied when it is taken: from then on each page that has memory was touched by this
-//! one dhaga. When it comes back, the lowest such page tells how deep it went. Both cost microseconds, hence samples; a
-//! stack that is not sampled costs one subtraction.
+//! A stack that is to be measured is emptied below its top page when it is taken: from then on each page there that has
+//! memory was touched by this one dhaga. When it comes back, the lowest such page tells how deep it went. Both cost
+//! microseconds, hence samples; a stack that is not sampled costs one subtraction. The top page is left alone: every dhaga
+//! needs it, and would only fault it in again.
 
 use std::ops::Range;
 use std::panic::Location;
@@ -23,7 +24,7 @@ pub struct StackUse {
     /// Where they were spawned.
     pub site: &'static Location<'static>,
     /// Bytes that the deepest one used, of those that were measured: from the top of the stack to the lowest word that is
-    /// not zero.
+    /// not zero. What is less than a page counts as a page.
     pub used_bytes: usize,
     /// Address space of its stack, guard included.
     pub stack_bytes: usize,
@@ -62,15 +63,20 @@ impl HighWater {
     }
 }
 
+/// What of a stack is emptied to measure it: all but the top page.
+pub(super) fn below_top_page(usable: &Range<usize>) -> Range<usize> {
+    usable.start..usable.end - rustix::param::page_size()
+}
+
 /// Bytes from the end of `usable` down to its lowest word that is not zero, or to the lowest page that has memory, if that
-/// holds zeros only.
+/// holds zeros only. A page at least.
 ///
 /// # Safety
 ///
 /// `usable` is page-aligned and is the memory of a stack, without its guard, that nobody writes to meanwhile.
 pub(super) unsafe fn depth(usable: Range<usize>) -> usize {
     let page_bytes = rustix::param::page_size();
-    let Some(page) = lowest_resident(&usable, page_bytes) else { return 0 };
+    let Some(page) = lowest_resident(&below_top_page(&usable), page_bytes) else { return page_bytes };
     let words = (page..page + page_bytes).step_by(size_of::<usize>());
     // SAFETY: the page lies in the stack, which can be read, by the caller's promise; the address is a multiple of eight.
     let mut used = words.filter(|word| unsafe { ptr::with_exposed_provenance::<usize>(*word).read_volatile() } != 0);

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-use super::high_water::depth;
+use super::high_water::{below_top_page, depth};
 use super::mapping::advise;
 use super::size::{SIZES, STACK_BYTES_MIN, StackSize, guard_bytes};
 use super::slab::Slab;
@@ -164,13 +164,16 @@ impl StackPool {
         }
     }
 
-    /// Empties a stack, so that what is found in it later is of the dhaga that gets it now.
+    /// Empties a stack below its top page, so that what is found there later is of the dhaga that gets it now.
     #[cold]
     fn begin_sample(&mut self, stack: &Stack) {
         self.sample_period = (2 * self.sample_period).min(SAMPLE_PERIOD_MAX);
         self.until_sample = self.sample_period;
+        // SAFETY: the range is page-aligned and lies in the usable part of this stack, which is about to be handed out: no
+        // frame and no reference lies there.
+        let emptied = unsafe { advise(below_top_page(&stack.usable()), libc::MADV_DONTNEED) };
         // Locked memory cannot be emptied, nor measured.
-        if release_memory(std::slice::from_ref(stack)).is_ok() {
+        if emptied.is_ok() {
             stack.slot().mark();
         }
     }
@@ -291,8 +294,7 @@ fn release_memory(run: &[Stack]) -> io::Result<()> {
     let (Some(first), Some(last)) = (run.first(), run.last()) else { return Ok(()) };
     let memory = first.slot().limit() + guard_bytes()..last.slot().limit() + last.size_bytes();
     // SAFETY: the range is page-aligned at both ends, lies in one slab, and consists of these stacks and their guards. They
-    // are free, or about to be handed out (nobody but the pool calls this), so no frame or reference lies in memory that is
-    // about to be zeroed.
+    // are free (only `FreeStacks` calls this), so no frame or reference lies in memory that is about to be zeroed.
     unsafe { advise(memory, libc::MADV_DONTNEED) }
 }
 
@@ -565,6 +567,15 @@ mod tests {
         use_stack(&stack, deep, Location::caller());
         pool.give_back(stack);
         assert_eq!(pool.high_water.sites()[0].used_bytes, deep);
+    }
+
+    #[test]
+    fn what_fits_in_the_top_page_counts_as_a_page() {
+        let mut pool = StackPool::default();
+        let stack = pool.take(STACK_BYTES_DEFAULT).expect("address space for the test");
+        use_stack(&stack, 16, Location::caller());
+        pool.give_back(stack);
+        assert_eq!(pool.high_water.sites()[0].used_bytes, rustix::param::page_size());
     }
 
     #[test]
