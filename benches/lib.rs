@@ -8,7 +8,8 @@
 //! | `compare` | which of two servers is faster, by the median of alternating pairs? |
 //! | `idle_connections` | what does an idle connection cost the server in memory? |
 //! | `switch`, `spawn` | what does it take to wait and be woken, to start and to join? |
-//! | `memory` | what does a parked dhaga take? |
+//! | `memory` | what does a parked dhaga take, how many can wait at once, and what becomes of their memory? |
+//! | `descriptors` | what does a growing table of descriptors cost, and room made beforehand save? |
 //!
 //! Each prints its options with `--help`. The modules, lowest first:
 

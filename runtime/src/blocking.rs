@@ -7,6 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::job::Job;
+use crate::machine;
 use crate::park;
 use crate::spawn::{JoinError, pair_for_pool};
 
@@ -89,7 +90,8 @@ impl Pool {
     }
 
     fn start_thread(&'static self) {
-        let started = thread::Builder::new().name("dhaga-blocking".to_owned()).spawn(|| self.run());
+        let run = machine::unpinned(|| self.run());
+        let started = thread::Builder::new().name("dhaga-blocking".to_owned()).spawn(run);
         if let Err(error) = started {
             let mut state = self.lock();
             state.threads -= 1;

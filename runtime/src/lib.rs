@@ -80,7 +80,7 @@ pub mod turn;
 pub use blocking::blocking;
 pub use context::{Cancelled, Interrupt, Panicking};
 pub use park::WaitReason;
-pub use runtime::{Runtime, RuntimeBuilder, SHUTDOWN_GRACE, STACK_BYTES_DEFAULT, ShutdownError, SpawnError};
+pub use runtime::{Runtime, RuntimeBuilder, SHUTDOWN_GRACE, STACK_BYTES_DEFAULT, ShutdownError, SpawnError, StackUse};
 pub use scope::{Scope, ScopedJoinHandle, scope};
 pub use spawn::{Builder, Dhaga, JoinError, JoinHandle, Panic, current, spawn, spawn_local, yield_now};
 pub use time::{sleep, sleep_until};

@@ -48,15 +48,17 @@ const PLACEMENT_TOLERANCE_MIN: usize = 4;
 const PLACEMENT_TOLERANCE: usize = 32;
 /// Starts between two looks at the load of the others.
 const STARTS_PER_PLACEMENT: u32 = 16;
-/// Touched stacks that a worker keeps for the next burst: 256 KiB of memory, if each uses a page.
-const WARM_STACKS_MIN: usize = 64;
+/// Address space of the touched stacks that a worker keeps for the next burst: 64 of the default size, which hold 256 KiB
+/// if each uses a page.
+const WARM_BYTES_MAX: usize = 16 << 20;
 /// Operations that do not wait between two times that a dhaga gives way: a hundred microseconds of socket calls.
 const BUDGET_MAX: u32 = 64;
 /// How often a worker gives an eighth of the stacks that it did not need meanwhile back to the system, so that half of
 /// them are gone after half a second.
 const TRIM_PERIOD: Duration = Duration::from_millis(100);
-/// Stacks trimmed at once at most, at a microsecond each.
-const TRIMMED_MAX: usize = 512;
+/// How long a worker trims at most before it sleeps, and looks at the clock each so many stacks: 20 000 stacks a second.
+const TRIM_TIME_MAX: Duration = Duration::from_millis(1);
+const TRIMMED_PER_LOOK: usize = 128;
 /// When to try again if the system takes nothing back, as with locked memory.
 const TRIM_REFUSED_PAUSE: Duration = Duration::from_secs(3600);
 /// Spawn credit is drawn from and returned to the runtime in lots of this size, so that a spawn touches no shared line.
@@ -537,7 +539,7 @@ impl Worker {
     }
 
     fn count_spare_stacks(&self) -> usize {
-        self.stacks.borrow().touched_free().saturating_sub(WARM_STACKS_MIN)
+        self.stacks.borrow().spare(WARM_BYTES_MAX)
     }
 
     /// Gives memory of stacks back that nobody needed for a while. Armed only while there is some, so that an idle
@@ -552,14 +554,25 @@ impl Worker {
             Some(due) if due > now => return,
             Some(_) => {
                 let share = self.spare_stacks.get().min(spare).div_ceil(8);
-                let kept = WARM_STACKS_MIN + spare - share;
-                let trimmed = self.stacks.borrow_mut().trim_to(kept, TRIMMED_MAX);
-                let is_refused = share > 0 && trimmed == 0;
+                let is_refused = share > 0 && self.trim(share, now) == 0;
                 self.trim_due.set(Some(now + if is_refused { TRIM_REFUSED_PAUSE } else { TRIM_PERIOD }));
             }
             None => self.trim_due.set(Some(now + TRIM_PERIOD)),
         }
         self.spare_stacks.set(spare);
+    }
+
+    /// Trims so many stacks, or as many as there is time for, and returns how many.
+    fn trim(&self, count: usize, began: Instant) -> usize {
+        let (mut stacks, mut left) = (self.stacks.borrow_mut(), count);
+        loop {
+            let step = left.min(TRIMMED_PER_LOOK);
+            let trimmed = stacks.trim(WARM_BYTES_MAX, step);
+            left -= trimmed;
+            if trimmed < step || left == 0 || now() - began > TRIM_TIME_MAX {
+                return count - left;
+            }
+        }
     }
 
     fn turn_reactor(&self, timeout: Option<Duration>) -> usize {

@@ -3,10 +3,13 @@
 mod blocking;
 mod child;
 mod common;
+mod limits;
+mod machine;
 mod many;
 mod net;
 mod overflow;
 mod panicking;
 mod shutdown;
 mod spawn;
+mod stacks;
 mod sync;

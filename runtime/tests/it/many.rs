@@ -24,6 +24,35 @@ fn memory() -> usize {
     (kib("VmRSS:") + kib("VmPTE:")) << 10
 }
 
+/// How often the workers of this process have gone to sleep, and the clock ticks that they have run.
+fn work_of_workers() -> (usize, usize) {
+    let threads = std::fs::read_dir("/proc/self/task").expect("the kernel tells").filter_map(Result::ok);
+    let read = |thread: &std::fs::DirEntry, file: &str| std::fs::read_to_string(thread.path().join(file)).ok();
+    let sleeps = |thread: &std::fs::DirEntry| {
+        let status = read(thread, "status")?;
+        status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?.trim().parse::<usize>().ok()
+    };
+    let ticks = |thread: &std::fs::DirEntry| {
+        let stat = read(thread, "stat")?;
+        let after_name = stat.rsplit_once(") ")?.1;
+        Some(after_name.split(' ').skip(11).take(2).filter_map(|ticks| ticks.parse::<usize>().ok()).sum::<usize>())
+    };
+    let workers = threads.filter(|thread| read(thread, "comm").is_some_and(|name| name.starts_with("dhaga-")));
+    workers.filter_map(|thread| Some((sleeps(&thread)?, ticks(&thread)?))).fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1))
+}
+
+/// Waits for a whole second in which no worker woke. One that wakes for ever never lets it pass.
+fn wait_for_a_second_of_silence() {
+    loop {
+        let before = work_of_workers();
+        assert!(before.0 > 0, "there are workers, and they have slept");
+        std::thread::sleep(Duration::from_secs(1));
+        if work_of_workers() == before {
+            return;
+        }
+    }
+}
+
 struct Guard(Arc<AtomicUsize>);
 
 impl Drop for Guard {
@@ -60,6 +89,7 @@ fn the_memory_of_a_burst_is_given_back_when_it_is_over() {
         while memory() > before - BURST * 4096 * 9 / 10 {
             std::thread::sleep(Duration::from_millis(10));
         }
+        wait_for_a_second_of_silence();
         assert_eq!(runtime.spawn(|| 1).join().expect("the stacks that are left serve"), 1);
     });
 }
