@@ -28,9 +28,9 @@
 //!
 //! | floor | modules |
 //! |---|---|
-//! | 0 | `stack`: guarded stacks, reused; `overflow`: names the dhaga that overflowed |
+//! | 0 | `atomic`: what threads share, real or modelled; `stack`: guarded stacks, reused; `overflow`: names the dhaga that overflowed |
 //! | 1 | `coroutine`: a stack and a closure |
-//! | 2 | `context`: deadlines and cancellation; `timer`; `task`; `run_queue`: how other threads reach a worker |
+//! | 2 | `context`: deadlines and cancellation; `timer`; `task`; `run_queue`: how other threads reach a worker, by its `inbox` and as `thieves` |
 //! | 3 | `reactor`: who became ready; `extensions` |
 //! | 4 | `scheduler`: the loop |
 //! | 5 | [`park`]: the one way to wait |
@@ -42,6 +42,7 @@
 #[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
 compile_error!("dhaga runs on Linux, on x86-64 and aarch64");
 
+mod atomic;
 mod stack;
 
 mod overflow;
@@ -49,8 +50,10 @@ mod overflow;
 mod coroutine;
 
 mod context;
+mod inbox;
 mod run_queue;
 mod task;
+mod thieves;
 mod timer;
 
 mod extensions;

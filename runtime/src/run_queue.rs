@@ -2,18 +2,16 @@
 //!
 //! ```text
 //!   this worker's code ──▶ fresh (no lock, in the scheduler) ──end of batch──▶ unstarted (locked, stealable)
-//!   another thread     ──▶ injector.messages (one lock a push, one swap a drain) ──▶ fresh or a wake
+//!   another thread     ──▶ inbox (one lock a push, one swap a drain) ──▶ fresh or a wake
 //! ```
-//!
-//! **The sleeping protocol.** A worker that is about to block in its poll stores `ASLEEP` and then looks at its messages
-//! once more; a pusher adds its message and then looks at the state. Both with sequential consistency, so at least one
-//! of them sees the other. Only the pusher that turns `ASLEEP` into `AWAKE` writes the eventfd: one write a sleep.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::inbox::Inbox;
 use crate::task::{Job, TaskId};
+use crate::thieves::{Door, Unstarted};
 
 /// What one thread asks of another's worker.
 pub(crate) enum Message {
@@ -34,12 +32,9 @@ pub(crate) enum Message {
 pub(crate) struct Injector {
     /// Tells injectors apart; never 0.
     pub(crate) number: u16,
-    messages: Mutex<Inbox>,
-    is_asleep: AtomicBool,
-    waker: Mutex<Option<Doorbell>>,
-    unstarted: Mutex<VecDeque<Arc<dyn Job>>>,
-    /// Length of `unstarted`, to be looked at without its lock.
-    unstarted_len: AtomicUsize,
+    pub(crate) inbox: Inbox<Message>,
+    unstarted: Unstarted<Arc<dyn Job>>,
+    doorbell: Mutex<Option<Doorbell>>,
     /// Dhagas that run or wait on this worker. Written by it alone.
     live: AtomicUsize,
     /// Dhagas sent to this worker that it has not seen yet.
@@ -50,11 +45,6 @@ pub(crate) struct Injector {
 pub(crate) struct Doorbell {
     pub(crate) waker: mio::Waker,
     pub(crate) registry: mio::Registry,
-}
-
-struct Inbox {
-    list: Vec<Message>,
-    is_open: bool,
 }
 
 /// Where a started dhaga lives: its worker's door, and its id there.
@@ -82,9 +72,8 @@ impl Injector {
     pub(crate) fn lease(doorbell: Doorbell) -> &'static Self {
         let retired = lock(&RETIRED).pop();
         let injector = retired.unwrap_or_else(|| Box::leak(Box::new(Self::new())));
-        injector.is_asleep.store(false, Ordering::SeqCst);
-        *lock(&injector.waker) = Some(doorbell);
-        lock(&injector.messages).is_open = true;
+        *lock(&injector.doorbell) = Some(doorbell);
+        injector.inbox.open();
         injector
     }
 
@@ -93,26 +82,17 @@ impl Injector {
         let number = NEXT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |number| number.checked_add(1));
         Self {
             number: number.expect("fewer than 65 536 workers live at once"),
-            messages: Mutex::new(Inbox { list: Vec::new(), is_open: false }),
-            is_asleep: AtomicBool::new(false),
-            waker: Mutex::new(None),
-            unstarted: Mutex::new(VecDeque::new()),
-            unstarted_len: AtomicUsize::new(0),
+            inbox: Inbox::new(),
+            unstarted: Unstarted::new(),
+            doorbell: Mutex::new(None),
             live: AtomicUsize::new(0),
             inbound: AtomicUsize::new(0),
         }
     }
 
-    /// Takes no more messages, if none is left. Returns whether it closed.
-    pub(crate) fn close_if_empty(&self) -> bool {
-        let mut inbox = lock(&self.messages);
-        inbox.is_open = !inbox.list.is_empty();
-        !inbox.is_open
-    }
-
     /// The worker has ended: nothing rouses it any more.
     pub(crate) fn hang_up(&self) {
-        *lock(&self.waker) = None;
+        *lock(&self.doorbell) = None;
         self.live.store(0, Ordering::Relaxed);
     }
 
@@ -126,57 +106,21 @@ impl Injector {
     /// # Errors
     ///
     /// The message comes back when the worker has ended.
+    #[inline(always)]
     pub(crate) fn push(&self, message: Message) -> Result<(), Message> {
-        let mut inbox = lock(&self.messages);
-        if !inbox.is_open {
-            return Err(message);
-        }
-        inbox.list.push(message);
-        drop(inbox);
-        self.rouse();
-        Ok(())
+        self.inbox.push(message, || self.ring())
     }
 
-    /// Wakes the worker if it sleeps. Returns whether it did.
-    pub(crate) fn rouse(&self) -> bool {
-        std::sync::atomic::fence(Ordering::SeqCst);
-        if !self.is_asleep() || !self.is_asleep.swap(false, Ordering::SeqCst) {
-            return false;
-        }
-        if let Some(doorbell) = &*lock(&self.waker) {
+    #[cold]
+    fn ring(&self) {
+        if let Some(doorbell) = &*lock(&self.doorbell) {
             doorbell.waker.wake().expect("an eventfd takes a write at any time");
         }
-        true
-    }
-
-    pub(crate) fn is_asleep(&self) -> bool {
-        self.is_asleep.load(Ordering::SeqCst)
-    }
-
-    /// First half of going to sleep: from now on pushers write the eventfd. The worker must look at its messages and at
-    /// what it could steal once more before it blocks.
-    pub(crate) fn fall_asleep(&self) {
-        self.is_asleep.store(true, Ordering::SeqCst);
-        std::sync::atomic::fence(Ordering::SeqCst);
-    }
-
-    pub(crate) fn get_up(&self) {
-        self.is_asleep.store(false, Ordering::SeqCst);
-    }
-
-    pub(crate) fn has_messages(&self) -> bool {
-        !lock(&self.messages).list.is_empty()
-    }
-
-    /// Swaps the whole inbox for the empty `into`.
-    pub(crate) fn drain(&self, into: &mut Vec<Message>) {
-        debug_assert!(into.is_empty(), "the last drain was used up");
-        std::mem::swap(&mut lock(&self.messages).list, into);
     }
 
     /// Takes a file descriptor out of this worker's interest list, from any thread.
     pub(crate) fn deregister(&self, descriptor: std::os::fd::RawFd) {
-        if let Some(doorbell) = &*lock(&self.waker) {
+        if let Some(doorbell) = &*lock(&self.doorbell) {
             // An error means that the kernel dropped it already: nothing is left to do.
             let _ = doorbell.registry.deregister(&mut mio::unix::SourceFd(&descriptor));
         }
@@ -184,14 +128,12 @@ impl Injector {
 
     /// Lets other workers steal these.
     pub(crate) fn publish(&self, jobs: impl Iterator<Item = Arc<dyn Job>>) {
-        let mut unstarted = lock(&self.unstarted);
-        unstarted.extend(jobs);
-        self.unstarted_len.store(unstarted.len(), Ordering::SeqCst);
+        self.unstarted.publish(jobs);
     }
 
     #[inline(always)]
     pub(crate) fn unstarted_len(&self) -> usize {
-        self.unstarted_len.load(Ordering::SeqCst)
+        self.unstarted.len()
     }
 
     /// Takes the oldest unstarted dhagas: `share` of them at most, one at least if there is one.
@@ -200,14 +142,7 @@ impl Injector {
         share: impl FnOnce(usize) -> usize,
         into: &mut VecDeque<Arc<dyn Job>>,
     ) -> usize {
-        if self.unstarted_len() == 0 {
-            return 0;
-        }
-        let mut unstarted = lock(&self.unstarted);
-        let count = share(unstarted.len()).max(1).min(unstarted.len());
-        into.extend(unstarted.drain(..count));
-        self.unstarted_len.store(unstarted.len(), Ordering::SeqCst);
-        count
+        self.unstarted.take(share, into)
     }
 
     /// Sends a dhaga to start, which counts as load of this worker from now on.
@@ -241,6 +176,24 @@ impl Injector {
     }
 }
 
+impl Door for Injector {
+    fn unstarted_len(&self) -> usize {
+        self.unstarted.len()
+    }
+
+    fn is_asleep(&self) -> bool {
+        self.inbox.is_asleep()
+    }
+
+    fn rouse(&self) -> bool {
+        let roused = self.inbox.rouse();
+        if roused {
+            self.ring();
+        }
+        roused
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -268,7 +221,7 @@ mod tests {
         let (mut poll, injector) = injector();
         assert!(injector.push(wake(1)).is_ok());
         assert_eq!(rings(&mut poll), 0, "an awake worker needs no ring");
-        injector.fall_asleep();
+        injector.inbox.fall_asleep();
         assert!(injector.push(wake(2)).is_ok());
         assert_eq!(rings(&mut poll), 1);
         assert!(injector.push(wake(3)).is_ok());
@@ -282,20 +235,20 @@ mod tests {
             assert!(injector.push(wake(slot)).is_ok());
         }
         let mut drained = Vec::new();
-        injector.drain(&mut drained);
+        injector.inbox.drain(&mut drained);
         let slots: Vec<_> =
             drained.iter().map(|message| if let Message::Wake(id) = message { id.slot } else { 9 }).collect();
         assert_eq!(slots, [0, 1, 2]);
-        assert!(!injector.has_messages());
+        assert!(!injector.inbox.has_messages());
     }
 
     #[test]
     fn a_closed_injector_hands_messages_back() {
         let (_poll, injector) = injector();
         assert!(injector.push(wake(1)).is_ok());
-        assert!(!injector.close_if_empty(), "a message is left");
-        injector.drain(&mut Vec::new());
-        assert!(injector.close_if_empty());
+        assert!(!injector.inbox.close_if_empty(), "a message is left");
+        injector.inbox.drain(&mut Vec::new());
+        assert!(injector.inbox.close_if_empty());
         assert!(injector.push(wake(2)).is_err());
     }
 
@@ -308,14 +261,14 @@ mod tests {
             let (mut seen, mut batch) = (0, Vec::new());
             let mut events = mio::Events::with_capacity(8);
             while seen < MESSAGES {
-                injector.drain(&mut batch);
+                injector.inbox.drain(&mut batch);
                 seen += batch.drain(..).count();
-                injector.fall_asleep();
-                if !injector.has_messages() && seen < MESSAGES {
+                injector.inbox.fall_asleep();
+                if !injector.inbox.has_messages() && seen < MESSAGES {
                     poll.poll(&mut events, Some(Duration::from_secs(10))).expect("the poll lives");
                     assert!(!events.is_empty(), "a message came without a ring");
                 }
-                injector.get_up();
+                injector.inbox.get_up();
             }
         });
     }

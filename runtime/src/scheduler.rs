@@ -4,13 +4,13 @@
 //! the dhaga that one of its steps resumed.
 //!
 //! Nobody signals a worker that is awake: it looks at its injector once a turn. It sleeps in the poll only after it said
-//! so (see `run_queue`), so whoever pushes knows whether to ring.
+//! so (see `inbox`), so whoever pushes knows whether to ring.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::coroutine::{self, Coroutine, Outcome, Wake};
@@ -18,6 +18,7 @@ use crate::reactor::{OnReady, Reactor, Readiness, Report};
 use crate::run_queue::{Address, Doorbell, Injector, Message};
 use crate::stack::{Stack, StackError, StackPool};
 use crate::task::{Job, State, Task, TaskId, TaskTable, WaitReason};
+use crate::thieves::Thieves;
 use crate::timer::Timers;
 
 /// How long ready dhagas run before timers and sockets are looked at again: long against a switch (nanoseconds) and a
@@ -56,10 +57,7 @@ const CREDIT_LOT_MAX: usize = 256;
 pub(crate) struct Shared {
     /// The doors of all workers, in their order; filled once all have started.
     pub(crate) injectors: std::sync::OnceLock<Box<[&'static Injector]>>,
-    /// Workers in, or on their way into, a blocking poll.
-    asleep: AtomicUsize,
-    /// A worker was woken to steal and has not looked yet.
-    is_searching: AtomicBool,
+    thieves: Thieves,
     /// Workers whose loop has ended.
     ended: AtomicUsize,
     /// Dhagas that may still be spawned.
@@ -75,8 +73,7 @@ impl Shared {
     pub(crate) fn new(workers: usize, tasks_max: usize, stack_bytes: usize, dozes: bool) -> Self {
         Self {
             injectors: std::sync::OnceLock::new(),
-            asleep: AtomicUsize::new(0),
-            is_searching: AtomicBool::new(false),
+            thieves: Thieves::new(),
             ended: AtomicUsize::new(0),
             credit: AtomicUsize::new(tasks_max),
             workers,
@@ -121,15 +118,8 @@ impl Shared {
         self.injectors().iter().any(|injector| injector.unstarted_len() > 0)
     }
 
-    /// Wakes a sleeping worker to steal, unless one is on its way already. Who steals and leaves work behind calls this
-    /// again, so that a burst wakes the workers in a chain.
     fn wake_thief(&self) {
-        if self.asleep.load(Ordering::SeqCst) == 0 || self.is_searching.swap(true, Ordering::SeqCst) {
-            return;
-        }
-        if !self.injectors().iter().any(|injector| injector.rouse()) {
-            self.is_searching.store(false, Ordering::SeqCst);
-        }
+        self.thieves.wake_one(self.injectors().iter().copied());
     }
 }
 
@@ -270,7 +260,7 @@ impl Worker {
     /// Step 1: what other threads want of this worker.
     fn drain_injector(&self) {
         let mut batch = self.inbox.take();
-        self.injector.drain(&mut batch);
+        self.injector.inbox.drain(&mut batch);
         for message in batch.drain(..) {
             match message {
                 Message::Wake(task) => self.unpark(task),
@@ -410,7 +400,7 @@ impl Worker {
         loop {
             if self.turn_reactor(Some(Duration::ZERO)) > 0
                 || self.has_work()
-                || self.injector.has_messages()
+                || self.injector.inbox.has_messages()
                 || self.steal()
             {
                 return true;
@@ -426,17 +416,9 @@ impl Worker {
     fn sleep(&self) {
         self.trim_stacks();
         self.was_useful.set(false);
-        self.shared.asleep.fetch_add(1, Ordering::SeqCst);
-        self.injector.fall_asleep();
-        // Looked at again now that pushers see the sleeper; see `run_queue` for the protocol.
-        if self.injector.has_messages() || self.shared.has_unstarted() {
-            self.turn_reactor(Some(Duration::ZERO));
-        } else {
-            self.turn_reactor(self.until_next_deadline());
-        }
-        self.injector.get_up();
-        self.shared.asleep.fetch_sub(1, Ordering::SeqCst);
-        self.shared.is_searching.store(false, Ordering::SeqCst);
+        let may_block = self.shared.thieves.fall_asleep(&self.injector.inbox, self.shared.injectors().iter().copied());
+        self.turn_reactor(if may_block { self.until_next_deadline() } else { Some(Duration::ZERO) });
+        self.shared.thieves.get_up(&self.injector.inbox);
         self.steal();
     }
 
@@ -835,7 +817,7 @@ impl Worker {
     }
 
     fn is_finished(&self) -> bool {
-        self.is_empty_and_stopping() && !self.has_work() && self.injector.close_if_empty()
+        self.is_empty_and_stopping() && !self.has_work() && self.injector.inbox.close_if_empty()
     }
 
     fn is_empty_and_stopping(&self) -> bool {
