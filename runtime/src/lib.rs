@@ -30,7 +30,7 @@
 //! |---|---|
 //! | 0 | `atomic`: what threads share, real or modelled; `stack`: guarded stacks, reused; `overflow`: names the dhaga that overflowed |
 //! | 1 | `coroutine`: a stack and a closure |
-//! | 2 | `context`: deadlines and cancellation; `timer`; `task`; `run_queue`: how other threads reach a worker, by its `inbox` and as `thieves` |
+//! | 2 | `context`: deadlines and cancellation; `timer`; `task`; `audit`: what a runtime holds; `run_queue`: how other threads reach a worker, by its `inbox` and as `thieves` |
 //! | 3 | `reactor`: who became ready; `extensions` |
 //! | 4 | `scheduler`: the loop |
 //! | 5 | [`park`]: the one way to wait |
@@ -49,6 +49,7 @@ mod overflow;
 
 mod coroutine;
 
+mod audit;
 mod context;
 mod inbox;
 mod run_queue;
@@ -76,6 +77,8 @@ mod time;
 
 pub mod turn;
 
+#[doc(hidden)]
+pub use audit::Audit;
 pub use blocking::blocking;
 pub use context::{Cancelled, Interrupt, Panicking};
 pub use park::WaitReason;

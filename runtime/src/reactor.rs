@@ -325,6 +325,11 @@ impl Reactor {
         }
     }
 
+    /// How many sources it knows.
+    pub(crate) fn len(&self) -> usize {
+        self.sources.len()
+    }
+
     fn find(&self, token: usize) -> Option<&Arc<Readiness>> {
         let (generation, readiness) = self.sources.get(token & u32::MAX as usize)?;
         (*generation as usize == token >> KEY_BITS).then_some(readiness)

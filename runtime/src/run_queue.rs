@@ -25,6 +25,8 @@ pub(crate) enum Message {
     Forget(usize),
     /// The runtime shuts down: unwind what lives, start nothing more.
     Stop,
+    /// Say what you hold, and how much room you keep for spawns.
+    Audit(std::sync::mpsc::Sender<(crate::audit::Audit, usize)>),
 }
 
 /// The one door by which other threads reach a worker. Leaked once and reused by later workers, so that a handle to a

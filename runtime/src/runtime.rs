@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
+use crate::audit::Audit;
 use crate::machine;
 use crate::overflow;
 use crate::park::{self, Unparker, WaitReason};
@@ -287,6 +288,26 @@ impl Ended {
                 return self.count() >= workers;
             }
         }
+    }
+}
+
+impl Runtime {
+    /// Asks each worker what it holds; `None` if one does not answer within `patience`. Blocks the OS thread.
+    #[doc(hidden)]
+    pub fn audit(&self, patience: Duration) -> Option<Audit> {
+        let shared = self.shared();
+        let answers: Option<Vec<(Audit, usize)>> = shared
+            .injectors()
+            .iter()
+            .map(|injector| {
+                let (sender, answer) = mpsc::channel();
+                injector.push(Message::Audit(sender)).ok()?;
+                answer.recv_timeout(patience).ok()
+            })
+            .collect();
+        let (counts, unused): (Vec<_>, Vec<_>) = answers?.into_iter().unzip();
+        let free = shared.credit() + unused.iter().sum::<usize>();
+        Some(Audit { reserved: shared.tasks_max.saturating_sub(free), ..counts.into_iter().sum() })
     }
 }
 

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::audit::Audit;
 use crate::coroutine::{self, Coroutine, Outcome, Wake};
 use crate::reactor::{OnReady, Reactor, Readiness, Report};
 use crate::run_queue::{Address, Doorbell, Injector, Message};
@@ -95,6 +96,10 @@ impl Shared {
             Some(left - drawn)
         });
         drawn
+    }
+
+    pub(crate) fn credit(&self) -> usize {
+        self.credit.load(Ordering::Relaxed)
     }
 
     pub(crate) fn return_credit(&self, count: usize) {
@@ -268,6 +273,8 @@ impl Worker {
                 Message::StartHere(job) => self.push_local(job),
                 Message::Forget(source) => self.forget(source),
                 Message::Stop => self.stop(),
+                // Whoever asked may have lost patience.
+                Message::Audit(answer) => drop(answer.send((self.audit(), self.credit.get()))),
             }
         }
         self.inbox.replace(batch);
@@ -502,6 +509,22 @@ impl Worker {
             }
         }
         false
+    }
+}
+
+impl Worker {
+    fn audit(&self) -> Audit {
+        let reserve = usize::from(self.reserve.borrow().is_some());
+        Audit {
+            tasks: self.tasks.borrow().len(),
+            unstarted: self.fresh.borrow().len() + self.local.borrow().len() + self.injector.unstarted_len(),
+            stacks: self.stacks.borrow().stats().in_use - reserve,
+            timers: self.timers.borrow().len(),
+            sources: self.reactor.borrow().len(),
+            closures: self.closures.borrow().len(),
+            at_end: self.at_end.borrow().len(),
+            reserved: 0,
+        }
     }
 }
 

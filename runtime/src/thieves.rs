@@ -12,13 +12,12 @@
 //!   is_searching = true, was it false?   block
 //!   rouse one                            inbox awake, asleep -= 1
 //!                                        is_searching = false
-//!                                        ── fence ──
 //!                                        steal
 //! ```
 //!
 //! Of the two fences of a publisher and a thief one comes first, so one of the two sees what the other did before. Who finds
-//! `is_searching` set leaves its work to whoever cleared it later: the clearing is a read-modify-write, so it has seen all
-//! that was published before.
+//! `is_searching` set leaves its work to whoever clears it: the woken worker, which steals, or a publisher that found nobody to
+//! wake, which looks again. Both clear it by a read-modify-write, so they have seen what was published before.
 
 use std::collections::VecDeque;
 
@@ -101,8 +100,9 @@ impl Thieves {
     pub(crate) fn get_up<M>(&self, inbox: &Inbox<M>) {
         inbox.get_up();
         self.asleep.fetch_sub(1, Ordering::AcqRel);
+        // A swap sees what was published by all who found it set. What the worker misses all the same, it finds when it
+        // looks once more before its next sleep.
         self.is_searching.swap(false, Ordering::AcqRel);
-        fence(Ordering::SeqCst);
     }
 
     /// Wakes a sleeping worker to steal, unless one is on its way already. Who steals and leaves work behind calls this
@@ -117,8 +117,8 @@ impl Thieves {
                 return;
             }
             self.is_searching.swap(false, Ordering::AcqRel);
-            // Others may have trusted in this search since it passed a worker that was awake then and sleeps now.
-            fence(Ordering::SeqCst);
+            // Others may have trusted in this search since it passed a worker that was awake then and sleeps now. They saw
+            // that worker counted as asleep, and the swap has seen all that they saw.
             if !doors.clone().any(D::is_asleep) {
                 return;
             }

@@ -3,10 +3,14 @@
 mod blocking;
 mod child;
 mod common;
+mod leaks;
 mod many;
 mod net;
 mod overflow;
 mod panicking;
+mod races;
+mod seeded;
 mod shutdown;
 mod spawn;
+mod storm;
 mod sync;
