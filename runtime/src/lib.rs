@@ -33,7 +33,7 @@
 //! | 2 | `context`: deadlines and cancellation; `timer`; `task`; `audit`: what a runtime holds; `run_queue`: how other threads reach a worker, by its `inbox` and as `thieves` |
 //! | 3 | `reactor`: who became ready; `extensions` |
 //! | 4 | `scheduler`: the loop |
-//! | 5 | [`park`]: the one way to wait |
+//! | 5 | [`park`]: the one way to wait; `fork`: what a forked process is told |
 //! | 6 | [`sync`]; `machine` |
 //! | 7 | `runtime`, `spawn`, `scope` |
 //! | 8 | `time`, `blocking`, [`net`] |
@@ -62,6 +62,7 @@ mod reactor;
 
 mod scheduler;
 
+mod fork;
 pub mod park;
 
 mod machine;

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 pub use crate::context::Interrupt;
 use crate::context::Node;
 use crate::coroutine::Wake;
+use crate::fork;
 use crate::run_queue::{Address, Message};
 use crate::scheduler::{Worker, with_worker};
 pub use crate::task::WaitReason;
@@ -146,6 +147,7 @@ pub(crate) fn park_through(reason: WaitReason) -> Wake {
         if panicking() {
             return None;
         }
+        fork::abort_if_forked();
         let wake = worker.suspend(task, reason, None);
         Some(if task.is_unwinding.get() { Wake::Unwind } else { wake })
     });
@@ -186,6 +188,7 @@ pub(crate) struct Unwound;
 /// Throws without the panic hook: nothing has gone wrong.
 #[cold]
 pub(crate) fn throw() -> ! {
+    fork::abort_if_forked();
     resume_unwind(Box::new(Unwound))
 }
 
@@ -461,6 +464,7 @@ fn next_thread_number() -> u32 {
 
 #[cold]
 fn block_thread(deadline: Option<Instant>) -> Wake {
+    fork::assert_not_forked();
     let parker = this_thread();
     parker.park_until(deadline)
 }

@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::fork;
 use crate::inbox::Inbox;
 use crate::task::{Job, TaskId};
 use crate::thieves::{Door, Unstarted};
@@ -115,6 +116,10 @@ impl Injector {
 
     #[cold]
     fn ring(&self) {
+        if fork::check().is_err() {
+            // The eventfd is the parent's, and nobody sleeps here.
+            return;
+        }
         if let Some(doorbell) = &*lock(&self.doorbell) {
             doorbell.waker.wake().expect("an eventfd takes a write at any time");
         }
@@ -122,6 +127,10 @@ impl Injector {
 
     /// Takes a file descriptor out of this worker's interest list, from any thread.
     pub(crate) fn deregister(&self, descriptor: std::os::fd::RawFd) {
+        if fork::check().is_err() {
+            // The interest list is the parent's, whose own copy of the descriptor is still in use.
+            return;
+        }
         if let Some(doorbell) = &*lock(&self.doorbell) {
             // An error means that the kernel dropped it already: nothing is left to do.
             let _ = doorbell.registry.deregister(&mut mio::unix::SourceFd(&descriptor));

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::audit::Audit;
+use crate::fork;
 use crate::machine;
 use crate::overflow;
 use crate::park::{self, Unparker, WaitReason};
@@ -108,7 +109,10 @@ impl RuntimeBuilder {
     ///
     /// `InvalidInput`: no worker, more than 1024, a limit of no dhagas, or a stack that cannot be given. Otherwise what the
     /// kernel said when it was asked for a thread, an epoll or an eventfd.
+    ///
+    /// `Unsupported`: this process was forked from one that had a runtime; see [`SpawnError::Forked`].
     pub fn build(self) -> io::Result<Runtime> {
+        fork::watch()?;
         let cores = machine::cores();
         let workers = self.workers.unwrap_or(cores);
         let tasks_max = self.tasks_max.unwrap_or_else(default_tasks_max);
@@ -172,8 +176,9 @@ impl Runtime {
     ///
     /// # Panics
     ///
-    /// Inside a dhaga of this runtime.
+    /// Inside a dhaga of this runtime, and in a process that was forked from the one that built it.
     pub fn shutdown(mut self, grace: Duration) -> Result<(), ShutdownError> {
+        fork::assert_not_forked();
         self.stop(grace)
     }
 
@@ -227,6 +232,10 @@ impl Runtime {
 
 impl Drop for Runtime {
     fn drop(&mut self) {
+        if fork::check().is_err() {
+            // The threads are the parent's: here are only their names, and nothing to stop.
+            std::mem::forget(std::mem::take(&mut self.threads));
+        }
         if !self.threads.is_empty() {
             // It was logged.
             let _ = self.stop(SHUTDOWN_GRACE);
@@ -368,6 +377,12 @@ pub enum SpawnError {
     ShuttingDown,
     /// The caller is a plain thread, or names a worker that is not there.
     NoWorker,
+    /// This process was forked from one that had a runtime, whose threads do not live here: only an exec is safe now. Start
+    /// programs with [`std::process::Command`], or fork before the first runtime is built.
+    Forked {
+        /// The process that built the runtime.
+        owner: u32,
+    },
 }
 
 impl std::fmt::Display for SpawnError {
@@ -385,6 +400,7 @@ impl std::fmt::Display for SpawnError {
             Self::NoWorker => f.write_str(
                 "this spawn needs a worker and was called on a plain thread; call it inside a dhaga, or use spawn",
             ),
+            Self::Forked { owner } => f.write_str(&fork::words(*owner)),
             Self::ShuttingDown => f.write_str("the runtime is being shut down and starts nothing more"),
         }
     }
@@ -422,6 +438,7 @@ pub(crate) fn submit(runtime: Option<&Runtime>, job: Arc<dyn Job>) -> Result<(),
 }
 
 fn submit_from_outside(shared: &Shared, job: Arc<dyn Job>) -> Result<(), SpawnError> {
+    fork::check().map_err(|owner| SpawnError::Forked { owner })?;
     if shared.draw_credit(1) == 0 {
         return Err(SpawnError::TooMany { limit: shared.tasks_max });
     }

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use crate::audit::Audit;
 use crate::coroutine::{self, Coroutine, Outcome, Wake};
+use crate::fork;
 use crate::reactor::{OnReady, Reactor, Readiness, Report};
 use crate::run_queue::{Address, Doorbell, Injector, Message};
 use crate::stack::{Stack, StackError, StackPool};
@@ -655,6 +656,7 @@ impl Worker {
 
     #[inline(never)]
     fn end(&self, task: &Task) {
+        fork::abort_if_forked();
         let (coroutine, job) = self.tasks.borrow_mut().remove(task);
         if let Some(coroutine) = coroutine {
             self.stacks.borrow_mut().give_back(coroutine.into_stack());

@@ -3,6 +3,7 @@
 mod blocking;
 mod child;
 mod common;
+mod fork;
 mod leaks;
 mod many;
 mod net;
