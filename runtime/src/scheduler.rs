@@ -824,13 +824,15 @@ impl Worker {
     fn stop(&self) {
         self.is_stopping.set(true);
         let live: Vec<_> = self.tasks.borrow().live().map(|task| task.id()).collect();
-        if cfg!(panic = "unwind") {
-            live.into_iter().for_each(|id| self.unwind(id));
-        }
+        live.into_iter().for_each(|id| self.unwind(id));
     }
 
-    /// Throws in a dhaga at its next wait, or in the one in which it is parked.
+    /// Throws in a dhaga at its next wait, or in the one in which it is parked. Where panics abort, so would a throw: there
+    /// the dhaga goes on.
     pub(crate) fn unwind(&self, id: TaskId) {
+        if cfg!(panic = "abort") {
+            return;
+        }
         let tasks = self.tasks.borrow();
         let Some(task) = tasks.get(id) else { return };
         task.is_unwinding.set(true);

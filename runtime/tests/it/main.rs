@@ -1,5 +1,7 @@
 //! The behaviour of the runtime, from outside. A file for each topic.
 
+#[cfg(not(feature = "sanitizer"))]
+mod aborting;
 mod blocking;
 mod child;
 mod common;
@@ -10,6 +12,8 @@ mod net;
 mod overflow;
 mod panicking;
 mod races;
+#[cfg(feature = "sanitizer")]
+mod sanitizer;
 mod seeded;
 mod shutdown;
 mod spawn;

@@ -14,7 +14,7 @@ use crate::seeded::{self, Dice};
 
 /// Groups that race beside each other, each with things of its own, and how often each of its members does.
 const GROUPS: usize = 40;
-const TIMES: usize = 2000;
+const TIMES: usize = if cfg!(feature = "sanitizer") { 500 } else { 2000 };
 /// A tick of the timers or so: deadlines on this grid pass together.
 const GRID: Duration = Duration::from_micros(131);
 
