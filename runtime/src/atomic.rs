@@ -28,3 +28,18 @@ pub(crate) fn model(preemptions: usize, body: impl Fn() + Send + Sync + 'static)
     builder.preemption_bound = Some(preemptions);
     builder.check(body);
 }
+
+/// Stands for a lock that spins, which no model can try in every order: there a thread that waits must say so.
+#[cfg(all(test, loom))]
+pub(crate) struct ModelLock<S>(Mutex<S>);
+
+#[cfg(all(test, loom))]
+impl<S> ModelLock<S> {
+    pub(crate) fn new(inside: S) -> Self {
+        Self(Mutex::new(inside))
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, S> {
+        lock(&self.0)
+    }
+}

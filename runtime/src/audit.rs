@@ -16,8 +16,6 @@ pub struct Audit {
     pub timers: usize,
     /// Sockets known to a poll.
     pub sources: usize,
-    /// Closures of `spawn_local` that have not started.
-    pub closures: usize,
     /// Things asked for the end of the turn.
     pub at_end: usize,
     /// Dhagas that room is reserved for.
@@ -34,7 +32,6 @@ impl Add for Audit {
             stacks: self.stacks + other.stacks,
             timers: self.timers + other.timers,
             sources: self.sources + other.sources,
-            closures: self.closures + other.closures,
             at_end: self.at_end + other.at_end,
             reserved: self.reserved + other.reserved,
         }

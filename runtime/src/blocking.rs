@@ -2,13 +2,13 @@
 
 use std::collections::VecDeque;
 use std::panic::Location;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use crate::job::Job;
 use crate::park;
-use crate::spawn::{JoinError, packet_for_pool};
-use crate::task::Job;
+use crate::spawn::{JoinError, pair_for_pool};
 
 /// OS threads of the pool at most. As tokio's: far more than a disk serves at once, far fewer than a pid limit.
 pub const THREADS_MAX: usize = 512;
@@ -39,15 +39,15 @@ where
     F: FnOnce() -> T + Send + 'static,
     T: Send + 'static,
 {
-    let (job, handle) = packet_for_pool(Location::caller(), f);
+    let (job, handle) = pair_for_pool(Location::caller(), f);
     if let Err(interrupt) = park::check() {
-        job.discard();
+        drop(job);
         return Err(JoinError::Stopped(interrupt, handle));
     }
     if park::is_in_dhaga() {
         POOL.submit(job);
     } else {
-        job.run();
+        job.execute().finish();
     }
     handle.join_until(park::WaitReason::Blocking, None)
 }
@@ -61,13 +61,13 @@ struct Pool {
 }
 
 struct State {
-    queue: VecDeque<Arc<dyn Job>>,
+    queue: VecDeque<Job>,
     threads: usize,
     idle: usize,
 }
 
 impl Pool {
-    fn submit(&'static self, job: Arc<dyn Job>) {
+    fn submit(&'static self, job: Job) {
         let mut state = self.lock();
         if state.queue.len() >= QUEUED_MAX {
             drop(state);
@@ -75,7 +75,8 @@ impl Pool {
                 "{QUEUED_MAX} closures wait for the blocking pool: one spawned at {} never runs",
                 job.label().site
             );
-            return job.discard();
+            // Outside the lock: the closure's `Drop` is user code.
+            return drop(job);
         }
         state.queue.push_back(job);
         if state.idle >= state.queue.len() {
@@ -95,7 +96,7 @@ impl Pool {
             let stranded = if state.threads == 0 { std::mem::take(&mut state.queue) } else { VecDeque::new() };
             drop(state);
             log::error!("no thread for the blocking pool: {error}; {} closures never run", stranded.len());
-            stranded.iter().for_each(|job| job.discard());
+            drop(stranded);
         }
     }
 
@@ -104,8 +105,7 @@ impl Pool {
         loop {
             while let Some(job) = state.queue.pop_front() {
                 drop(state);
-                job.run();
-                drop(job);
+                job.execute().finish();
                 state = self.lock();
             }
             state.idle += 1;

@@ -12,8 +12,9 @@
 //! This floor only keeps the books. Whoever cancels gets a call of [`Node::wake`] for each flagged scope; the floors
 //! above decide how a sleeper is woken.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 /// Why a fallible wait gave up although nothing was wrong with what it waited for.
@@ -82,6 +83,10 @@ pub(crate) trait Node: Send + Sync {
     fn scope(&self) -> &Scope;
     /// Makes whoever waits in this scope look at its flag.
     fn wake(&self);
+    /// Whether nobody can wait in this scope any more.
+    fn is_over(&self) -> bool {
+        false
+    }
 }
 
 /// One node's share of the tree.
@@ -91,14 +96,47 @@ pub(crate) struct Scope {
     /// The earliest deadline of this scope and those around it.
     deadline: Option<Instant>,
     /// Who is flagged with this scope.
-    ///
-    /// Boxed, because most scopes never have a child.
-    children: Mutex<Option<Box<Children>>>,
+    children: Family,
+}
+
+/// A list that is made with its first entry, because most scopes never have a child: one word in each dhaga.
+#[derive(Default)]
+struct Family(AtomicPtr<Mutex<Children>>);
+
+impl Family {
+    #[inline(always)]
+    fn get(&self) -> Option<&Mutex<Children>> {
+        // SAFETY: it is null, or was made from a box in `get_or_make` that lives as long as `self`.
+        unsafe { self.0.load(Ordering::Acquire).as_ref() }
+    }
+
+    fn get_or_make(&self) -> &Mutex<Children> {
+        if let Some(children) = self.get() {
+            return children;
+        }
+        let made = Box::into_raw(Box::<Mutex<Children>>::default());
+        if self.0.compare_exchange(ptr::null_mut(), made, Ordering::AcqRel, Ordering::Acquire).is_err() {
+            // SAFETY: it was made above, and nobody else has seen it.
+            drop(unsafe { Box::from_raw(made) });
+        }
+        self.get().expect("it was made here or by another thread")
+    }
+}
+
+impl Drop for Family {
+    #[inline(always)]
+    fn drop(&mut self) {
+        let children = *self.0.get_mut();
+        if !children.is_null() {
+            // SAFETY: it was made from a box in `get_or_make`, and nobody refers to it any more.
+            drop(unsafe { Box::from_raw(children) });
+        }
+    }
 }
 
 struct Children {
-    list: Vec<Weak<dyn Node>>,
-    /// The length at which dead links are swept.
+    list: Vec<Box<dyn Node>>,
+    /// The length at which links to what is over are swept.
     sweep_at: usize,
 }
 
@@ -108,7 +146,7 @@ impl Default for Children {
     }
 }
 
-/// Dead links are swept when a scope's list has this many entries, and then whenever it is twice as long as what was alive.
+/// Links to what is over are swept when a scope's list has this many entries, and then whenever it is twice as long as what was alive.
 const CHILDREN_SWEEP_MIN: usize = 32;
 
 impl Scope {
@@ -132,45 +170,59 @@ impl Scope {
     }
 
     /// Makes `child` follow this scope's cancellation from now on. A scope that is cancelled already flags it at once.
-    pub(crate) fn adopt(&self, child: &Arc<dyn Node>) {
-        let mut children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
-        let Children { list, sweep_at } = &mut **children.get_or_insert_default();
+    pub(crate) fn adopt(&self, child: impl Node + Clone + 'static) {
+        let mut children = lock(self.children.get_or_make());
+        let Children { list, sweep_at } = &mut *children;
         if list.len() >= *sweep_at {
-            list.retain(|link| link.strong_count() > 0);
+            list.retain(|link| !link.is_over());
             *sweep_at = (2 * list.len()).max(CHILDREN_SWEEP_MIN);
         }
-        list.push(Arc::downgrade(child));
+        list.push(Box::new(child.clone()));
         drop(children);
         // Behind the push: either `cancel` finds the link, or this load sees its flag.
         if self.cancelled.load(Ordering::SeqCst) {
-            cancel(&**child);
+            cancel(&child);
         }
     }
+
+    /// Hands its cancellation down no more: all who were adopted have ended.
+    #[inline(always)]
+    pub(crate) fn forget_children(&self) {
+        if self.children.get().is_some() {
+            drop(self.take_children());
+        }
+    }
+
+    fn take_children(&self) -> Vec<Box<dyn Node>> {
+        self.children.get().map_or_else(Vec::new, |children| std::mem::take(&mut lock(children).list))
+    }
+}
+
+fn lock(children: &Mutex<Children>) -> MutexGuard<'_, Children> {
+    children.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Flags `node` and everything below it, and wakes whoever waits there. Iterative: a tree may be deep.
 pub(crate) fn cancel(node: &dyn Node) {
     let mut pending = flag(node);
-    while let Some(link) = pending.pop() {
-        if let Some(child) = link.upgrade() {
-            pending.append(&mut flag(&*child));
-        }
+    while let Some(child) = pending.pop() {
+        pending.append(&mut flag(&*child));
     }
 }
 
-fn flag(node: &dyn Node) -> Vec<Weak<dyn Node>> {
+fn flag(node: &dyn Node) -> Vec<Box<dyn Node>> {
     let scope = node.scope();
     if scope.cancelled.swap(true, Ordering::SeqCst) {
         return Vec::new();
     }
     node.wake();
-    let children = scope.children.lock().unwrap_or_else(PoisonError::into_inner).take();
-    children.map_or_else(Vec::new, |children| children.list)
+    scope.take_children()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
     use std::sync::atomic::AtomicUsize;
     use std::time::Duration;
 
@@ -189,9 +241,21 @@ mod tests {
         }
     }
 
+    impl Node for Arc<Probe> {
+        fn scope(&self) -> &Scope {
+            &self.scope
+        }
+        fn wake(&self) {
+            (**self).wake();
+        }
+        fn is_over(&self) -> bool {
+            Arc::strong_count(self) == 1
+        }
+    }
+
     fn child_of(parent: &Probe) -> Arc<Probe> {
         let child = Arc::new(Probe::default());
-        parent.scope.adopt(&(child.clone() as Arc<dyn Node>));
+        parent.scope.adopt(child.clone());
         child
     }
 
@@ -240,13 +304,7 @@ mod tests {
         for _ in 0..10_000 {
             drop(child_of(&root));
         }
-        let links = root
-            .scope
-            .children
-            .lock()
-            .expect("no test panics with it")
-            .as_ref()
-            .map_or(0, |children| children.list.len());
+        let links = lock(root.scope.children.get().expect("it has had some")).list.len();
         assert!(links <= CHILDREN_SWEEP_MIN, "{links} dead links are kept");
     }
 
@@ -256,8 +314,7 @@ mod tests {
         let alive: Vec<_> = (0..1023).map(|_| child_of(&root)).collect();
         drop(child_of(&root));
         drop(child_of(&root));
-        let children = root.scope.children.lock().expect("no test panics with it");
-        let children = children.as_ref().expect("there are some");
+        let children = lock(root.scope.children.get().expect("there are some"));
         assert!(children.sweep_at >= children.list.len() + alive.len() / 2);
     }
 

@@ -16,34 +16,34 @@ use std::os::fd::AsFd;
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use crate::park;
-
 /// This process is a fork of one that had a runtime.
 static IS_FORKED: AtomicBool = AtomicBool::new(false);
 /// The process that built the first runtime.
 static OWNER: AtomicU32 = AtomicU32::new(0);
 
-/// Watches for forks from now on.
+/// Watches for forks from now on. `in_child` is called in the child of each, on the thread that forked, where it may only
+/// store to atomics and to cells of that thread.
 ///
 /// # Errors
 ///
 /// In a child: it can have no runtime.
-pub(crate) fn watch() -> io::Result<()> {
+pub(crate) fn watch(in_child: extern "C" fn()) -> io::Result<()> {
     static ONCE: Once = Once::new();
     check().map_err(|owner| io::Error::new(io::ErrorKind::Unsupported, words(owner)))?;
     let mut failed = 0;
     ONCE.call_once(|| {
         OWNER.store(std::process::id(), Ordering::Relaxed);
-        // SAFETY: the handler is a function of that type, which lives as long as the program. What it does is allowed after
-        // a fork: it stores to atomics and to cells of its own thread.
-        failed = unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
+        for handler in [mark as extern "C" fn(), in_child] {
+            // SAFETY: the handler is a function of that type, which lives as long as the program. What it does is allowed
+            // after a fork: it stores to an atomic, or to what our caller promises.
+            failed |= unsafe { libc::pthread_atfork(None, None, Some(handler)) };
+        }
     });
     if failed == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(failed)) }
 }
 
-extern "C" fn in_child() {
+extern "C" fn mark() {
     IS_FORKED.store(true, Ordering::Relaxed);
-    park::with_task(|_, task| task.is_unwinding.set(true));
 }
 
 /// Whether this process may use a runtime.

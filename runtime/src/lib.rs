@@ -28,14 +28,14 @@
 //!
 //! | floor | modules |
 //! |---|---|
-//! | 0 | `atomic`: what threads share, real or modelled; `stack`: guarded stacks, reused; `overflow`: names the dhaga that overflowed |
+//! | 0 | `atomic`: what threads share, real or modelled; `fork`: what a forked process is told; `stack`: guarded stacks, reused; `overflow`: names the dhaga that overflowed |
 //! | 1 | `coroutine`: a stack and a closure |
-//! | 2 | `context`: deadlines and cancellation; `timer`; `task`; `audit`: what a runtime holds; `run_queue`: how other threads reach a worker, by its `inbox` and as `thieves` |
+//! | 2 | `context`: deadlines and cancellation; `job`, `handshake`: what was spawned; `timer`; `task`, `ready_queue`; `audit`: what a runtime holds; `run_queue`: how other threads reach a worker, by its `inbox` and as `thieves` |
 //! | 3 | `reactor`: who became ready; `extensions` |
 //! | 4 | `scheduler`: the loop |
-//! | 5 | [`park`]: the one way to wait; `fork`: what a forked process is told |
+//! | 5 | [`park`]: the one way to wait |
 //! | 6 | [`sync`]; `machine` |
-//! | 7 | `runtime`, `spawn`, `scope` |
+//! | 7 | `packet`, `runtime`, `spawn`, `scope` |
 //! | 8 | `time`, `blocking`, [`net`] |
 //! | 9 | [`turn`]: the seam for protocol crates |
 
@@ -43,6 +43,7 @@
 compile_error!("dhaga runs on Linux, on x86-64 and aarch64");
 
 mod atomic;
+mod fork;
 mod stack;
 
 mod overflow;
@@ -51,7 +52,10 @@ mod coroutine;
 
 mod audit;
 mod context;
+mod handshake;
 mod inbox;
+mod job;
+mod ready_queue;
 mod run_queue;
 mod task;
 mod thieves;
@@ -62,12 +66,12 @@ mod reactor;
 
 mod scheduler;
 
-mod fork;
 pub mod park;
 
 mod machine;
 pub mod sync;
 
+mod packet;
 mod runtime;
 mod scope;
 mod spawn;
@@ -85,7 +89,5 @@ pub use context::{Cancelled, Interrupt, Panicking};
 pub use park::WaitReason;
 pub use runtime::{Runtime, RuntimeBuilder, SHUTDOWN_GRACE, STACK_BYTES_DEFAULT, ShutdownError, SpawnError};
 pub use scope::{Scope, ScopedJoinHandle, scope};
-pub use spawn::{
-    Builder, Dhaga, JoinError, JoinHandle, LocalJoinHandle, Panic, current, spawn, spawn_local, yield_now,
-};
+pub use spawn::{Builder, Dhaga, JoinError, JoinHandle, Panic, current, spawn, spawn_local, yield_now};
 pub use time::{sleep, sleep_until};

@@ -12,17 +12,16 @@
 
 use std::cell::RefCell;
 use std::panic::resume_unwind;
-use std::rc::Rc;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::panicking;
 use std::time::{Duration, Instant};
 
 pub use crate::context::Interrupt;
-use crate::context::Node;
+use crate::context::{Node, Scope};
 use crate::coroutine::Wake;
 use crate::fork;
 use crate::run_queue::{Address, Message};
-use crate::scheduler::{Worker, with_worker};
+use crate::scheduler::{Worker, current_task, worker};
 pub use crate::task::WaitReason;
 use crate::task::{Task, TaskId};
 
@@ -59,6 +58,17 @@ impl Unparker {
         }
     }
 
+    /// As [`Unparker::unpark`], but the sleeper is not first in its worker's queue for it: for one that will wait for many
+    /// of the caller's kind, and shall not be resumed for each.
+    pub(crate) fn unpark_in_turn(&self) {
+        match (&self.0, worker()) {
+            (Sleeper::Dhaga(address), Some(worker)) if std::ptr::eq(address.injector, worker.injector) => {
+                worker.unpark_in_turn(address.task);
+            }
+            _ => self.unpark(),
+        }
+    }
+
     pub(crate) fn address(&self) -> Option<Address> {
         match &self.0 {
             Sleeper::Dhaga(address) => Some(*address),
@@ -78,21 +88,28 @@ impl std::fmt::Debug for Unparker {
 
 #[inline(always)]
 pub(crate) fn unpark_dhaga(address: Address) {
-    if with_worker(|worker| worker.unpark_anywhere(address)).is_none() {
-        // A worker that has ended has no dhaga left to wake.
-        let _ = address.injector.push(Message::Wake(address.task));
+    match worker() {
+        Some(worker) => worker.unpark_anywhere(address),
+        None => unpark_from_thread(address),
     }
+}
+
+#[inline(never)]
+fn unpark_from_thread(address: Address) {
+    // A worker that has ended has no dhaga left to wake.
+    let _ = address.injector.push(Message::Wake(address.task));
 }
 
 /// The handle that wakes the caller: its dhaga, or its OS thread if it is on a plain one or unwinds from a panic.
 #[inline(always)]
 pub fn unparker() -> Unparker {
-    let dhaga =
-        with_worker(|worker| if panicking() { None } else { worker.current().map(|task| worker.address(&task)) });
-    match dhaga.flatten() {
-        Some(address) => Unparker(Sleeper::Dhaga(address)),
-        None => Unparker(Sleeper::Thread(this_thread())),
+    if let Some(worker) = worker()
+        && let Some(task) = worker.current()
+        && !panicking()
+    {
+        return Unparker(Sleeper::Dhaga(worker.address(&task)));
     }
+    Unparker(Sleeper::Thread(this_thread()))
 }
 
 /// Parks the caller until its [`Unparker`] is used. May return early; call it in a loop.
@@ -122,36 +139,31 @@ pub fn park_until(reason: WaitReason, deadline: Option<Instant>) -> Parked {
 /// As [`park_until`], but an order to unwind comes back as a value: for a scope, which must see its children gone first.
 #[inline(always)]
 pub(crate) fn park_raw(reason: WaitReason, deadline: Option<Instant>) -> Wake {
-    let wake = with_worker(|worker| {
-        let task = worker.current();
-        match task {
-            Some(task) if !panicking() => {
-                if task.is_unwinding.get() {
-                    return Some(Wake::Unwind);
-                }
-                Some(worker.suspend(&task, reason, deadline))
-            }
-            Some(_) => None,
-            None => refuse_on_worker(reason),
-        }
-    });
-    match wake.flatten() {
-        Some(wake) => wake,
-        None => block_thread(deadline),
+    let Some(worker) = worker() else {
+        return block_thread(deadline);
+    };
+    let Some(task) = worker.current() else {
+        refuse_on_worker(reason);
+    };
+    if panicking() {
+        return block_thread(deadline);
     }
+    if task.is_unwinding.get() {
+        return Wake::Unwind;
+    }
+    worker.suspend(task, reason, deadline)
 }
 
 /// Parks even in a dhaga that was told to unwind, and says whether it was: for a scope, whose end must be waited for.
 pub(crate) fn park_through(reason: WaitReason) -> Wake {
-    let wake = with_task(|worker, task| {
-        if panicking() {
-            return None;
+    match worker().and_then(|worker| Some((worker, worker.current()?))) {
+        Some((worker, task)) if !panicking() => {
+            fork::abort_if_forked();
+            let wake = worker.suspend(task, reason, None);
+            if task.is_unwinding.get() { Wake::Unwind } else { wake }
         }
-        fork::abort_if_forked();
-        let wake = worker.suspend(task, reason, None);
-        Some(if task.is_unwinding.get() { Wake::Unwind } else { wake })
-    });
-    wake.flatten().unwrap_or_else(|| block_thread(None))
+        _ => block_thread(None),
+    }
 }
 
 #[cold]
@@ -164,21 +176,18 @@ fn refuse_on_worker(reason: WaitReason) -> ! {
 /// Sends the caller to the tail of the run queue.
 #[inline(always)]
 pub(crate) fn yield_now() {
-    let wake = with_worker(|worker| {
-        let task = worker.current()?;
+    if let Some(worker) = worker()
+        && let Some(task) = worker.current()
+    {
         if panicking() {
-            return None;
+            return;
         }
         if task.is_unwinding.get() {
-            return Some(Wake::Unwind);
+            throw();
         }
-        Some(worker.yield_now(&task))
-    });
-    match wake.flatten() {
-        Some(Wake::Unwind) => throw(),
-        Some(_) => {}
-        None if panicking() => {}
-        None => std::thread::yield_now(),
+        worker.yield_now(task);
+    } else {
+        std::thread::yield_now();
     }
 }
 
@@ -194,14 +203,16 @@ pub(crate) fn throw() -> ! {
 
 /// Whether shutdown unwinds the calling dhaga: nothing it drops was left in disorder by a bug, so locks are not poisoned.
 pub fn is_torn_down() -> bool {
-    with_task(|_, task| task.is_unwinding.get()).unwrap_or(false)
+    current_task().is_some_and(|task| task.is_unwinding.get())
 }
 
 /// Counts an operation that may well not wait. Now and then it gives way first, so that a dhaga whose operations never wait
 /// cannot keep its worker to itself. Call it before the operation: what was consumed must not be lost if this throws.
 #[inline(always)]
 pub fn spend() {
-    if with_worker(Worker::spend) == Some(true) {
+    if let Some(worker) = worker()
+        && worker.spend()
+    {
         give_way();
     }
 }
@@ -223,8 +234,8 @@ pub fn check() -> Result<(), Interrupt> {
     if panicking() {
         return Err(Interrupt::Panicking);
     }
-    match with_task(|_, task| check_task(task)) {
-        Some(result) => result,
+    match current_task() {
+        Some(task) => check_task(&task),
         None => check_thread(),
     }
 }
@@ -251,25 +262,18 @@ fn check_task(task: &Task) -> Result<(), Interrupt> {
     if task.shields.get() > 0 {
         return Ok(());
     }
-    let scope = task.scope.borrow();
-    match &*scope {
-        Some(node) => check_node(&**node),
-        None => match &*task.job.borrow() {
-            Some(job) => check_node(&**job),
-            None => Ok(()),
-        },
-    }
+    task.scope().map_or(Ok(()), check_scope)
 }
 
+#[cold]
 fn check_thread() -> Result<(), Interrupt> {
     THREAD
-        .try_with(|thread| thread.scope.borrow().as_ref().map_or(Ok(()), |node| check_node(&**node)))
+        .try_with(|thread| thread.scope.borrow().as_ref().map_or(Ok(()), |node| check_scope(node.scope())))
         .unwrap_or(Ok(()))
 }
 
 #[inline(always)]
-fn check_node<N: Node + ?Sized>(node: &N) -> Result<(), Interrupt> {
-    let scope = node.scope();
+fn check_scope(scope: &Scope) -> Result<(), Interrupt> {
     if scope.is_cancelled() {
         return Err(Interrupt::Cancelled);
     }
@@ -282,20 +286,16 @@ fn check_node<N: Node + ?Sized>(node: &N) -> Result<(), Interrupt> {
 /// The deadline of the scope around the caller; `None` if there is none, or in an `uncancellable` section.
 #[inline(always)]
 pub(crate) fn scope_deadline() -> Option<Instant> {
-    let of_task = with_task(|_, task| {
-        if task.shields.get() > 0 {
-            return None;
-        }
-        match &*task.scope.borrow() {
-            Some(node) => node.scope().deadline(),
-            None => task.job.borrow().as_ref().and_then(|job| job.scope().deadline()),
-        }
-    });
-    of_task.unwrap_or_else(|| {
-        THREAD
-            .try_with(|thread| thread.scope.borrow().as_ref().and_then(|node| node.scope().deadline()))
-            .unwrap_or(None)
-    })
+    match current_task() {
+        Some(task) if task.shields.get() > 0 => None,
+        Some(task) => task.scope().and_then(Scope::deadline),
+        None => thread_deadline(),
+    }
+}
+
+#[cold]
+fn thread_deadline() -> Option<Instant> {
+    THREAD.try_with(|thread| thread.scope.borrow().as_ref().and_then(|node| node.scope().deadline())).unwrap_or(None)
 }
 
 /// The earlier of a wait's own deadline and that of the scope around it.
@@ -318,18 +318,13 @@ pub(crate) fn after(timeout: Duration) -> Option<Instant> {
     now().checked_add(timeout)
 }
 
-/// The innermost scope around the caller.
-pub(crate) fn current_node() -> Option<Arc<dyn Node>> {
-    let of_task = with_task(|_, task| match &*task.scope.borrow() {
-        Some(node) => Some(node.clone()),
-        None => task.job.borrow().clone().map(|job| job as Arc<dyn Node>),
-    });
-    of_task.unwrap_or_else(|| THREAD.try_with(|thread| thread.scope.borrow().clone()).unwrap_or(None))
-}
-
-#[inline(always)]
-pub(crate) fn with_task<R>(f: impl FnOnce(&Worker, &Rc<Task>) -> R) -> Option<R> {
-    with_worker(|worker| worker.current().map(|task| f(worker, &task))).flatten()
+/// Calls `f` with the innermost scope around the caller, if there is one.
+pub(crate) fn with_current_scope(f: impl FnOnce(&Scope)) {
+    if let Some(task) = current_task() {
+        return task.scope().map_or((), f);
+    }
+    // While a thread's locals are destroyed there is no scope any more.
+    let _ = THREAD.try_with(|thread| thread.scope.borrow().as_ref().map_or((), |node| f(node.scope())));
 }
 
 /// Who holds something: a dhaga, or a plain thread. One word, so that a lock can keep it beside its state.
@@ -374,16 +369,23 @@ impl Here {
 
 /// Whether the caller is a dhaga, which parks, rather than a plain thread, which blocks.
 pub(crate) fn is_in_dhaga() -> bool {
-    with_worker(Worker::is_in_dhaga).unwrap_or(false)
+    current_task().is_some()
 }
 
 /// Identifies the caller, for as long as it lives.
 #[inline(always)]
 pub(crate) fn here() -> Here {
-    let dhaga = with_task(|worker, task| Here::dhaga(worker, task));
+    match worker().and_then(|worker| Some((worker, worker.current()?))) {
+        Some((worker, task)) => Here::dhaga(worker, &task),
+        None => here_on_thread(),
+    }
+}
+
+#[inline(never)]
+fn here_on_thread() -> Here {
     // While a thread's locals are destroyed it has no number any more: it is some thread.
-    let number = || THREAD.try_with(|thread| thread.number).unwrap_or(u32::MAX);
-    dhaga.unwrap_or_else(|| Here(u64::from(number()) << 16))
+    let number = THREAD.try_with(|thread| thread.number).unwrap_or(u32::MAX);
+    Here(u64::from(number) << 16)
 }
 
 /// Whether the caller, who unwinds from a panic and so cannot switch, would wait for a dhaga of its own worker.
@@ -394,7 +396,7 @@ pub(crate) fn would_deadlock_while_unwinding(owner: Here) -> bool {
 /// Ends the process: `owner` holds what the caller needs, and cannot run while the caller unwinds.
 pub(crate) fn abort_deadlock(what: &str, owner: Here) -> ! {
     let describe = |who: Here| {
-        let found = with_worker(|worker| worker.describe_slot(who.slot())).flatten();
+        let found = worker().and_then(|worker| worker.describe_slot(who.slot()));
         found.filter(|_| who.worker() != 0).unwrap_or_else(|| "a plain thread".to_owned())
     };
     eprintln!(

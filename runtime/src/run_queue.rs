@@ -6,12 +6,14 @@
 //! ```
 
 use std::collections::VecDeque;
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::fork;
 use crate::inbox::Inbox;
-use crate::task::{Job, TaskId};
+use crate::job::{Home, Job};
+use crate::task::TaskId;
 use crate::thieves::{Door, Unstarted};
 
 /// What one thread asks of another's worker.
@@ -19,9 +21,9 @@ pub(crate) enum Message {
     /// Make this dhaga ready.
     Wake(TaskId),
     /// Start this one, or let it be stolen.
-    Start(Arc<dyn Job>),
+    Start(Job),
     /// Start this one here.
-    StartHere(Arc<dyn Job>),
+    StartHere(Job),
     /// The source with this token was closed by another thread.
     Forget(usize),
     /// The runtime shuts down: unwind what lives, start nothing more.
@@ -36,7 +38,7 @@ pub(crate) struct Injector {
     /// Tells injectors apart; never 0.
     pub(crate) number: u16,
     pub(crate) inbox: Inbox<Message>,
-    unstarted: Unstarted<Arc<dyn Job>>,
+    unstarted: Unstarted<Job>,
     doorbell: Mutex<Option<Doorbell>>,
     /// Dhagas that run or wait on this worker. Written by it alone.
     live: AtomicUsize,
@@ -60,6 +62,25 @@ pub(crate) struct Address {
 impl PartialEq for Address {
     fn eq(&self, other: &Self) -> bool {
         std::ptr::eq(self.injector, other.injector) && self.task == other.task
+    }
+}
+
+impl Address {
+    /// In words for the floor below.
+    pub(crate) fn home(self) -> Home {
+        let id = u64::from(self.task.slot) << 32 | u64::from(self.task.generation);
+        Home { door: NonNull::from(self.injector).cast(), id }
+    }
+
+    /// Out of those words.
+    ///
+    /// # Safety
+    ///
+    /// `home` comes from [`Address::home`].
+    pub(crate) unsafe fn at_home(home: Home) -> Self {
+        // SAFETY: it was made from a `&'static Injector`.
+        let injector = unsafe { home.door.cast().as_ref() };
+        Self { injector, task: TaskId { slot: (home.id >> 32) as u32, generation: home.id as u32 } }
     }
 }
 
@@ -138,7 +159,7 @@ impl Injector {
     }
 
     /// Lets other workers steal these.
-    pub(crate) fn publish(&self, jobs: impl Iterator<Item = Arc<dyn Job>>) {
+    pub(crate) fn publish(&self, jobs: impl Iterator<Item = Job>) {
         self.unstarted.publish(jobs);
     }
 
@@ -148,11 +169,7 @@ impl Injector {
     }
 
     /// Takes the oldest unstarted dhagas: `share` of them at most, one at least if there is one.
-    pub(crate) fn take_unstarted(
-        &self,
-        share: impl FnOnce(usize) -> usize,
-        into: &mut VecDeque<Arc<dyn Job>>,
-    ) -> usize {
+    pub(crate) fn take_unstarted(&self, share: impl FnOnce(usize) -> usize, into: &mut VecDeque<Job>) -> usize {
         self.unstarted.take(share, into)
     }
 
@@ -161,7 +178,7 @@ impl Injector {
     /// # Errors
     ///
     /// It comes back when the worker has ended.
-    pub(crate) fn push_start(&self, job: Arc<dyn Job>) -> Result<(), Arc<dyn Job>> {
+    pub(crate) fn push_start(&self, job: Job) -> Result<(), Job> {
         self.inbound.fetch_add(1, Ordering::Relaxed);
         self.push(Message::Start(job)).map_err(|message| {
             self.note_arrival();

@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use crate::audit::Audit;
 use crate::fork;
+use crate::job::Job;
 use crate::machine;
 use crate::overflow;
 use crate::park::{self, Unparker, WaitReason};
 use crate::reactor::Reactor;
 use crate::run_queue::{Injector, Message};
-use crate::scheduler::{Shared, Worker, run_worker, with_worker};
+use crate::scheduler::{Shared, Worker, in_forked_child, run_worker, worker};
 use crate::stack::{Guards, STACK_BYTES_MAX, STACK_BYTES_MIN, StackPool};
-use crate::task::Job;
 
 pub use crate::stack::STACK_BYTES_DEFAULT;
 
@@ -112,7 +112,7 @@ impl RuntimeBuilder {
     ///
     /// `Unsupported`: this process was forked from one that had a runtime; see [`SpawnError::Forked`].
     pub fn build(self) -> io::Result<Runtime> {
-        fork::watch()?;
+        fork::watch(in_forked_child)?;
         let cores = machine::cores();
         let workers = self.workers.unwrap_or(cores);
         let tasks_max = self.tasks_max.unwrap_or_else(default_tasks_max);
@@ -207,7 +207,7 @@ impl Runtime {
     }
 
     fn stop(&mut self, grace: Duration) -> Result<(), ShutdownError> {
-        let inside = with_worker(|worker| Arc::ptr_eq(&worker.shared, &self.shared)).unwrap_or(false);
+        let inside = worker().is_some_and(|worker| Arc::ptr_eq(&worker.shared, &self.shared));
         assert!(
             !inside || thread::panicking(),
             "a runtime cannot be shut down or dropped inside one of its own dhagas: it would wait for itself"
@@ -415,29 +415,22 @@ impl From<SpawnError> for io::Error {
 }
 
 /// Queues a dhaga: in the runtime given, else in the caller's, else in the default one.
-pub(crate) fn submit(runtime: Option<&Runtime>, job: Arc<dyn Job>) -> Result<(), SpawnError> {
-    let mut job = Some(job);
-    let local = with_worker(|worker| {
-        if runtime.is_some_and(|runtime| !Arc::ptr_eq(&runtime.shared, &worker.shared)) {
-            return None;
-        }
-        Some(match worker.take_credit() {
-            true => {
-                worker.push_fresh(job.take().expect("it is taken once"));
-                Ok(())
+#[inline(always)]
+pub(crate) fn submit(runtime: Option<&Runtime>, job: Job) -> Result<(), SpawnError> {
+    match worker() {
+        Some(worker) if runtime.is_none_or(|runtime| Arc::ptr_eq(&runtime.shared, &worker.shared)) => {
+            if !worker.take_credit() {
+                return Err(SpawnError::TooMany { limit: worker.shared.tasks_max });
             }
-            false => Err(SpawnError::TooMany { limit: worker.shared.tasks_max }),
-        })
-    });
-    match local.flatten() {
-        Some(result) => result,
-        None => {
-            submit_from_outside(runtime.unwrap_or_else(|| default_runtime()).shared(), job.expect("it was not taken"))
+            worker.push_fresh(job);
+            Ok(())
         }
+        _ => submit_from_outside(runtime.unwrap_or_else(|| default_runtime()).shared(), job),
     }
 }
 
-fn submit_from_outside(shared: &Shared, job: Arc<dyn Job>) -> Result<(), SpawnError> {
+#[inline(never)]
+fn submit_from_outside(shared: &Shared, job: Job) -> Result<(), SpawnError> {
     fork::check().map_err(|owner| SpawnError::Forked { owner })?;
     if shared.draw_credit(1) == 0 {
         return Err(SpawnError::TooMany { limit: shared.tasks_max });
@@ -450,30 +443,24 @@ fn submit_from_outside(shared: &Shared, job: Arc<dyn Job>) -> Result<(), SpawnEr
 }
 
 /// Queues a dhaga that starts on the caller's worker.
-pub(crate) fn submit_here(job: Arc<dyn Job>) -> Result<(), SpawnError> {
-    let submitted = with_worker(|worker| {
-        if !worker.take_credit() {
-            return Err(SpawnError::TooMany { limit: worker.shared.tasks_max });
-        }
-        worker.push_local(job);
-        Ok(())
-    });
-    submitted.unwrap_or(Err(SpawnError::NoWorker))
+pub(crate) fn submit_here(job: Job) -> Result<(), SpawnError> {
+    let worker = worker().ok_or(SpawnError::NoWorker)?;
+    if !worker.take_credit() {
+        return Err(SpawnError::TooMany { limit: worker.shared.tasks_max });
+    }
+    worker.push_local(job);
+    Ok(())
 }
 
 /// Queues a dhaga that starts on the given worker of the caller's runtime.
-pub(crate) fn submit_at(index: usize, job: Arc<dyn Job>) -> Result<(), SpawnError> {
-    let submitted = with_worker(|worker| {
-        let Some(injector) = worker.shared.injectors().get(index) else {
-            return Err(SpawnError::NoWorker);
-        };
-        if !worker.take_credit() {
-            return Err(SpawnError::TooMany { limit: worker.shared.tasks_max });
-        }
-        injector.push(Message::StartHere(job)).map_err(|_| {
-            worker.return_one_credit();
-            SpawnError::ShuttingDown
-        })
-    });
-    submitted.unwrap_or(Err(SpawnError::NoWorker))
+pub(crate) fn submit_at(index: usize, job: Job) -> Result<(), SpawnError> {
+    let worker = worker().ok_or(SpawnError::NoWorker)?;
+    let injector = worker.shared.injectors().get(index).ok_or(SpawnError::NoWorker)?;
+    if !worker.take_credit() {
+        return Err(SpawnError::TooMany { limit: worker.shared.tasks_max });
+    }
+    injector.push(Message::StartHere(job)).map_err(|_| {
+        worker.return_one_credit();
+        SpawnError::ShuttingDown
+    })
 }

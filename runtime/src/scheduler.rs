@@ -6,21 +6,23 @@
 //! Nobody signals a worker that is awake: it looks at its injector once a turn. It sleeps in the poll only after it said
 //! so (see `inbox`), so whoever pushes knows whether to ring.
 
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::audit::Audit;
-use crate::coroutine::{self, Coroutine, Outcome, Wake};
+use crate::context::Node;
+use crate::coroutine::{self, Outcome, Wake};
 use crate::fork;
+use crate::job::{Execution, Job};
 use crate::reactor::{OnReady, Reactor, Readiness, Report};
+use crate::ready_queue::ReadyQueue;
 use crate::run_queue::{Address, Doorbell, Injector, Message};
 use crate::stack::{Stack, StackError, StackPool};
-use crate::task::{Job, State, Task, TaskId, TaskTable, WaitReason};
-use crate::thieves::Thieves;
+use crate::task::{State, Task, TaskId, TaskRef, TaskTable, WaitReason};
+use crate::thieves::{Thieves, shrink_if_emptied};
 use crate::timer::Timers;
 
 /// How long ready dhagas run before timers and sockets are looked at again: long against a switch (nanoseconds) and a
@@ -29,18 +31,26 @@ const BATCH_MAX: Duration = Duration::from_micros(100);
 /// How long a worker with work goes without a look at its sockets. A look costs as much as a small request, and those who
 /// are ready already came first.
 const POLL_PERIOD: Duration = Duration::from_micros(500);
-/// Resumes between two looks at the clock at most. A look costs as much as a few switches; every 16th is 2 ns for each.
-const RESUMES_PER_LOOK_MAX: u32 = 16;
-/// Time between two looks that a batch aims at: an eighth of what it may last.
-const LOOK_NANOS: u128 = BATCH_MAX.as_nanos() / 4;
-/// Every so many starts and resumes an unstarted dhaga goes before the ready ones, so that dhagas which never stop
-/// yielding to each other cannot keep it out.
-const RESUMES_PER_FORCED_START: u32 = 16;
+/// Resumes between two looks at the clock at most. A look costs as much as a few switches; every 32nd is 1 ns for each.
+const RESUMES_PER_LOOK_MAX: u32 = 32;
+/// Time between two looks that a batch aims at: a quarter of what it may last.
+const LOOK_NANOS: u64 = BATCH_MAX.as_nanos() as u64 / 4;
+/// Dhagas in a row that go first because the one before has woken them; as many as in tokio, for the same reason.
+const HAND_OFFS_MAX: u32 = 3;
 /// How long a worker that had work polls without blocking before it sleeps. Waking a sleeping thread costs the other
 /// side several microseconds, more than a loopback round trip.
 const DOZE_MAX: Duration = Duration::from_micros(50);
 /// A worker with fewer live dhagas never sends new ones away: the mean of small numbers says nothing.
 const PLACEMENT_LIVE_MIN: usize = 8;
+/// So many that a dhaga spawned without giving way are shared at once: a few times what it costs to wake a worker.
+const SHARED_LOT: usize = 512;
+/// Unstarted dhagas that a worker takes back at once from those that it has shared: a few microseconds of work at least.
+const TAKEN_BACK_MAX: usize = 16;
+/// What a worker may have above the mean before it sends new ones away: a few, or this part of the mean.
+const PLACEMENT_TOLERANCE_MIN: usize = 4;
+const PLACEMENT_TOLERANCE: usize = 32;
+/// Starts between two looks at the load of the others.
+const STARTS_PER_PLACEMENT: u32 = 16;
 /// Touched stacks that a worker keeps for the next burst: 256 KiB of memory, if each uses a page.
 const WARM_STACKS_MIN: usize = 64;
 /// Operations that do not wait between two times that a dhaga gives way: a hundred microseconds of socket calls.
@@ -141,14 +151,23 @@ pub(crate) struct Worker {
     pub(crate) shared: Arc<Shared>,
     pub(crate) injector: &'static Injector,
     tasks: RefCell<TaskTable>,
-    current: RefCell<Option<Rc<Task>>>,
-    ready: RefCell<VecDeque<Rc<Task>>>,
+    current: Cell<Option<TaskRef>>,
+    ready: ReadyQueue,
+    /// The dhaga that the last one woke, and how many went first in a row for that reason.
+    handed: Cell<Option<TaskRef>>,
+    hand_offs: Cell<u32>,
+    /// Of the round that runs: ready ones that were there when it began and have not run,
+    ready_left: Cell<usize>,
+    /// and unstarted ones.
+    unstarted_left: Cell<usize>,
     /// Unstarted dhagas that no other worker sees before the end of the batch.
-    fresh: RefCell<VecDeque<Arc<dyn Job>>>,
+    fresh: RefCell<VecDeque<Job>>,
+    /// A great burst was shared, and a thief woken for it, before the end of this batch.
+    has_shared_lot: Cell<bool>,
+    /// Of `fresh`, how many at its front others have seen before.
+    taken_back: Cell<usize>,
     /// Unstarted dhagas that must start here.
-    local: RefCell<VecDeque<Arc<dyn Job>>>,
-    /// Closures of `local`, which cannot leave this thread.
-    closures: RefCell<slab::Slab<Box<dyn FnOnce()>>>,
+    local: RefCell<VecDeque<Job>>,
     timers: RefCell<Timers<TaskId>>,
     reactor: RefCell<Reactor>,
     stacks: RefCell<StackPool>,
@@ -164,12 +183,13 @@ pub(crate) struct Worker {
     /// Room for dhagas that is reserved already.
     credit: Cell<usize>,
     credit_lot: usize,
+    /// Where the next starts belong if not here, and how many these are.
+    placed_on: Cell<Option<&'static Injector>>,
+    placed_left: Cell<u32>,
     /// Of `fresh`, how many another worker or thread sent: they count as load before they have started.
     arrived: Cell<usize>,
     /// Callbacks whose sources became readable in the poll that runs now.
     callbacks: RefCell<Vec<Arc<dyn OnReady>>>,
-    /// Starts and resumes, over all batches: one batch may have time for a single one.
-    resumes: Cell<u32>,
     /// Resumes between two looks at the clock, as the last batch found it.
     pace: Cell<u32>,
     /// Operations that the running dhaga may still do before it gives way.
@@ -183,26 +203,41 @@ pub(crate) struct Worker {
 }
 
 thread_local! {
-    static WORKER: OnceCell<Worker> = const { OnceCell::new() };
+    /// The worker of this OS thread, while `run_worker` runs.
+    static WORKER: Cell<Option<&'static Worker>> = const { Cell::new(None) };
 }
 
-/// Calls `f` with the worker of this OS thread; `None` on a plain thread.
+/// The worker of this OS thread; `None` on a plain thread. Not to be kept by anything that outlives the caller's frame.
 #[inline(always)]
-pub(crate) fn with_worker<R>(f: impl FnOnce(&Worker) -> R) -> Option<R> {
-    WORKER.try_with(|worker| worker.get().map(f)).ok().flatten()
+pub(crate) fn worker() -> Option<&'static Worker> {
+    WORKER.get()
+}
+
+/// The dhaga that runs the caller; `None` on a plain thread, and on a worker's own context.
+#[inline(always)]
+pub(crate) fn current_task() -> Option<TaskRef> {
+    WORKER.get()?.current.get()
+}
+
+/// In the child of a fork: the dhaga that forked goes no further than its next wait (see `fork`).
+pub(crate) extern "C" fn in_forked_child() {
+    if let Some(task) = current_task() {
+        task.is_unwinding.set(true);
+    }
 }
 
 /// Makes this OS thread a worker and runs its loop until the runtime has stopped and every dhaga has ended.
 pub(crate) fn run_worker(worker: Worker) {
-    WORKER.with(|cell| {
-        assert!(cell.set(worker).is_ok(), "an OS thread becomes a worker only once");
-        let worker = cell.get().expect("it was set a line ago");
-        let abort_on_unwind = AbortOnUnwind;
-        worker.run();
-        std::mem::forget(abort_on_unwind);
-        worker.injector.hang_up();
-        worker.shared.end_worker();
-    });
+    // SAFETY: only the lifetime changes. The floors above use the reference while their own frames last, on this thread,
+    // and those end before `Worker::run` does: their dhagas have ended, or the process aborts. `WORKER` is cleared below.
+    let long_lived = unsafe { std::mem::transmute::<&Worker, &'static Worker>(&worker) };
+    assert!(WORKER.replace(Some(long_lived)).is_none(), "an OS thread becomes a worker only once");
+    let abort_on_unwind = AbortOnUnwind;
+    worker.run();
+    std::mem::forget(abort_on_unwind);
+    WORKER.set(None);
+    worker.injector.hang_up();
+    worker.shared.end_worker();
 }
 
 /// A worker that unwinds would leave its dhagas behind, who never run again, and everybody who waits for them.
@@ -222,11 +257,16 @@ impl Worker {
             shared,
             injector: Injector::lease(doorbell),
             tasks: RefCell::default(),
-            current: RefCell::default(),
-            ready: RefCell::default(),
+            current: Cell::default(),
+            ready: ReadyQueue::default(),
+            handed: Cell::new(None),
+            hand_offs: Cell::new(0),
+            ready_left: Cell::default(),
+            unstarted_left: Cell::default(),
             fresh: RefCell::default(),
+            has_shared_lot: Cell::new(false),
+            taken_back: Cell::new(0),
             local: RefCell::default(),
-            closures: RefCell::default(),
             timers: RefCell::new(Timers::new(now())),
             reactor: RefCell::new(reactor),
             stacks: RefCell::new(stacks),
@@ -237,9 +277,10 @@ impl Worker {
             inbox: RefCell::default(),
             credit: Cell::new(0),
             credit_lot,
+            placed_on: Cell::new(None),
+            placed_left: Cell::new(0),
             arrived: Cell::new(0),
             callbacks: RefCell::default(),
-            resumes: Cell::new(0),
             pace: Cell::new(1),
             budget: Cell::new(BUDGET_MAX),
             poll_due: Cell::new(now()),
@@ -281,7 +322,7 @@ impl Worker {
         self.inbox.replace(batch);
     }
 
-    fn receive(&self, job: Arc<dyn Job>) {
+    fn receive(&self, job: Job) {
         self.push_fresh(job);
         self.set_arrived(self.arrived.get() + 1);
         self.injector.note_arrival();
@@ -301,15 +342,15 @@ impl Worker {
         let (now, tasks) = (now(), self.tasks.borrow());
         let mut late = Vec::new();
         while let Some(id) = timers.pop_expired(now) {
-            late.extend(tasks.get(id).cloned());
+            late.extend(tasks.get(id));
         }
-        let mut ready = self.ready.borrow_mut();
         for task in late.into_iter().rev() {
             task.timer.set(None);
             if let State::Parked(_) = task.state.get() {
                 task.state.set(State::Ready);
                 task.verdict.set(Wake::TimedOut);
-                ready.push_front(task);
+                self.ready.push_front(task);
+                self.ready_left.set(self.ready_left.get() + 1);
             }
         }
     }
@@ -317,14 +358,14 @@ impl Worker {
     /// Step 3: ready and unstarted dhagas, until none is left or the batch's time is over.
     fn run_batch(&self) {
         let mut batch = Batch::new(self.pace.get());
-        let mut count = self.resumes.get();
-        while self.run_one(count.is_multiple_of(RESUMES_PER_FORCED_START)) {
-            count = count.wrapping_add(1);
+        let mut has_run = false;
+        while self.run_one() {
+            has_run = true;
             if batch.is_over() {
                 break;
             }
         }
-        if count != self.resumes.replace(count) {
+        if has_run {
             self.was_useful.set(true);
             self.pace.set(batch.pace);
             if self.trim_due.get().is_some() {
@@ -334,45 +375,101 @@ impl Worker {
     }
 
     /// Runs one dhaga until it waits or ends. Returns whether there was one.
+    ///
+    /// In rounds: first those that were ready when the round began, then those that were unstarted. So neither keeps the
+    /// other out, and one that waits for a whole batch of new ones is not resumed for each of them.
+    ///
+    /// But whoever was woken by the dhaga that ran last goes first, while its data is near: the answer to a request meets
+    /// who waits for it. Not for ever, so that two who wake each other keep nobody out.
     #[inline(always)]
-    fn run_one(&self, unstarted_first: bool) -> bool {
-        if unstarted_first && self.start_next() {
-            return true;
-        }
-        let next = {
-            let mut ready = self.ready.borrow_mut();
-            let next = ready.pop_front();
-            // While this one runs, the next ones come near: among thousands each touch would be a miss.
-            if let Some(second) = ready.get(1) {
-                second.prefetch();
-            }
-            if let Some(first) = ready.front() {
-                first.prefetch_stack();
-            }
-            next
-        };
-        match next {
-            Some(task) => {
+    fn run_one(&self) -> bool {
+        if let Some(task) = self.handed.take() {
+            let hand_offs = self.hand_offs.get();
+            if hand_offs < HAND_OFFS_MAX {
+                self.hand_offs.set(hand_offs + 1);
                 self.resume(task);
-                true
+                return true;
             }
-            None => self.start_next(),
+            self.ready.push_back(task);
         }
+        self.hand_offs.set(0);
+        if self.ready_left.get() == 0 {
+            if self.has_unstarted() {
+                return self.run_one_of_round();
+            }
+            self.ready_left.set(self.ready.len());
+        }
+        self.ready_left.set(self.ready_left.get().wrapping_sub(1));
+        self.resume_next()
     }
 
-    /// Step 4: what this batch did not start, idle workers may take.
+    /// The ready ones of this round have run, and there are unstarted ones.
+    #[inline(never)]
+    fn run_one_of_round(&self) -> bool {
+        if self.unstarted_left.get() == 0 {
+            self.unstarted_left.set(self.count_unstarted());
+            self.ready_left.set(self.ready.len());
+        }
+        if self.ready_left.get() > 0 {
+            self.ready_left.set(self.ready_left.get() - 1);
+            return self.resume_next();
+        }
+        self.unstarted_left.set(self.unstarted_left.get() - 1);
+        if self.start_next() {
+            return true;
+        }
+        // Others have taken them.
+        self.unstarted_left.set(0);
+        self.resume_next()
+    }
+
+    fn count_unstarted(&self) -> usize {
+        self.local.borrow().len() + self.fresh.borrow().len() + self.injector.unstarted_len()
+    }
+
+    #[inline(always)]
+    fn has_unstarted(&self) -> bool {
+        !self.local.borrow().is_empty() || !self.fresh.borrow().is_empty() || self.injector.unstarted_len() > 0
+    }
+
+    #[inline(always)]
+    fn resume_next(&self) -> bool {
+        let Some(task) = self.ready.pop_front() else {
+            self.ready_left.set(0);
+            return false;
+        };
+        // While this one runs, the next ones come near: among thousands each touch would be a miss.
+        let [first, second] = self.ready.hints();
+        if let Some(second) = second {
+            second.prefetch();
+        }
+        if let Some(first) = first {
+            first.prefetch_stack();
+        }
+        self.resume(task);
+        true
+    }
+
+    /// Step 4: what this batch did not start, idle workers may take; and others learn how many wait here.
     fn share_unstarted(&self) {
+        self.publish_live();
         if self.shared.workers < 2 {
             return;
         }
+        self.publish_fresh();
+        self.has_shared_lot.set(false);
+        if self.injector.unstarted_len() > 0 {
+            self.shared.wake_thief();
+        }
+    }
+
+    fn publish_fresh(&self) {
         let mut fresh = self.fresh.borrow_mut();
         if !fresh.is_empty() {
             self.injector.publish(fresh.drain(..));
+            shrink_if_emptied(&mut fresh);
+            self.taken_back.set(0);
             self.set_arrived(0);
-        }
-        drop(fresh);
-        if self.injector.unstarted_len() > 0 {
-            self.shared.wake_thief();
         }
     }
 
@@ -487,11 +584,10 @@ impl Worker {
     }
 
     fn has_work(&self) -> bool {
-        !self.ready.borrow().is_empty()
-            || !self.fresh.borrow().is_empty()
-            || !self.local.borrow().is_empty()
+        !self.ready.is_empty()
+            || self.handed.get().is_some()
+            || self.has_unstarted()
             || !self.at_end.borrow().is_empty()
-            || self.injector.unstarted_len() > 0
     }
 
     /// Takes half of what another worker has not started. Returns whether it got some.
@@ -522,7 +618,6 @@ impl Worker {
             stacks: self.stacks.borrow().stats().in_use - reserve,
             timers: self.timers.borrow().len(),
             sources: self.reactor.borrow().len(),
-            closures: self.closures.borrow().len(),
             at_end: self.at_end.borrow().len(),
             reserved: 0,
         }
@@ -532,19 +627,20 @@ impl Worker {
 /// Starting and resuming dhagas.
 impl Worker {
     /// Starts the next unstarted dhaga. Returns whether there was one.
+    #[inline(never)]
     fn start_next(&self) -> bool {
         let Some(job) = self.next_unstarted() else {
             return false;
         };
         if self.is_stopping.get() {
-            self.start(job, |job| job.discard());
+            self.start(job, Job::discard);
         } else {
-            self.start(job, |job| job.run());
+            self.start(job, Job::execute);
         }
         true
     }
 
-    fn next_unstarted(&self) -> Option<Arc<dyn Job>> {
+    fn next_unstarted(&self) -> Option<Job> {
         if let Some(job) = self.local.borrow_mut().pop_front() {
             return Some(job);
         }
@@ -562,47 +658,80 @@ impl Worker {
     }
 
     /// The oldest first: what was published before what is fresh.
-    fn next_shareable(&self) -> Option<Arc<dyn Job>> {
-        if self.injector.unstarted_len() > 0 {
-            let mut fresh = VecDeque::new();
-            self.injector.take_unstarted(|_| 1, &mut fresh);
-            if let Some(job) = fresh.pop_front() {
-                return Some(job);
-            }
+    fn next_shareable(&self) -> Option<Job> {
+        let mut fresh = self.fresh.borrow_mut();
+        if self.taken_back.get() == 0 && self.injector.unstarted_len() > 0 {
+            // Some at a time, for the sake of the lock, and never all, for the sake of the thieves.
+            let spawned_since = fresh.len();
+            let taken = self.injector.take_unstarted(|len| len.div_ceil(2).min(TAKEN_BACK_MAX), &mut fresh);
+            fresh.rotate_left(spawned_since);
+            self.taken_back.set(taken);
         }
-        let job = self.fresh.borrow_mut().pop_front()?;
+        let job = fresh.pop_front()?;
+        self.taken_back.set(self.taken_back.get().saturating_sub(1));
+        shrink_if_emptied(&mut fresh);
         self.arrived.set(self.arrived.get().saturating_sub(1));
         Some(job)
     }
 
-    /// Where a new dhaga belongs if this worker has more than 1.25 times the mean of live ones.
+    /// Where a new dhaga belongs, if not here. Asked again after so many starts only, because the answer lies in lines that
+    /// other workers write.
+    #[inline(always)]
     fn placement(&self) -> Option<&'static Injector> {
-        let (workers, live) = (self.shared.workers, self.injector.load());
-        if workers < 2 || live < PLACEMENT_LIVE_MIN || self.is_stopping.get() {
+        if self.shared.workers < 2 {
             return None;
         }
-        let total: usize = self.shared.injectors().iter().map(|injector| injector.load()).sum();
-        if live * workers * 4 <= total * 5 {
-            return None;
+        if self.placed_left.get() == 0 {
+            self.place_next();
         }
-        self.shared.least_loaded().filter(|other| !std::ptr::eq(*other, self.injector))
+        self.placed_left.set(self.placed_left.get() - 1);
+        self.placed_on.get()
     }
 
-    fn start(&self, job: Arc<dyn Job>, body: impl FnOnce(Arc<dyn Job>) + 'static) {
-        let label = job.label();
-        let stack_bytes = if label.stack_bytes == 0 { self.shared.stack_bytes } else { label.stack_bytes };
+    /// Decides for the next starts: a worker with more than its share of live dhagas sends the surplus to the least loaded.
+    ///
+    /// What counts are dhagas that wait, since those that start and end within a turn are not there when it is over. So
+    /// the tolerance can be small, and is there for the lateness of the counts.
+    #[inline(never)]
+    fn place_next(&self) {
+        self.placed_on.set(None);
+        self.placed_left.set(STARTS_PER_PLACEMENT);
+        self.publish_live();
+        let (workers, live) = (self.shared.workers, self.injector.load());
+        if live < PLACEMENT_LIVE_MIN || self.is_stopping.get() {
+            return;
+        }
+        let total: usize = self.shared.injectors().iter().map(|injector| injector.load()).sum();
+        let mean = total / workers;
+        if live <= mean + PLACEMENT_TOLERANCE_MIN.max(mean / PLACEMENT_TOLERANCE) {
+            return;
+        }
+        let surplus = u32::try_from(live - mean).unwrap_or(u32::MAX);
+        self.placed_on.set(self.shared.least_loaded().filter(|other| !std::ptr::eq(*other, self.injector)));
+        self.placed_left.set(surplus.clamp(1, STARTS_PER_PLACEMENT));
+    }
+
+    #[inline(always)]
+    fn start(&self, job: Job, end_of: impl FnOnce(Job) -> Execution + 'static) {
+        let stack_bytes = match job.stack_bytes() {
+            0 => self.shared.stack_bytes,
+            asked => asked,
+        };
         let stack = self.stacks.borrow_mut().take(stack_bytes);
         match stack {
-            Ok(stack) => self.start_on(stack, job, body),
+            Ok(stack) => self.start_on(stack, job, end_of),
             Err(error) => self.refuse(job, &error),
         }
     }
 
-    fn start_on(&self, stack: Stack, job: Arc<dyn Job>, body: impl FnOnce(Arc<dyn Job>) + 'static) {
-        stack.set_label(job.label().name.as_deref(), job.label().site);
-        let work = job.clone();
-        let task = self.tasks.borrow_mut().insert(job, |_| Coroutine::new(stack, move || body(work)));
-        self.publish_live();
+    #[inline(always)]
+    fn start_on(&self, stack: Stack, job: Job, end_of: impl FnOnce(Job) -> Execution + 'static) {
+        stack.set_label(job.label().name(), job.label().site);
+        let task = self.tasks.borrow_mut().insert(stack, move |task| {
+            // SAFETY: the job's half of the pair keeps the head alive up to `complete`, and `run_job` forgets it before.
+            unsafe { task.set_head(job.pointer()) };
+            run_job(task, job, end_of);
+        });
         let id = task.id();
         self.resume(task);
         if self.is_stopping.get() {
@@ -614,13 +743,13 @@ impl Worker {
     /// There is no memory for a stack. The closure is lost, which whoever joins it learns; nobody else may know. To drop
     /// it is user code too, so it gets the stack that was kept for this.
     #[cold]
-    fn refuse(&self, job: Arc<dyn Job>, error: &StackError) {
+    fn refuse(&self, job: Job, error: &StackError) {
         log::error!("dhaga {:?} spawned at {} never ran: {error}", job.label().display_name(), job.label().site);
         match self.reserve.take() {
-            Some(stack) => self.start_on(stack, job, |job| job.discard()),
+            Some(stack) => self.start_on(stack, job, Job::discard),
             None => {
                 // Even that one is in use, by a `Drop` that waits. A wait in this one panics, and is logged.
-                job.discard();
+                drop(job);
                 self.return_one_credit();
             }
         }
@@ -639,31 +768,22 @@ impl Worker {
 
     /// The one place where a dhaga is resumed.
     #[inline(always)]
-    fn resume(&self, task: Rc<Task>) {
-        task.state.set(State::Running);
+    fn resume(&self, task: TaskRef) {
         self.budget.set(BUDGET_MAX);
-        let verdict = task.verdict.replace(Wake::Ready);
-        *self.current.borrow_mut() = Some(task.clone());
-        let outcome = {
-            let mut coroutine = task.coroutine.borrow_mut();
-            coroutine.as_mut().expect("a dhaga that is ready has its coroutine").resume(verdict)
-        };
-        *self.current.borrow_mut() = None;
+        self.current.set(Some(task));
+        let outcome = task.resume();
+        self.current.set(None);
         if let Outcome::Finished = outcome {
-            self.end(&task);
+            self.end(task);
         }
     }
 
-    #[inline(never)]
-    fn end(&self, task: &Task) {
+    #[inline(always)]
+    fn end(&self, task: TaskRef) {
         fork::abort_if_forked();
-        let (coroutine, job) = self.tasks.borrow_mut().remove(task);
-        if let Some(coroutine) = coroutine {
-            self.stacks.borrow_mut().give_back(coroutine.into_stack());
-        }
+        let stack = self.tasks.borrow_mut().remove(task);
+        self.stacks.borrow_mut().give_back(stack);
         self.keep_reserve();
-        drop(job);
-        self.publish_live();
         self.return_one_credit();
     }
 
@@ -691,24 +811,29 @@ impl Worker {
         }
     }
 
-    /// Queues an unstarted dhaga. Signals nobody: the end of the batch does.
+    /// Queues an unstarted dhaga. Signals nobody: the end of the batch does, or the end of a lot of a great burst, so that
+    /// others need not wait until the spawner has spawned them all.
     #[inline(always)]
-    pub(crate) fn push_fresh(&self, job: Arc<dyn Job>) {
-        self.fresh.borrow_mut().push_back(job);
+    pub(crate) fn push_fresh(&self, job: Job) {
+        let mut fresh = self.fresh.borrow_mut();
+        fresh.push_back(job);
+        if fresh.len() >= SHARED_LOT && self.shared.workers > 1 {
+            drop(fresh);
+            self.share_lot();
+        }
+    }
+
+    #[cold]
+    fn share_lot(&self) {
+        self.publish_fresh();
+        if !self.has_shared_lot.replace(true) {
+            self.shared.wake_thief();
+        }
     }
 
     /// Queues a dhaga that must start on this worker.
-    pub(crate) fn push_local(&self, job: Arc<dyn Job>) {
+    pub(crate) fn push_local(&self, job: Job) {
         self.local.borrow_mut().push_back(job);
-    }
-
-    /// Keeps a closure that cannot leave this thread until its dhaga starts.
-    pub(crate) fn keep_closure(&self, closure: Box<dyn FnOnce()>) -> usize {
-        self.closures.borrow_mut().insert(closure)
-    }
-
-    pub(crate) fn take_closure(&self, key: usize) -> Option<Box<dyn FnOnce()>> {
-        self.closures.borrow_mut().try_remove(key)
     }
 
     pub(crate) fn push_at_end(&self, work: Arc<dyn AtEnd>) {
@@ -719,8 +844,8 @@ impl Worker {
 /// Waiting and waking.
 impl Worker {
     #[inline(always)]
-    pub(crate) fn current(&self) -> Option<Rc<Task>> {
-        self.current.borrow().clone()
+    pub(crate) fn current(&self) -> Option<TaskRef> {
+        self.current.get()
     }
 
     pub(crate) fn address(&self, task: &Task) -> Address {
@@ -729,22 +854,41 @@ impl Worker {
 
     /// Suspends the running dhaga until it is unparked or the deadline passes. The one way to wait.
     #[inline(always)]
-    pub(crate) fn suspend(&self, task: &Task, reason: WaitReason, deadline: Option<Instant>) -> Wake {
-        if task.permit.replace(false) {
+    pub(crate) fn suspend(&self, task: TaskRef, reason: WaitReason, deadline: Option<Instant>) -> Wake {
+        if task.permit.replace(false) || !task.is_settled.get() && self.settle(task) {
             return Wake::Ready;
         }
         if let Some(deadline) = deadline {
-            let key = self.timers.borrow_mut().arm(deadline, task.id());
-            task.timer.set(Some(key));
+            self.arm(task, deadline);
         }
         task.state.set(State::Parked(reason));
         let wake = coroutine::suspend();
-        if deadline.is_some()
-            && let Some(key) = task.timer.take()
-        {
-            self.timers.borrow_mut().cancel(key);
+        if deadline.is_some() {
+            self.disarm(task);
         }
         wake
+    }
+
+    /// Before its first wait a dhaga says where it lives, for those who may cancel it. Returns whether one already has.
+    #[inline(never)]
+    fn settle(&self, task: TaskRef) -> bool {
+        task.is_settled.set(true);
+        task.head().is_some_and(|head| {
+            head.settle(self.address(&task).home());
+            head.scope().is_cancelled()
+        })
+    }
+
+    #[inline(never)]
+    fn arm(&self, task: TaskRef, deadline: Instant) {
+        task.timer.set(Some(self.timers.borrow_mut().arm(deadline, task.id())));
+    }
+
+    #[inline(never)]
+    fn disarm(&self, task: TaskRef) {
+        if let Some(key) = task.timer.take() {
+            self.timers.borrow_mut().cancel(key);
+        }
     }
 
     /// Counts an operation of the running dhaga. Returns whether it shall give way.
@@ -757,25 +901,40 @@ impl Worker {
 
     /// Sends the running dhaga to the tail of the queue.
     #[inline(always)]
-    pub(crate) fn yield_now(&self, task: &Rc<Task>) -> Wake {
-        task.state.set(State::Ready);
-        self.ready.borrow_mut().push_back(task.clone());
+    pub(crate) fn yield_now(&self, task: TaskRef) -> Wake {
+        self.ready.push_back(task);
         coroutine::suspend()
     }
 
-    /// Makes a dhaga of this worker ready, or saves it the wake if it is not parked.
+    /// Makes a dhaga of this worker ready, or saves it the wake if it is not parked. The last one that the running dhaga
+    /// wakes is next.
     #[inline(always)]
     pub(crate) fn unpark(&self, id: TaskId) {
-        let tasks = self.tasks.borrow();
-        let Some(task) = tasks.get(id) else { return };
-        match task.state.get() {
-            State::Parked(_) => {
-                task.state.set(State::Ready);
-                self.ready.borrow_mut().push_back(task.clone());
+        if let Some(woken) = self.wake(id) {
+            let queued = if self.current.get().is_some() { self.handed.replace(Some(woken)) } else { Some(woken) };
+            if let Some(queued) = queued {
+                self.ready.push_back(queued);
             }
-            State::Ready | State::Running => task.permit.set(true),
-            State::Free => unreachable!("the table finds live dhagas only"),
         }
+    }
+
+    /// As [`Worker::unpark`], behind all who are ready.
+    pub(crate) fn unpark_in_turn(&self, id: TaskId) {
+        if let Some(woken) = self.wake(id) {
+            self.ready.push_back(woken);
+        }
+    }
+
+    /// A dhaga that was parked and is to be queued.
+    #[inline(always)]
+    fn wake(&self, id: TaskId) -> Option<TaskRef> {
+        let task = self.tasks.borrow().get(id)?;
+        if task.state.get() == State::Ready {
+            task.permit.set(true);
+            return None;
+        }
+        task.state.set(State::Ready);
+        Some(task)
     }
 
     /// Makes a dhaga of any worker ready.
@@ -802,20 +961,39 @@ impl Worker {
     }
 
     pub(crate) fn describe_slot(&self, slot: u32) -> Option<String> {
-        self.tasks.borrow().live().find(|task| task.slot == slot).map(|task| describe(task))
+        self.tasks.borrow().live().find(|task| task.slot == slot).map(|task| describe(&task))
+    }
+}
+
+/// What a dhaga does, from its first instruction to its last, on its own stack.
+#[inline(always)]
+fn run_job(task: TaskRef, job: Job, end_of: impl FnOnce(Job) -> Execution) {
+    let head = job.pointer();
+    let mut execution = end_of(job);
+    loop {
+        execution.drop_unwanted();
+        task.forget_head();
+        match execution.complete() {
+            Ok(()) => return,
+            // The handle went away at this very moment, and the result is to be dropped as by a dhaga.
+            Err(again) => {
+                // SAFETY: the job's half is still ours, and keeps the head alive.
+                unsafe { task.set_head(head) };
+                execution = again;
+            }
+        }
     }
 }
 
 fn describe(task: &Task) -> String {
-    let job = task.job.borrow();
-    let Some(job) = &*job else {
+    let Some(head) = task.head() else {
         return "a dhaga that has ended".to_owned();
     };
     let state = match task.state.get() {
         State::Parked(reason) => format!("waits ({reason:?})"),
-        state => format!("{state:?}").to_lowercase(),
+        State::Ready => "runs or is ready to".to_owned(),
     };
-    format!("dhaga {:?} (spawned at {}): {state}", job.label().display_name(), job.label().site)
+    format!("dhaga {:?} (spawned at {}): {state}", head.label().display_name(), head.label().site)
 }
 
 /// Stopping.
@@ -833,13 +1011,12 @@ impl Worker {
         if cfg!(panic = "abort") {
             return;
         }
-        let tasks = self.tasks.borrow();
-        let Some(task) = tasks.get(id) else { return };
+        let Some(task) = self.tasks.borrow().get(id) else { return };
         task.is_unwinding.set(true);
         if let State::Parked(_) = task.state.get() {
             task.state.set(State::Ready);
             task.verdict.set(Wake::Unwind);
-            self.ready.borrow_mut().push_back(task.clone());
+            self.ready.push_back(task);
         }
     }
 
@@ -861,11 +1038,6 @@ impl Worker {
             self.stacks.borrow_mut().give_back(stack);
         }
         self.shared.return_credit(self.credit.take());
-    }
-
-    /// Whether a dhaga runs on this worker right now, rather than the worker's own context.
-    pub(crate) fn is_in_dhaga(&self) -> bool {
-        self.current.borrow().is_some()
     }
 }
 
@@ -893,9 +1065,9 @@ impl Batch {
     }
 
     fn look(&mut self, now: Instant) -> bool {
-        let elapsed = (now - self.looked).as_nanos().max(1);
-        let pace = u128::from(self.pace) * LOOK_NANOS / elapsed;
-        self.pace = pace.clamp(1, u128::from(RESUMES_PER_LOOK_MAX)) as u32;
+        let elapsed = (now - self.looked).as_nanos() as u64;
+        let pace = u64::from(self.pace) * LOOK_NANOS / elapsed.max(1);
+        self.pace = pace.clamp(1, u64::from(RESUMES_PER_LOOK_MAX)) as u32;
         (self.looked, self.until_look) = (now, self.pace);
         now - self.started > BATCH_MAX
     }
@@ -928,11 +1100,11 @@ mod tests {
 
     #[test]
     fn a_batch_ends_by_time() {
-        check_batch(1, Duration::from_nanos(100), 1000..=1017);
+        check_batch(1, Duration::from_nanos(100), 1000..=1033);
         check_batch(1, Duration::from_micros(10), 10..=12);
         check_batch(1, Duration::from_millis(1), 1..=1);
         // What the last batch has learned costs one pace at most.
-        check_batch(RESUMES_PER_LOOK_MAX, Duration::from_millis(1), 16..=16);
+        check_batch(RESUMES_PER_LOOK_MAX, Duration::from_millis(1), RESUMES_PER_LOOK_MAX..=RESUMES_PER_LOOK_MAX);
     }
 
     #[test]

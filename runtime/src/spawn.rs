@@ -1,19 +1,17 @@
-//! Spawning and joining: one allocation holds the closure, its result, and who waits for it.
+//! Spawning and joining.
 
 use std::any::Any;
-use std::cell::RefCell;
-use std::panic::{AssertUnwindSafe, Location, catch_unwind};
-use std::rc::Rc;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::panic::Location;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::context::{self, Interrupt, Node, Scope};
-use crate::park::{self, Unparker, Unwound, WaitReason};
-use crate::run_queue::Address;
+use crate::context::{self, Interrupt, Scope};
+use crate::job::{Job, JobRef, Label};
+use crate::packet::{self, Ending, Handle};
+use crate::park::{self, WaitReason};
 use crate::runtime::{Runtime, SpawnError, submit, submit_here};
-use crate::scheduler::with_worker;
+use crate::scheduler::{current_task, worker};
 use crate::stack::{STACK_BYTES_MAX, STACK_BYTES_MIN};
-use crate::task::{Job, Label};
 
 /// Starts a dhaga that runs `f`, on the caller's runtime or else on the default one. Does not wait.
 ///
@@ -61,7 +59,7 @@ where
 /// # Ok::<(), dhaga::JoinError<()>>(())
 /// ```
 #[track_caller]
-pub fn spawn_local<F, T>(f: F) -> LocalJoinHandle<T>
+pub fn spawn_local<F, T>(f: F) -> JoinHandle<T>
 where
     F: FnOnce() -> T + 'static,
     T: 'static,
@@ -115,7 +113,7 @@ fn expect_spawned<T>(result: Result<JoinHandle<T>, SpawnError>) -> JoinHandle<T>
 #[derive(Debug)]
 #[must_use = "a builder does nothing before `spawn`"]
 pub struct Builder {
-    name: Option<Box<str>>,
+    name: Option<Box<Box<str>>>,
     stack_bytes: usize,
     inherit: Inherit,
 }
@@ -145,7 +143,7 @@ impl Builder {
 
     /// The name shown in reports, in the message of a stack overflow, and by [`current`].
     pub fn name(mut self, name: impl Into<String>) -> Self {
-        self.name = Some(name.into().into_boxed_str());
+        self.name = Some(Box::new(name.into().into_boxed_str()));
         self
     }
 
@@ -200,16 +198,21 @@ impl Builder {
     ///
     /// [`SpawnError::NoWorker`] on a plain thread, otherwise as [`Builder::spawn`].
     #[track_caller]
-    pub fn spawn_local<F, T>(self, f: F) -> Result<LocalJoinHandle<T>, SpawnError>
+    pub fn spawn_local<F, T>(self, f: F) -> Result<JoinHandle<T>, SpawnError>
     where
         F: FnOnce() -> T + 'static,
         T: 'static,
     {
-        let result = Rc::new(RefCell::new(None));
-        let slot = result.clone();
-        let body = move || *slot.borrow_mut() = Some(f());
-        let handle = self.spawn_local_job(Location::caller(), body)?;
-        Ok(LocalJoinHandle { handle, result })
+        if worker().is_none() {
+            return Err(SpawnError::NoWorker);
+        }
+        let inherit = self.inherit;
+        let (label, stack_bytes) = self.check(Location::caller())?;
+        // SAFETY: `submit_here` puts the job into the queue of this thread's worker that nobody steals from, or drops it here.
+        let (job, handle) = unsafe { packet::pair_unchecked(label, stack_bytes, inherit.scope(), f) };
+        inherit.link(&handle);
+        submit_here(job)?;
+        Ok(JoinHandle { handle })
     }
 
     /// As `spawn`, for a closure that another module's caller wrote.
@@ -219,19 +222,6 @@ impl Builder {
         T: Send + 'static,
     {
         self.submit(None, site, f)
-    }
-
-    fn spawn_local_job(
-        self,
-        site: &'static Location<'static>,
-        body: impl FnOnce() + 'static,
-    ) -> Result<JoinHandle<()>, SpawnError> {
-        let label = self.check(site)?;
-        let key = with_worker(|worker| worker.keep_closure(Box::new(body)));
-        let closure = LocalClosure { key: Some(key.ok_or(SpawnError::NoWorker)?) };
-        let packet = Packet::new(label, self.inherit, move || closure.run());
-        submit_here(packet.clone())?;
-        Ok(JoinHandle { packet })
     }
 
     #[inline]
@@ -246,245 +236,52 @@ impl Builder {
         T: Send + 'static,
     {
         let inherit = self.inherit;
-        let packet = Packet::new(self.check(site)?, inherit, f);
-        submit(runtime, packet.clone())?;
-        Ok(JoinHandle { packet })
+        let (label, stack_bytes) = self.check(site)?;
+        let (job, handle) = packet::pair(label, stack_bytes, inherit.scope(), f);
+        inherit.link(&handle);
+        submit(runtime, job)?;
+        Ok(JoinHandle { handle })
     }
 
-    fn check(&self, site: &'static Location<'static>) -> Result<Label, SpawnError> {
+    #[inline(always)]
+    fn check(self, site: &'static Location<'static>) -> Result<(Label, u32), SpawnError> {
         if self.stack_bytes != 0 && !(STACK_BYTES_MIN..=STACK_BYTES_MAX).contains(&self.stack_bytes) {
             return Err(SpawnError::StackSize { bytes: self.stack_bytes });
         }
-        Ok(Label { name: self.name.clone(), site, stack_bytes: self.stack_bytes })
-    }
-}
-
-/// A closure that stays in its worker's own table, so that what is queued can be `Send`. Runs on that worker only: its job
-/// lies in the queue that nobody steals from.
-struct LocalClosure {
-    /// Its place in the table; `None` once it was taken, since another closure may lie there then.
-    key: Option<usize>,
-}
-
-impl LocalClosure {
-    fn run(mut self) {
-        if let Some(closure) = self.take() {
-            closure();
-        }
-    }
-
-    fn take(&mut self) -> Option<Box<dyn FnOnce()>> {
-        let key = self.key.take()?;
-        with_worker(|worker| worker.take_closure(key)).flatten()
-    }
-}
-
-impl Drop for LocalClosure {
-    fn drop(&mut self) {
-        drop(self.take());
-    }
-}
-
-/// The closure, its result, and who waits for it: the one allocation of a spawn.
-struct Packet<F, T> {
-    label: Label,
-    scope: Scope,
-    stage: Mutex<Stage<F, T>>,
-}
-
-/// ```text
-///   Unstarted ──run──▶ Running ──ends──▶ Ended ──join──▶ Taken
-///       └──────────discard──────────────▶ Ended(NeverRan)
-/// ```
-enum Stage<F, T> {
-    Unstarted { closure: F, waits: Option<Unparker>, is_detached: bool },
-    Running { home: Option<Address>, waits: Option<Unparker>, is_detached: bool },
-    Ended(Ending<T>),
-    Taken,
-}
-
-enum Ending<T> {
-    Returned(T),
-    Panicked(Box<dyn Any + Send>),
-    NeverRan,
-    Unwound,
-}
-
-impl<F, T> Packet<F, T>
-where
-    F: FnOnce() -> T + Send + 'static,
-    T: Send + 'static,
-{
-    fn new(label: Label, inherit: Inherit, closure: F) -> Arc<Self> {
-        let deadline = if inherit == Inherit::Nothing { None } else { park::scope_deadline() };
-        let stage = Mutex::new(Stage::Unstarted { closure, waits: None, is_detached: false });
-        let packet = Arc::new(Self { label, scope: Scope::new(deadline, None), stage });
-        if inherit == Inherit::DeadlineAndCancel
-            && let Some(parent) = park::current_node()
-        {
-            parent.scope().adopt(&(packet.clone() as Arc<dyn Node>));
-        }
-        packet
-    }
-
-    fn stage(&self) -> MutexGuard<'_, Stage<F, T>> {
-        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Puts a running or unstarted packet to its end. What is dropped here is user code, so it is dropped outside the
-    /// lock, and before anybody learns of the end.
-    fn end(&self, ending: Ending<T>) {
-        let mut ending = Some(ending);
-        let mut stage = self.stage();
-        if let Stage::Running { is_detached: true, .. } = &*stage {
-            drop(stage);
-            drop_quietly(&self.label, ending.take());
-            stage = self.stage();
-        }
-        let old = std::mem::replace(&mut *stage, ending.map_or(Stage::Taken, Stage::Ended));
-        drop(stage);
-        if let Stage::Running { waits: Some(waiter), .. } = old {
-            waiter.unpark();
-        }
-    }
-
-    /// Takes the closure and notes where it runs.
-    fn start(&self, home: Option<Address>) -> Option<F> {
-        let mut stage = self.stage();
-        match std::mem::replace(&mut *stage, Stage::Taken) {
-            Stage::Unstarted { closure, waits, is_detached } => {
-                *stage = Stage::Running { home, waits, is_detached };
-                Some(closure)
-            }
-            other => {
-                *stage = other;
-                None
-            }
-        }
+        Ok((Label { name: self.name, site }, self.stack_bytes as u32))
     }
 }
 
 /// A dhaga of a library: it has no handle and inherits nothing.
-pub(crate) fn detached(site: &'static Location<'static>, f: impl FnOnce() + Send + 'static) -> Arc<dyn Job> {
-    let label = Label { name: None, site, stack_bytes: 0 };
-    let stage = Stage::Unstarted { closure: f, waits: None, is_detached: true };
-    Arc::new(Packet { label, scope: Scope::default(), stage: Mutex::new(stage) })
+pub(crate) fn detached(site: &'static Location<'static>, f: impl FnOnce() + Send + 'static) -> Job {
+    packet::detached(Label::of_site(site), f)
 }
 
 /// A closure for a thread of the blocking pool, and the handle that waits for it.
-pub(crate) fn packet_for_pool<F, T>(site: &'static Location<'static>, f: F) -> (Arc<dyn Job>, JoinHandle<T>)
+pub(crate) fn pair_for_pool<F, T>(site: &'static Location<'static>, f: F) -> (Job, JoinHandle<T>)
 where
     F: FnOnce() -> T + Send + 'static,
     T: Send + 'static,
 {
-    let packet = Packet::new(Label { name: None, site, stack_bytes: 0 }, Inherit::Deadline, f);
-    (packet.clone(), JoinHandle { packet })
+    let (job, handle) = packet::pair(Label::of_site(site), 0, Inherit::Deadline.scope(), f);
+    (job, JoinHandle { handle })
 }
 
-/// Drops user values where a panic in their `Drop` has nobody to go to.
-fn drop_quietly<V>(label: &Label, value: V) {
-    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(value)))
-        && !payload.is::<Unwound>()
-    {
-        log::error!("a Drop panicked in dhaga {:?} spawned at {}", label.display_name(), label.site);
-        std::mem::forget(payload);
-    }
-}
-
-impl<F, T> Node for Packet<F, T>
-where
-    F: FnOnce() -> T + Send + 'static,
-    T: Send + 'static,
-{
-    fn scope(&self) -> &Scope {
-        &self.scope
-    }
-
-    fn wake(&self) {
-        let home = match &*self.stage() {
-            Stage::Running { home, .. } => *home,
-            _ => None,
-        };
-        if let Some(address) = home {
-            park::unpark_dhaga(address);
-        }
-    }
-}
-
-impl<F, T> Job for Packet<F, T>
-where
-    F: FnOnce() -> T + Send + 'static,
-    T: Send + 'static,
-{
-    fn label(&self) -> &Label {
-        &self.label
-    }
-
-    fn run(&self) {
-        let home = park::with_task(|worker, task| worker.address(task));
-        let Some(closure) = self.start(home) else {
-            return;
-        };
-        let ending = match catch_unwind(AssertUnwindSafe(closure)) {
-            Ok(value) => Ending::Returned(value),
-            Err(payload) if payload.is::<Unwound>() => Ending::Unwound,
-            Err(payload) => Ending::Panicked(payload),
-        };
-        self.end(ending);
-    }
-
-    fn discard(&self) {
-        let home = park::with_task(|worker, task| worker.address(task));
-        if let Some(closure) = self.start(home) {
-            drop_quietly(&self.label, closure);
-            self.end(Ending::NeverRan);
-        }
-    }
-}
-
-/// What a join handle needs of its packet, whatever the closure was.
-trait Joinable<T>: Job {
-    /// The result, if the dhaga has ended. Otherwise `waiter` is woken when it does.
-    fn poll(&self, waiter: Option<Unparker>) -> Option<Ending<T>>;
-    fn is_finished(&self) -> bool;
-    /// The handle goes: nobody will take the result.
-    fn detach(&self);
-}
-
-impl<F, T> Joinable<T> for Packet<F, T>
-where
-    F: FnOnce() -> T + Send + 'static,
-    T: Send + 'static,
-{
-    fn poll(&self, waiter: Option<Unparker>) -> Option<Ending<T>> {
-        let mut stage = self.stage();
-        match &mut *stage {
-            Stage::Unstarted { waits, .. } | Stage::Running { waits, .. } => *waits = waiter,
-            Stage::Ended(_) | Stage::Taken => {}
-        }
-        match &*stage {
-            Stage::Ended(_) => match std::mem::replace(&mut *stage, Stage::Taken) {
-                Stage::Ended(ending) => Some(ending),
-                _ => unreachable!("it was looked at under the same lock"),
-            },
-            _ => None,
+impl Inherit {
+    /// The scope of a new dhaga.
+    #[inline(always)]
+    fn scope(self) -> Scope {
+        match self {
+            Self::Nothing => Scope::default(),
+            Self::Deadline | Self::DeadlineAndCancel => Scope::new(park::scope_deadline(), None),
         }
     }
 
-    fn is_finished(&self) -> bool {
-        matches!(&*self.stage(), Stage::Ended(_) | Stage::Taken)
-    }
-
-    fn detach(&self) {
-        let mut stage = self.stage();
-        match &mut *stage {
-            Stage::Unstarted { is_detached, .. } | Stage::Running { is_detached, .. } => *is_detached = true,
-            Stage::Ended(_) => {
-                let ended = std::mem::replace(&mut *stage, Stage::Taken);
-                drop(stage);
-                drop(ended);
-            }
-            Stage::Taken => {}
+    /// Makes the new dhaga follow a cancel of its spawner, if it shall.
+    #[inline(always)]
+    fn link<T>(self, handle: &Handle<T>) {
+        if self == Self::DeadlineAndCancel {
+            park::with_current_scope(|scope| scope.adopt(handle.reference()));
         }
     }
 }
@@ -492,7 +289,7 @@ where
 /// Owns the right to a dhaga's result. Dropping it detaches the dhaga, which runs on.
 #[must_use = "a dropped handle detaches its dhaga and loses its result; call detach() to say so"]
 pub struct JoinHandle<T> {
-    packet: Arc<dyn Joinable<T>>,
+    handle: Handle<T>,
 }
 
 impl<T> JoinHandle<T> {
@@ -518,93 +315,72 @@ impl<T> JoinHandle<T> {
         self.join_until(WaitReason::Join, deadline)
     }
 
-    pub(crate) fn join_until(self, reason: WaitReason, deadline: Option<Instant>) -> Result<T, JoinError<T>> {
+    #[inline]
+    pub(crate) fn join_until(mut self, reason: WaitReason, deadline: Option<Instant>) -> Result<T, JoinError<T>> {
+        if let Err(interrupt) = park::check() {
+            return Err(JoinError::Stopped(interrupt, self));
+        }
+        if !self.handle.has_ended()
+            && let Err(interrupt) = self.wait(reason, deadline)
+        {
+            return Err(JoinError::Stopped(interrupt, self));
+        }
+        match self.handle.take() {
+            Ending::Returned(value) => Ok(value),
+            Ending::Panicked(payload) => Err(JoinError::panicked(payload)),
+            Ending::NeverRan => Err(JoinError::NeverRan),
+            Ending::Unwound => Err(JoinError::Unwound),
+            Ending::Taken => unreachable!("only the one handle takes the ending"),
+        }
+    }
+
+    /// Waits until the dhaga has ended.
+    #[inline(never)]
+    fn wait(&mut self, reason: WaitReason, deadline: Option<Instant>) -> Result<(), Interrupt> {
         let wait = park::earliest(deadline);
-        let mut is_late = false;
+        if !self.handle.register(park::unparker()) {
+            return Ok(());
+        }
+        // Should shutdown throw in the park, the handle is dropped, and takes the word back.
         loop {
-            if let Err(interrupt) = park::check() {
-                return Err(JoinError::Stopped(interrupt, self));
+            let is_late = park::park_until(reason, wait) == park::Parked::TimedOut;
+            if self.handle.has_ended() {
+                return Ok(());
             }
-            match self.packet.poll(Some(park::unparker())) {
-                Some(Ending::Returned(value)) => return Ok(value),
-                Some(Ending::Panicked(payload)) => return Err(JoinError::panicked(payload)),
-                Some(Ending::NeverRan) => return Err(JoinError::NeverRan),
-                Some(Ending::Unwound) => return Err(JoinError::Unwound),
-                None if is_late => {
-                    return Err(JoinError::Stopped(Interrupt::DeadlineExceeded, self));
-                }
-                None => is_late = park::park_until(reason, wait) == park::Parked::TimedOut,
+            let stopped = park::check().err().or(is_late.then_some(Interrupt::DeadlineExceeded));
+            if let Some(interrupt) = stopped {
+                self.handle.retract();
+                return if self.handle.has_ended() { Ok(()) } else { Err(interrupt) };
             }
         }
     }
 
     /// Whether the dhaga has ended, so that `join` would not wait.
     pub fn is_finished(&self) -> bool {
-        self.packet.is_finished()
+        self.handle.has_ended()
     }
 
     /// Cancels the dhaga and whatever it spawned in a scope: their waits that can fail return an error from now on. It
     /// ends when its code returns, so join it to see it gone. One that has not started yet starts all the same.
     pub fn cancel(&self) {
-        context::cancel(&*self.packet);
+        context::cancel(self.handle.head());
     }
 
     /// The dhaga that this handle is for.
     pub fn dhaga(&self) -> Dhaga {
-        Dhaga(Who::Dhaga(self.packet.clone()))
+        Dhaga(Who::Dhaga(self.handle.reference()))
     }
 
     /// Lets the dhaga run on by itself; its result is dropped when it ends. The same as dropping the handle.
     pub fn detach(self) {}
 }
 
-impl<T> Drop for JoinHandle<T> {
-    fn drop(&mut self) {
-        self.packet.detach();
-    }
-}
-
 impl<T> std::fmt::Debug for JoinHandle<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("JoinHandle")
-            .field("label", self.packet.label())
+            .field("label", self.handle.head().label())
             .field("is_finished", &self.is_finished())
             .finish()
-    }
-}
-
-/// As [`JoinHandle`], for a dhaga of the same worker.
-#[must_use = "a dropped handle detaches its dhaga and loses its result"]
-pub struct LocalJoinHandle<T> {
-    handle: JoinHandle<()>,
-    result: Rc<RefCell<Option<T>>>,
-}
-
-impl<T> LocalJoinHandle<T> {
-    /// As [`JoinHandle::join`].
-    ///
-    /// # Errors
-    ///
-    /// As [`JoinHandle::join`]; the handle inside [`JoinError::Stopped`] can still be joined, but without the result.
-    pub fn join(self) -> Result<T, JoinError<()>> {
-        self.handle.join()?;
-        Ok(self.result.borrow_mut().take().expect("a dhaga that returned has left its result"))
-    }
-
-    /// As [`JoinHandle::is_finished`].
-    pub fn is_finished(&self) -> bool {
-        self.handle.is_finished()
-    }
-
-    /// As [`JoinHandle::cancel`].
-    pub fn cancel(&self) {
-        self.handle.cancel();
-    }
-}
-
-impl<T> std::fmt::Debug for LocalJoinHandle<T> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.handle.fmt(f)
     }
 }
 
@@ -686,13 +462,13 @@ pub struct Dhaga(Who);
 
 #[derive(Clone)]
 enum Who {
-    Dhaga(Arc<dyn Job>),
+    Dhaga(JobRef),
     Thread(std::thread::Thread),
 }
 
 /// Who runs the caller.
 pub fn current() -> Dhaga {
-    let job = park::with_task(|_, task| task.job.borrow().clone()).flatten();
+    let job = current_task().and_then(|task| task.reference());
     Dhaga(job.map_or_else(|| Who::Thread(std::thread::current()), Who::Dhaga))
 }
 
@@ -700,7 +476,7 @@ impl Dhaga {
     /// Its name, if it was given one.
     pub fn name(&self) -> Option<&str> {
         match &self.0 {
-            Who::Dhaga(job) => job.label().name.as_deref(),
+            Who::Dhaga(job) => job.head().label().name(),
             Who::Thread(thread) => thread.name(),
         }
     }
@@ -708,7 +484,7 @@ impl Dhaga {
     /// Where it was spawned; `None` for a plain thread.
     pub fn spawn_site(&self) -> Option<&'static Location<'static>> {
         match &self.0 {
-            Who::Dhaga(job) => Some(job.label().site),
+            Who::Dhaga(job) => Some(job.head().label().site),
             Who::Thread(_) => None,
         }
     }

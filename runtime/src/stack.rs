@@ -75,6 +75,9 @@ const SLAB_BYTES_MAX: usize = 8 << 30;
 const COLOUR_BYTES: usize = 64;
 const COLOURS: usize = 16;
 
+/// Room at the top of each stack, above what coroutines use, for the books of its owner.
+pub const HEAD_BYTES: usize = 128;
+
 /// Stacks that are made dumpable with one system call.
 const DUMPABLE_BATCH: usize = 16;
 
@@ -291,6 +294,15 @@ impl Stack {
         self.slot().set_label(name.unwrap_or(""), site);
     }
 
+    /// The room above the base: [`HEAD_BYTES`] bytes, aligned to a cache line, for whoever has the stack out. Their content
+    /// is whatever was there before.
+    #[inline(always)]
+    pub fn head(&self) -> NonNull<u8> {
+        // The coroutine that runs here and the fault handler come to this memory by address alone, too.
+        let head = ptr::with_exposed_provenance_mut(self.base.get());
+        NonNull::new(head).expect("no mapping lies at address zero")
+    }
+
     /// Address space of this stack, guard included.
     fn size_bytes(&self) -> usize {
         // The colour takes less than one step of the smallest size, so rounding up undoes it.
@@ -307,7 +319,7 @@ impl Stack {
 }
 
 // SAFETY: `Slab::carve` lays a guard of at least one page over the low end before it makes a `Stack`, and fails
-// otherwise. `limit` is that low end, guard included; `base` is at most 960 bytes below the high end and a multiple of
+// otherwise. `limit` is that low end, guard included; `base` is at most 1088 bytes below the high end and a multiple of
 // 64, as the alignment of stacks (16) asks. Between guard and base lie more than 4096 bytes, since a stack has at least
 // 64 KiB and at least four pages, and its guard 16 KiB or one page. Both stay the same for the life of the value, which
 // alone owns that memory: a stack lies in exactly one of `warm`, `cold`, the fresh part of its slab, or a `Stack`.
@@ -474,7 +486,7 @@ impl Slab {
         if index == self.dumpable_to {
             self.make_dumpable();
         }
-        let base = limit + self.size.bytes() - index % COLOURS * COLOUR_BYTES;
+        let base = limit + self.size.bytes() - HEAD_BYTES - index % COLOURS * COLOUR_BYTES;
         let stack = Stack {
             base: StackPointer::new(base).expect("no mapping lies at address zero"),
             // SAFETY: the mapping begins with one slot for each of its stacks, and `index` is one of these.
@@ -922,7 +934,7 @@ pub(crate) mod tests {
         let mut colours = [0; COLOURS];
         for stack in &stacks {
             let high_end = stack.limit().get() + STACK_BYTES_DEFAULT;
-            colours[(high_end - stack.base().get()) / COLOUR_BYTES] += 1;
+            colours[(high_end - HEAD_BYTES - stack.base().get()) / COLOUR_BYTES] += 1;
             assert_eq!(stack.size_bytes(), STACK_BYTES_DEFAULT);
         }
         assert_eq!(colours, [4; COLOURS]);

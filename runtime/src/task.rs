@@ -1,24 +1,32 @@
 //! A dhaga as its worker knows it: identity, state, why it waits, and what is needed to resume it.
 //!
+//! A task lies at the top of its own stack: what a switch touches of both is side by side, and a parked dhaga takes its
+//! page of stack and little else.
+//!
+//! ```text
+//!   low ◀── stack grows ── ... | frames | closure | Task, 128 bytes | end of the stack
+//! ```
+//!
 //! States of a task, all changed by its own worker only:
 //!
 //! ```text
-//!            start             resume              closure ends
-//!   (free) ───────▶ Ready ───────────────▶ Running ───────────▶ (free, generation + 1)
-//!                     ▲                     │   │
-//!                     │ unpark, timeout     │   │ yield
-//!                     │                     ▼   │
-//!                     ├───────────────── Parked │
-//!                     └─────────────────────────┘
+//!            start                closure ends
+//!   (free) ───────▶ Ready ──────────────────────▶ (free, generation + 1)
+//!                   │   ▲     in the queue, or running: the worker knows which
+//!              park │   │ unpark, timeout
+//!                   ▼   │
+//!                  Parked
 //! ```
 
-use std::cell::{Cell, RefCell};
-use std::panic::Location;
-use std::rc::Rc;
-use std::sync::Arc;
+use std::cell::{Cell, UnsafeCell};
+use std::mem::offset_of;
+use std::ops::Deref;
+use std::ptr::{self, NonNull};
 
-use crate::context::Node;
-use crate::coroutine::{Coroutine, Wake, prefetch_lines};
+use crate::context::{Node, Scope};
+use crate::coroutine::{Coroutine, Outcome, Wake, prefetch_lines};
+use crate::job::{Head, JobRef};
+use crate::stack::{HEAD_BYTES, Stack};
 use crate::timer::TimerKey;
 
 /// Which dhaga, on its worker: a slot, and how often the slot was used before. A late wake for an ended dhaga finds
@@ -69,157 +77,211 @@ pub enum WaitReason {
     Call,
 }
 
-/// What a spawn said about its dhaga.
-#[derive(Debug)]
-pub(crate) struct Label {
-    pub(crate) name: Option<Box<str>>,
-    pub(crate) site: &'static Location<'static>,
-    /// Bytes of stack asked for; 0: the runtime's default.
-    pub(crate) stack_bytes: usize,
-}
-
-impl Label {
-    /// The name, or a stand-in for a dhaga that was given none.
-    pub(crate) fn display_name(&self) -> &str {
-        self.name.as_deref().unwrap_or("<unnamed>")
-    }
-}
-
-/// An unstarted dhaga: a boxed closure and all that goes with it. It may go to any worker, and needs no stack yet.
-pub(crate) trait Job: Node {
-    /// What its spawn said about it.
-    fn label(&self) -> &Label;
-    /// Runs the closure to its end and delivers its result. On a pooled stack; never unwinds.
-    fn run(&self);
-    /// Drops the closure unrun and tells whoever joins. On a pooled stack as well: the closure's `Drop` is user code.
-    fn discard(&self);
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum State {
-    Free,
+    /// It runs, or waits for its turn.
     Ready,
-    Running,
     Parked(WaitReason),
 }
 
 /// A started dhaga. All of it belongs to its worker; nothing here is shared between threads.
 ///
-/// What each switch touches comes first, within two cache lines: with thousands of dhagas every line is a miss.
-#[repr(C)]
+/// What each switch touches comes first, within one cache line: with thousands of dhagas every line is a miss.
+#[repr(C, align(64))]
 pub(crate) struct Task {
+    coroutine: UnsafeCell<Coroutine>,
     pub(crate) slot: u32,
-    pub(crate) generation: Cell<u32>,
+    generation: u32,
     pub(crate) state: Cell<State>,
-    /// An `unpark` that came while the dhaga was not parked.
-    pub(crate) permit: Cell<bool>,
     /// What the next resume tells it.
     pub(crate) verdict: Cell<Wake>,
-    /// Depth of `uncancellable` sections.
-    pub(crate) shields: Cell<u32>,
+    /// An `unpark` that came while the dhaga was not parked.
+    pub(crate) permit: Cell<bool>,
     /// The runtime shuts down and this dhaga was told to unwind: every further wait throws again.
     pub(crate) is_unwinding: Cell<bool>,
-    /// Borrowed while the dhaga runs.
-    pub(crate) coroutine: RefCell<Option<Coroutine>>,
+    /// Others know where it lives, so that a cancel can wake it.
+    pub(crate) is_settled: Cell<bool>,
+    /// What it runs; null once its result was handed over.
+    head: Cell<*const Head>,
     pub(crate) timer: Cell<Option<TimerKey>>,
-    pub(crate) job: RefCell<Option<Arc<dyn Job>>>,
-    /// The innermost scope that `within` and its like opened; `None`: the job's own.
-    pub(crate) scope: RefCell<Option<Arc<dyn Node>>>,
+    /// Depth of `uncancellable` sections.
+    pub(crate) shields: Cell<u32>,
 }
 
-/// Cache lines of a task that a switch touches.
-const TASK_LINES: usize = 2;
+const CACHE_LINE_BYTES: usize = 64;
+/// Cache lines of a task that a wait touches.
+const TASK_LINES: usize = size_of::<Task>() / CACHE_LINE_BYTES;
+
+const _: () = assert!(size_of::<Task>() <= HEAD_BYTES, "a task fits above the base of its stack");
+const _: () = assert!(offset_of!(Task, is_settled) < CACHE_LINE_BYTES, "a switch touches one line of a task");
 
 impl Task {
-    fn new(slot: u32) -> Self {
-        Self {
-            slot,
-            generation: Cell::new(0),
-            state: Cell::new(State::Free),
-            permit: Cell::new(false),
-            verdict: Cell::new(Wake::Ready),
-            shields: Cell::new(0),
-            is_unwinding: Cell::new(false),
-            timer: Cell::new(None),
-            coroutine: RefCell::new(None),
-            job: RefCell::new(None),
-            scope: RefCell::new(None),
-        }
-    }
-
     #[inline(always)]
     pub(crate) fn id(&self) -> TaskId {
-        TaskId { slot: self.slot, generation: self.generation.get() }
+        TaskId { slot: self.slot, generation: self.generation }
+    }
+
+    /// What it runs; `None` once its result was handed over.
+    #[inline(always)]
+    pub(crate) fn head(&self) -> Option<&Head> {
+        // SAFETY: it is null, or was set by `set_head`, whose caller keeps the head alive.
+        unsafe { self.head.get().as_ref() }
+    }
+
+    /// A reference to what it runs, which outlives it.
+    pub(crate) fn reference(&self) -> Option<JobRef> {
+        let head = NonNull::new(self.head.get().cast_mut())?;
+        // SAFETY: as in `head`.
+        Some(unsafe { Head::reference(head) })
+    }
+
+    /// The innermost scope around its code; `None` once that has ended.
+    #[inline(always)]
+    pub(crate) fn scope(&self) -> Option<&Scope> {
+        self.head().map(Node::scope)
+    }
+
+    /// Says what it runs.
+    ///
+    /// # Safety
+    ///
+    /// The head lives until `forget_head`.
+    pub(crate) unsafe fn set_head(&self, head: NonNull<Head>) {
+        self.head.set(head.as_ptr());
+    }
+
+    pub(crate) fn forget_head(&self) {
+        self.head.set(ptr::null());
+    }
+}
+
+/// A started dhaga that has not ended, on its worker's thread.
+///
+/// Held by the table, the ready queue, the worker's note of who runs, and frames on the task's own stack. The table is
+/// told of the end last, when the task is in none of the others; so whoever has one may look.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TaskRef(NonNull<Task>);
+
+impl Deref for TaskRef {
+    type Target = Task;
+
+    #[inline(always)]
+    fn deref(&self) -> &Task {
+        // SAFETY: the task lies on its stack, which is out of the pool until `TaskTable::remove` gives it up; see above.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+impl TaskRef {
+    /// Runs it until it waits or ends.
+    #[inline(always)]
+    pub(crate) fn resume(self) -> Outcome {
+        let verdict = self.verdict.replace(Wake::Ready);
+        // SAFETY: only the worker's loop resumes, one task at a time, and nobody else makes a reference to the coroutine
+        // of a task that runs (`prefetch_stack` reads those of the ready queue, `into_stack` those that have ended).
+        unsafe { &mut *self.coroutine.get() }.resume(verdict)
     }
 
     /// Asks the processor for the lines of the task itself. Touches none of them.
     #[inline(always)]
-    pub(crate) fn prefetch(&self) {
-        prefetch_lines(std::ptr::from_ref(self).addr(), TASK_LINES);
+    pub(crate) fn prefetch(self) {
+        prefetch_lines(self.0.as_ptr().addr(), TASK_LINES);
     }
 
-    /// Asks the processor for what a resume will touch of the stack.
+    /// Asks the processor for what a resume will touch of the stack. Only of one in the ready queue.
     #[inline(always)]
-    pub(crate) fn prefetch_stack(&self) {
-        if let Ok(coroutine) = self.coroutine.try_borrow()
-            && let Some(coroutine) = &*coroutine
-        {
-            coroutine.prefetch();
-        }
-    }
-
-    /// Whether it has started and not ended.
-    pub(crate) fn is_live(&self) -> bool {
-        self.state.get() != State::Free
+    pub(crate) fn prefetch_stack(self) {
+        // SAFETY: it does not run, so nobody has a unique reference to its coroutine.
+        unsafe { &*self.coroutine.get() }.prefetch();
     }
 }
 
 /// The started dhagas of one worker, by slot.
-#[derive(Default)]
 pub(crate) struct TaskTable {
-    tasks: Vec<Rc<Task>>,
-    free: Vec<u32>,
+    slots: Vec<Slot>,
+    /// The slot that was freed last, or `NO_SLOT`.
+    free: u32,
+    len: usize,
+}
+
+struct Slot {
+    task: Option<TaskRef>,
+    generation: u32,
+    /// Of a free slot: the one that was freed before, or `NO_SLOT`.
+    next_free: u32,
+}
+
+const NO_SLOT: u32 = u32::MAX;
+
+impl Default for TaskTable {
+    fn default() -> Self {
+        Self { slots: Vec::new(), free: NO_SLOT, len: 0 }
+    }
 }
 
 impl TaskTable {
-    /// Takes a free slot for a dhaga that is about to start.
-    pub(crate) fn insert(&mut self, job: Arc<dyn Job>, coroutine: impl FnOnce(TaskId) -> Coroutine) -> Rc<Task> {
-        let task = match self.free.pop() {
-            Some(slot) => self.tasks[slot as usize].clone(),
-            None => {
-                let slot = u32::try_from(self.tasks.len()).expect("the spawn limit is far below 2^32");
-                self.tasks.push(Rc::new(Task::new(slot)));
-                self.tasks[slot as usize].clone()
-            }
+    /// Starts the books of a dhaga that will run `body` on `stack`. `body` is told which one it is.
+    #[inline(always)]
+    pub(crate) fn insert(&mut self, stack: Stack, body: impl FnOnce(TaskRef) + 'static) -> TaskRef {
+        let slot = if self.free == NO_SLOT { self.add_slot() } else { self.free };
+        let place = &mut self.slots[slot as usize];
+        self.free = place.next_free;
+        self.len += 1;
+        let task = TaskRef(stack.head().cast());
+        place.task = Some(task);
+        let value = Task {
+            coroutine: UnsafeCell::new(Coroutine::new(stack, move || body(task))),
+            slot,
+            generation: place.generation,
+            state: Cell::new(State::Ready),
+            verdict: Cell::new(Wake::Ready),
+            permit: Cell::new(false),
+            is_unwinding: Cell::new(false),
+            is_settled: Cell::new(false),
+            head: Cell::new(ptr::null()),
+            timer: Cell::new(None),
+            shields: Cell::new(0),
         };
-        task.state.set(State::Ready);
-        task.verdict.set(Wake::Ready);
-        *task.job.borrow_mut() = Some(job);
-        *task.coroutine.borrow_mut() = Some(coroutine(task.id()));
+        // SAFETY: the head of the stack has room and alignment for a task (asserted above), and nobody else uses it while
+        // the stack is out.
+        unsafe { task.0.write(value) };
         task
     }
 
-    /// Frees the slot of a dhaga that has ended, and hands back what it ran on.
-    pub(crate) fn remove(&mut self, task: &Task) -> (Option<Coroutine>, Option<Arc<dyn Job>>) {
-        task.generation.set(task.generation.get().wrapping_add(1));
-        task.state.set(State::Free);
-        task.permit.set(false);
-        task.is_unwinding.set(false);
-        task.shields.set(0);
-        self.free.push(task.slot);
-        (task.coroutine.take(), task.job.take())
+    #[cold]
+    fn add_slot(&mut self) -> u32 {
+        let slot = u32::try_from(self.slots.len()).ok().filter(|&slot| slot != NO_SLOT);
+        let slot = slot.expect("the spawn limit is far below 2^32");
+        self.slots.push(Slot { task: None, generation: 0, next_free: NO_SLOT });
+        slot
+    }
+
+    /// Closes the books of a dhaga that has ended, and hands its stack back. Nobody may look at the task after this.
+    #[inline(always)]
+    pub(crate) fn remove(&mut self, task: TaskRef) -> Stack {
+        let slot = task.slot;
+        // SAFETY: the task was written by `insert`, and is read once: its slot is cleared below, and it is in no queue,
+        // since it has ended.
+        let task = unsafe { task.0.read() };
+        let place = &mut self.slots[slot as usize];
+        place.task = None;
+        place.generation = place.generation.wrapping_add(1);
+        place.next_free = self.free;
+        self.free = slot;
+        self.len -= 1;
+        task.coroutine.into_inner().into_stack()
     }
 
     #[inline(always)]
-    pub(crate) fn get(&self, id: TaskId) -> Option<&Rc<Task>> {
-        self.tasks.get(id.slot as usize).filter(|task| task.generation.get() == id.generation && task.is_live())
+    pub(crate) fn get(&self, id: TaskId) -> Option<TaskRef> {
+        self.slots.get(id.slot as usize).filter(|slot| slot.generation == id.generation)?.task
     }
 
-    pub(crate) fn live(&self) -> impl Iterator<Item = &Rc<Task>> {
-        self.tasks.iter().filter(|task| task.is_live())
+    pub(crate) fn live(&self) -> impl Iterator<Item = TaskRef> {
+        self.slots.iter().filter_map(|slot| slot.task)
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.tasks.len() - self.free.len()
+        self.len
     }
 }

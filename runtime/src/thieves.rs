@@ -47,6 +47,16 @@ pub(crate) struct Thieves {
     is_searching: AtomicBool,
 }
 
+/// Room that an empty queue keeps: what a busy turn needs. A burst's goes back to the allocator.
+const KEPT_PLACES: usize = 1024;
+
+/// Gives the room of a burst back once the queue is empty.
+pub(crate) fn shrink_if_emptied<J>(queue: &mut VecDeque<J>) {
+    if queue.is_empty() && queue.capacity() > KEPT_PLACES {
+        *queue = VecDeque::new();
+    }
+}
+
 impl<J> Unstarted<J> {
     pub(crate) fn new() -> Self {
         Self { list: Mutex::new(VecDeque::new()), len: AtomicUsize::new(0) }
@@ -72,6 +82,7 @@ impl<J> Unstarted<J> {
         let mut list = lock(&self.list);
         let count = share(list.len()).max(1).min(list.len());
         into.extend(list.drain(..count));
+        shrink_if_emptied(&mut list);
         self.len.store(list.len(), Ordering::Release);
         count
     }

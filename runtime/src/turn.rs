@@ -17,15 +17,14 @@ use crate::net::TcpStream;
 pub use crate::reactor::OnReady;
 use crate::runtime::{SpawnError, submit, submit_at, submit_here};
 pub use crate::scheduler::AtEnd;
-use crate::scheduler::with_worker;
+use crate::scheduler::worker;
 use crate::spawn::detached;
 
 /// Calls `work` at the end of the worker's current turn. On a plain thread, which has no turns, at once.
 pub fn at_end(work: Arc<dyn AtEnd>) {
-    let mut work = Some(work);
-    with_worker(|worker| worker.push_at_end(work.take().expect("it is taken once")));
-    if let Some(work) = work {
-        work.at_end();
+    match worker() {
+        Some(worker) => worker.push_at_end(work),
+        None => work.at_end(),
     }
 }
 
@@ -100,28 +99,28 @@ pub fn spawn_at(worker: usize, f: impl FnOnce() + Send + 'static) -> Result<(), 
 
 /// Drops `value`, which may own what users wrote. On a worker's own context, where that must not run, a dhaga drops it.
 pub fn drop_in_dhaga(value: impl Send + 'static) {
-    let is_on_worker = with_worker(|worker| !worker.is_in_dhaga()).unwrap_or(false);
-    if !is_on_worker {
-        return drop(value);
+    match worker() {
+        // Not refused at the limit of dhagas: it was there before, in a way.
+        Some(worker) if worker.current().is_none() => {
+            worker.push_local(detached(Location::caller(), move || drop(value)));
+        }
+        _ => drop(value),
     }
-    let job = detached(Location::caller(), move || drop(value));
-    // Not refused at the limit of dhagas: it was there before, in a way.
-    with_worker(|worker| worker.push_local(job));
 }
 
 /// Workers of the caller's runtime; `None` on a plain thread.
 pub fn workers() -> Option<usize> {
-    with_worker(|worker| worker.shared.workers)
+    worker().map(|worker| worker.shared.workers)
 }
 
 /// A number for the caller's worker among those that live, of all runtimes; `None` on a plain thread.
 pub fn worker_id() -> Option<u16> {
-    with_worker(|worker| worker.injector.number)
+    worker().map(|worker| worker.injector.number)
 }
 
 /// The one value of type `T` of the caller's worker, made by its `Default` at first use; `None` on a plain thread.
 pub fn worker_local<T: Default + 'static>() -> Option<Rc<T>> {
-    with_worker(|worker| worker.extensions.get::<T>())
+    worker().map(|worker| worker.extensions.get::<T>())
 }
 
 /// Bytes of a worker's read buffer: enough for a burst of small messages in one system call.

@@ -11,7 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::park::{self, Parked, WaitReason};
 use crate::reactor::{Direction, Left, OnReady, Readiness};
 use crate::run_queue::{Address, Injector, Message};
-use crate::scheduler::{Worker, now, with_worker};
+use crate::scheduler::{Worker, now, worker};
 
 /// A non-blocking descriptor that dhagas of any worker, and plain threads, can wait for. It is registered once, with the
 /// worker of the first dhaga that waits for it, and stays there.
@@ -216,7 +216,7 @@ impl<S: AsFd> Source<S> {
         if self.readiness.look().is_registered() {
             return Ok(());
         }
-        with_worker(|worker| self.register(worker)).unwrap_or(Ok(()))
+        worker().map_or(Ok(()), |worker| self.register(worker))
     }
 
     fn register(&self, worker: &Worker) -> io::Result<()> {
@@ -238,7 +238,7 @@ impl<S: AsFd> Source<S> {
             }
             return Ok(());
         }
-        let registered = with_worker(|worker| self.register(worker));
+        let registered = worker().map(|worker| self.register(worker));
         registered
             .unwrap_or_else(|| Err(io::Error::other("on_ready was called on a plain thread, which has no reactor")))
     }
@@ -263,7 +263,7 @@ impl<S: AsFd> Drop for Source<S> {
         };
         injector.deregister(self.socket.as_fd().as_raw_fd());
         let is_here =
-            with_worker(|worker| std::ptr::eq(worker.injector, injector).then(|| worker.forget(token))).flatten();
+            worker().filter(|worker| std::ptr::eq(worker.injector, injector)).map(|worker| worker.forget(token));
         if is_here.is_none() {
             // A reactor that has gone has forgotten already.
             let _ = injector.push(Message::Forget(token));
@@ -274,7 +274,7 @@ impl<S: AsFd> Drop for Source<S> {
 /// A plain thread does not rely on the bits: nobody would tell it of a change.
 #[inline(always)]
 fn is_on_worker() -> bool {
-    with_worker(|_| ()).is_some()
+    worker().is_some()
 }
 
 /// Who was woken for a source before others passes the turn on if something is left, and also if it leaves without an

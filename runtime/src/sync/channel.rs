@@ -19,12 +19,13 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use super::error::{RecvError, RecvTimeoutError, SendError, SendTimeoutError, TryRecvError, TrySendError};
+use super::short_lock::{ShortGuard, ShortLock};
 use super::wait_queue::{
-    Place, Stage, Stopped, WaitQueue, check_scope, check_unwinding, locked, park_fallibly, unpark_each,
+    Stage, Stopped, WaitQueue, Waiter, check_scope, check_unwinding, park_until_decided, unpark_each,
 };
 use crate::park::{self, Unparker, WaitReason};
 
@@ -52,7 +53,7 @@ pub fn bounded<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
         senders: 1,
         receivers: 1,
     };
-    let channel = Arc::new(Channel { state: Mutex::new(state) });
+    let channel = Arc::new(Channel { state: ShortLock::new(state) });
     let sender = Sender { channel: channel.clone() };
     (sender, Receiver { channel })
 }
@@ -106,7 +107,7 @@ impl<T> Sender<T> {
     /// If there is no room, or all receivers are gone. The message is inside.
     #[inline]
     pub fn try_send(&self, value: T) -> Result<(), TrySendError<T>> {
-        let receiver = locked(&self.channel.state).offer(value)?;
+        let receiver = self.channel.state.lock().offer(value)?;
         if let Some(receiver) = receiver {
             receiver.unpark();
         }
@@ -140,7 +141,7 @@ impl<T> Sender<T> {
 
     /// Whether all receivers are gone.
     pub fn is_disconnected(&self) -> bool {
-        locked(&self.channel.state).receivers == 0
+        self.channel.state.lock().receivers == 0
     }
 }
 
@@ -163,7 +164,7 @@ impl<T> Receiver<T> {
     /// If there is none now, or all senders are gone and nothing is left.
     #[inline]
     pub fn try_recv(&self) -> Result<T, TryRecvError> {
-        let (value, sender) = locked(&self.channel.state).take()?;
+        let (value, sender) = self.channel.state.lock().take()?;
         if let Some(sender) = sender {
             sender.unpark();
         }
@@ -217,7 +218,7 @@ impl<T> Receiver<T> {
 }
 
 struct Channel<T> {
-    state: Mutex<State<T>>,
+    state: ShortLock<State<T>>,
 }
 
 struct State<T> {
@@ -235,9 +236,8 @@ impl<T> State<T> {
     /// Gives a message to the first receiver that waits, which is to be unparked, or to the buffer.
     #[inline(always)]
     fn offer(&mut self, value: T) -> Result<Option<Unparker>, TrySendError<T>> {
-        if let Some((place, receiver)) = self.waiting_receivers.grant() {
-            *place = Some(value);
-            return Ok(Some(receiver));
+        if !self.waiting_receivers.is_empty() {
+            return Ok(self.waiting_receivers.grant(|place| *place = Some(value)));
         }
         if self.receivers == 0 {
             return Err(TrySendError::Disconnected(value));
@@ -269,25 +269,25 @@ impl<T> State<T> {
         {
             return (value, None);
         }
-        let (message, sender) = self.waiting_senders.grant().expect("a sender waits");
-        let message = message.take().expect("a waiting sender has a message");
+        let mut message = None;
+        let sender = self.waiting_senders.grant(|place| message = place.take());
+        let message = message.expect("a sender waits, and has a message");
         match self.buffer.pop_front() {
             Some(value) => {
                 self.buffer.push_back(message);
-                (value, Some(sender))
+                (value, sender)
             }
-            None => (message, Some(sender)),
+            None => (message, sender),
         }
     }
 
     /// Takes a message back from a receiver that cannot use it.
     fn put_back(&mut self, value: T) -> Option<Unparker> {
-        let Some((place, receiver)) = self.waiting_receivers.grant() else {
+        if self.waiting_receivers.is_empty() {
             self.buffer.push_front(value);
             return None;
-        };
-        *place = Some(value);
-        Some(receiver)
+        }
+        self.waiting_receivers.grant(|place| *place = Some(value))
     }
 }
 
@@ -297,7 +297,7 @@ impl<T> Channel<T> {
         if let Err(interrupt) = check_scope() {
             return Err(SendTimeoutError::Interrupted(value, interrupt));
         }
-        let mut state = locked(&self.state);
+        let mut state = self.state.lock();
         let receiver = match state.offer(value) {
             Ok(receiver) => receiver,
             Err(TrySendError::Full(value)) => return self.wait_for_room(state, value, deadline),
@@ -315,7 +315,7 @@ impl<T> Channel<T> {
     #[inline(always)]
     fn recv(&self, deadline: impl FnOnce() -> Option<Instant>) -> Result<T, RecvTimeoutError> {
         check_scope().map_err(RecvTimeoutError::Interrupted)?;
-        let mut state = locked(&self.state);
+        let mut state = self.state.lock();
         let (value, sender) = match state.take() {
             Ok(taken) => taken,
             Err(TryRecvError::Empty) => return self.wait_for_message(state, deadline),
@@ -331,129 +331,122 @@ impl<T> Channel<T> {
     #[inline(always)]
     fn wait_for_room(
         &self,
-        mut state: MutexGuard<'_, State<T>>,
+        mut state: ShortGuard<'_, State<T>>,
         value: T,
         deadline: impl FnOnce() -> Option<Instant>,
     ) -> Result<(), SendTimeoutError<T>> {
         if let Err(interrupt) = check_unwinding() {
             return Err(SendTimeoutError::Interrupted(value, interrupt));
         }
-        let place = state.waiting_senders.join(park::unparker(), Some(value));
+        let waiter = Waiter::new(Some(value));
+        // SAFETY: `waiting` leaves the queue before `waiter` goes, unless it is decided.
+        unsafe { state.waiting_senders.join(&waiter, park::unparker()) };
         drop(state);
-        let waiting = WaitingSender { channel: self, place };
-        let deadline = deadline();
-        loop {
-            let stopped = park_fallibly(WaitReason::Send, deadline);
-            if let Some((stage, message)) = waiting.leave_if_decided_or(stopped) {
-                std::mem::forget(waiting);
-                return outcome_of_sending(stage, message, stopped);
-            }
-        }
+        let waiting = WaitingSender { channel: self, waiter: &waiter };
+        let stopped = park_until_decided(&waiter, WaitReason::Send, deadline());
+        waiting.end(stopped)
     }
 
     #[inline(always)]
     fn wait_for_message(
         &self,
-        mut state: MutexGuard<'_, State<T>>,
+        mut state: ShortGuard<'_, State<T>>,
         deadline: impl FnOnce() -> Option<Instant>,
     ) -> Result<T, RecvTimeoutError> {
         check_unwinding().map_err(RecvTimeoutError::Interrupted)?;
-        let place = state.waiting_receivers.join(park::unparker(), None);
+        let waiter = Waiter::new(None);
+        // SAFETY: `waiting` leaves the queue before `waiter` goes, unless it is decided.
+        unsafe { state.waiting_receivers.join(&waiter, park::unparker()) };
         drop(state);
-        let waiting = WaitingReceiver { channel: self, place };
-        let deadline = deadline();
-        loop {
-            let stopped = park_fallibly(WaitReason::Recv, deadline);
-            if let Some(received) = waiting.leave_if_decided_or(stopped) {
-                std::mem::forget(waiting);
-                return received;
-            }
-        }
+        let waiting = WaitingReceiver { channel: self, waiter: &waiter };
+        let stopped = park_until_decided(&waiter, WaitReason::Recv, deadline());
+        waiting.end(stopped)
     }
 
     fn len(&self) -> usize {
-        locked(&self.state).buffer.len()
+        self.state.lock().buffer.len()
     }
 
     fn capacity(&self) -> Option<usize> {
-        let capacity = locked(&self.state).capacity;
+        let capacity = self.state.lock().capacity;
         (capacity != UNBOUNDED).then_some(capacity)
     }
-}
-
-#[inline(always)]
-fn outcome_of_sending<T>(
-    stage: Stage,
-    message: Option<T>,
-    stopped: Option<Stopped>,
-) -> Result<(), SendTimeoutError<T>> {
-    let Some(value) = message else {
-        debug_assert_eq!(stage, Stage::Granted, "only a receiver takes a sender's message");
-        return Ok(());
-    };
-    Err(match stopped {
-        _ if stage == Stage::Dismissed => SendTimeoutError::Disconnected(value),
-        Some(Stopped::Interrupted(interrupt)) => SendTimeoutError::Interrupted(value, interrupt),
-        _ => SendTimeoutError::Timeout(value),
-    })
 }
 
 /// The place of a sender. If it is dropped by an unwinding, so is the message.
 struct WaitingSender<'a, T> {
     channel: &'a Channel<T>,
-    place: Place,
+    waiter: &'a Waiter<Option<T>>,
 }
 
 impl<T> WaitingSender<'_, T> {
+    /// Ends the wait: it is decided, or has stopped for another reason.
     #[inline(always)]
-    fn leave_if_decided_or(&self, stopped: Option<Stopped>) -> Option<(Stage, Option<T>)> {
-        let mut state = locked(&self.channel.state);
-        match stopped {
-            None => state.waiting_senders.leave_if_decided(self.place),
-            Some(_) => Some(state.waiting_senders.leave(self.place)),
+    fn end(self, stopped: Option<Stopped>) -> Result<(), SendTimeoutError<T>> {
+        if stopped.is_some() {
+            self.channel.state.lock().waiting_senders.leave(self.waiter);
         }
+        let waiter = self.waiter;
+        std::mem::forget(self);
+        let Some(value) = waiter.with_value(Option::take) else {
+            return Ok(());
+        };
+        Err(match stopped {
+            Some(Stopped::Interrupted(interrupt)) if waiter.stage() == Stage::Idle => {
+                SendTimeoutError::Interrupted(value, interrupt)
+            }
+            Some(Stopped::TimedOut) if waiter.stage() == Stage::Idle => SendTimeoutError::Timeout(value),
+            _ => SendTimeoutError::Disconnected(value),
+        })
     }
 }
 
 impl<T> Drop for WaitingSender<'_, T> {
     fn drop(&mut self) {
-        let left = locked(&self.channel.state).waiting_senders.leave(self.place);
-        // Only now, after the lock: the message's own drop may use this channel.
-        drop(left);
+        // The message goes with its waiter, after the lock: its own drop may use this channel.
+        self.channel.state.lock().waiting_senders.leave(self.waiter);
     }
 }
 
 /// The place of a receiver. If it is dropped by an unwinding, a message in it goes back.
 struct WaitingReceiver<'a, T> {
     channel: &'a Channel<T>,
-    place: Place,
+    waiter: &'a Waiter<Option<T>>,
 }
 
 impl<T> WaitingReceiver<'_, T> {
+    /// Ends the wait: it is decided, or has stopped for another reason.
     #[inline(always)]
-    fn leave_if_decided_or(&self, stopped: Option<Stopped>) -> Option<Result<T, RecvTimeoutError>> {
-        let mut state = locked(&self.channel.state);
-        let (stage, message) = match stopped {
-            None => state.waiting_receivers.leave_if_decided(self.place)?,
-            Some(_) => state.waiting_receivers.leave(self.place),
-        };
-        Some(match (message, stopped) {
-            (Some(value), _) => Ok(value),
-            // The last message may have come back from a receiver that was torn down.
-            (None, _) if stage == Stage::Dismissed => match state.take() {
-                Ok((value, _)) => Ok(value),
-                Err(_) => Err(RecvTimeoutError::Disconnected),
-            },
-            (None, Some(Stopped::Interrupted(why))) => Err(RecvTimeoutError::Interrupted(why)),
-            (None, _) => Err(RecvTimeoutError::Timeout),
-        })
+    fn end(self, stopped: Option<Stopped>) -> Result<T, RecvTimeoutError> {
+        if stopped.is_some() {
+            self.channel.state.lock().waiting_receivers.leave(self.waiter);
+        }
+        let (channel, waiter) = (self.channel, self.waiter);
+        std::mem::forget(self);
+        match waiter.with_value(Option::take) {
+            Some(value) => Ok(value),
+            None => channel.received_nothing(waiter.stage(), stopped),
+        }
+    }
+}
+
+impl<T> Channel<T> {
+    #[cold]
+    fn received_nothing(&self, stage: Stage, stopped: Option<Stopped>) -> Result<T, RecvTimeoutError> {
+        match stopped {
+            Some(Stopped::Interrupted(why)) if stage == Stage::Idle => Err(RecvTimeoutError::Interrupted(why)),
+            Some(Stopped::TimedOut) if stage == Stage::Idle => Err(RecvTimeoutError::Timeout),
+            // It was dismissed; but the last message may have come back from a receiver that was torn down.
+            _ => self.state.lock().take().map(|(value, _)| value).map_err(|_| RecvTimeoutError::Disconnected),
+        }
     }
 }
 
 impl<T> Drop for WaitingReceiver<'_, T> {
     fn drop(&mut self) {
-        let mut state = locked(&self.channel.state);
-        let (_, message) = state.waiting_receivers.leave(self.place);
+        let mut state = self.channel.state.lock();
+        state.waiting_receivers.leave(self.waiter);
+        let message = self.waiter.with_value(Option::take);
         let next = message.and_then(|value| state.put_back(value));
         drop(state);
         if let Some(next) = next {
@@ -464,40 +457,40 @@ impl<T> Drop for WaitingReceiver<'_, T> {
 
 impl<T> Clone for Sender<T> {
     fn clone(&self) -> Self {
-        locked(&self.channel.state).senders += 1;
+        self.channel.state.lock().senders += 1;
         Sender { channel: self.channel.clone() }
     }
 }
 
 impl<T> Clone for Receiver<T> {
     fn clone(&self) -> Self {
-        locked(&self.channel.state).receivers += 1;
+        self.channel.state.lock().receivers += 1;
         Receiver { channel: self.channel.clone() }
     }
 }
 
 impl<T> Drop for Sender<T> {
     fn drop(&mut self) {
-        let mut state = locked(&self.channel.state);
+        let mut state = self.channel.state.lock();
         state.senders -= 1;
         let last = state.senders == 0;
         drop(state);
         if last {
-            unpark_each(|| locked(&self.channel.state).waiting_receivers.dismiss());
+            unpark_each(|| self.channel.state.lock().waiting_receivers.dismiss());
         }
     }
 }
 
 impl<T> Drop for Receiver<T> {
     fn drop(&mut self) {
-        let mut state = locked(&self.channel.state);
+        let mut state = self.channel.state.lock();
         state.receivers -= 1;
         if state.receivers > 0 {
             return;
         }
         let left = std::mem::take(&mut state.buffer);
         drop(state);
-        unpark_each(|| locked(&self.channel.state).waiting_senders.dismiss());
+        unpark_each(|| self.channel.state.lock().waiting_senders.dismiss());
         // Only now, after the lock: a message's own drop may use this channel.
         drop(left);
     }
@@ -579,26 +572,29 @@ impl<T> IntoIterator for Receiver<T> {
 mod tests {
     use super::*;
 
-    fn wait<T>(receiver: &Receiver<T>) -> WaitingReceiver<'_, T> {
-        let channel = &receiver.channel;
-        let place = locked(&channel.state).waiting_receivers.join(park::unparker(), None);
-        WaitingReceiver { channel, place }
+    fn wait<'a, T>(receiver: &'a Receiver<T>, waiter: &'a Waiter<Option<T>>) -> WaitingReceiver<'a, T> {
+        let channel = &*receiver.channel;
+        // SAFETY: the caller ends or drops what is returned before the waiter.
+        unsafe { channel.state.lock().waiting_receivers.join(waiter, park::unparker()) };
+        WaitingReceiver { channel, waiter }
     }
 
     #[test]
     fn the_message_of_a_receiver_that_is_torn_down_goes_to_the_next() {
         let (sender, receiver) = rendezvous();
-        let (first, second) = (wait(&receiver), wait(&receiver));
+        let waiters = [Waiter::new(None), Waiter::new(None)];
+        let (first, second) = (wait(&receiver, &waiters[0]), wait(&receiver, &waiters[1]));
         assert_eq!(sender.try_send(1), Ok(()));
         drop(first);
-        assert_eq!(second.leave_if_decided_or(None), Some(Ok(1)));
-        std::mem::forget(second);
+        assert!(waiters[1].is_decided());
+        assert_eq!(second.end(None), Ok(1));
     }
 
     #[test]
     fn the_message_of_the_only_receiver_that_is_torn_down_goes_back_to_the_front() {
         let (sender, receiver) = bounded(1);
-        let torn_down = wait(&receiver);
+        let waiter = Waiter::new(None);
+        let torn_down = wait(&receiver, &waiter);
         assert_eq!((sender.try_send(1), sender.try_send(2)), (Ok(()), Ok(())));
         drop(torn_down);
         assert_eq!(sender.try_send(3), Err(TrySendError::Full(3)));
@@ -609,8 +605,10 @@ mod tests {
     fn a_sender_that_is_torn_down_takes_its_message_along() {
         let (sender, receiver) = rendezvous();
         let channel = &*sender.channel;
-        let place = locked(&channel.state).waiting_senders.join(park::unparker(), Some(1));
-        drop(WaitingSender { channel, place });
+        let waiter = Waiter::new(Some(1));
+        // SAFETY: it leaves at the end of the next line.
+        unsafe { channel.state.lock().waiting_senders.join(&waiter, park::unparker()) };
+        drop(WaitingSender { channel, waiter: &waiter });
         assert_eq!(receiver.try_recv(), Err(TryRecvError::Empty));
     }
 }

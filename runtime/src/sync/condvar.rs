@@ -2,11 +2,12 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{LockResult, Mutex as InnerMutex, PoisonError};
+use std::sync::{LockResult, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::mutex::MutexGuard;
-use super::wait_queue::{Place, Stage, Stopped, WaitQueue, locked, park_fallibly};
+use super::short_lock::ShortLock;
+use super::wait_queue::{Stage, Stopped, WaitQueue, Waiter, park_until_decided};
 use crate::park::{self, Interrupt, Parked, Unparker, WaitReason};
 
 /// A condition variable, as [`std::sync::Condvar`], for a [`Mutex`](super::Mutex).
@@ -39,7 +40,7 @@ pub struct Condvar {
     /// How many wait: lets a notification without receivers end with one load. Changed under the
     /// queue's lock; whoever changes the condition under the mutex sees all who wait because of it.
     waiting: AtomicUsize,
-    queue: InnerMutex<WaitQueue<()>>,
+    queue: ShortLock<WaitQueue<()>>,
 }
 
 /// How a wait of limited time ended.
@@ -65,7 +66,7 @@ impl WaitTimeoutResult {
 impl Condvar {
     /// A condition variable that nobody waits for.
     pub const fn new() -> Self {
-        Condvar { waiting: AtomicUsize::new(0), queue: InnerMutex::new(WaitQueue::new()) }
+        Condvar { waiting: AtomicUsize::new(0), queue: ShortLock::new(WaitQueue::new()) }
     }
 
     /// Unlocks, suspends until notified, and locks again. Goes on when the scope is cancelled or out
@@ -77,7 +78,8 @@ impl Condvar {
     ///
     /// If the mutex is poisoned. The guard is inside the error.
     pub fn wait<'a, T: ?Sized>(&self, guard: MutexGuard<'a, T>) -> LockResult<MutexGuard<'a, T>> {
-        let waiting = self.join();
+        let waiter = Waiter::new(());
+        let waiting = self.join(&waiter);
         let mutex = guard.unlock_to_wait();
         if std::thread::panicking() {
             waiting.block_while_unwinding();
@@ -172,7 +174,8 @@ impl Condvar {
             Ok(()) => deadline,
             Err(_) => park::after(Duration::ZERO),
         };
-        let waiting = self.join();
+        let waiter = Waiter::new(());
+        let waiting = self.join(&waiter);
         let mutex = guard.unlock_to_wait();
         let result = WaitTimeoutResult(waiting.park_until(deadline));
         match mutex.lock() {
@@ -183,17 +186,19 @@ impl Condvar {
 
     #[cold]
     fn notify(&self) -> Option<Unparker> {
-        let mut queue = locked(&self.queue);
-        let (_, unparker) = queue.grant()?;
+        let mut queue = self.queue.lock();
+        let unparker = queue.grant(|()| ())?;
         self.waiting.fetch_sub(1, Ordering::Release);
         Some(unparker)
     }
 
-    fn join(&self) -> Waiting<'_> {
-        let mut queue = locked(&self.queue);
-        let place = queue.join(park::unparker(), ());
+    fn join<'a>(&'a self, waiter: &'a Waiter<()>) -> Waiting<'a> {
+        let mut queue = self.queue.lock();
+        // SAFETY: what is returned borrows the waiter, and leaves the queue when it is dropped. It is forgotten in
+        // `Waiting::end` only, after it has left.
+        unsafe { queue.join(waiter, park::unparker()) };
         self.waiting.fetch_add(1, Ordering::Release);
-        Waiting { condvar: self, place }
+        Waiting { condvar: self, waiter }
     }
 }
 
@@ -212,64 +217,47 @@ impl fmt::Debug for Condvar {
 /// A place in the queue. If it is dropped by an unwinding, its notification goes to the next.
 struct Waiting<'a> {
     condvar: &'a Condvar,
-    place: Place,
+    waiter: &'a Waiter<()>,
 }
 
 impl Waiting<'_> {
-    fn park(mut self) {
-        loop {
+    fn park(self) {
+        while !self.waiter.is_decided() {
             park::park(WaitReason::Condvar);
-            match self.end_if_notified_or(false) {
-                Ok(_) => return,
-                Err(still_waiting) => self = still_waiting,
-            }
         }
+        self.end();
     }
 
     /// What ended the wait instead of a notification.
-    fn park_until(mut self, deadline: Option<Instant>) -> Option<Stopped> {
-        loop {
-            let stopped = park_fallibly(WaitReason::Condvar, deadline);
-            match self.end_if_notified_or(stopped.is_some()) {
-                Ok(Stage::Waiting) => return stopped,
-                Ok(_) => return None,
-                Err(still_waiting) => self = still_waiting,
-            }
-        }
+    fn park_until(self, deadline: Option<Instant>) -> Option<Stopped> {
+        let stopped = park_until_decided(self.waiter, WaitReason::Condvar, deadline);
+        if self.end() == Stage::Waiting { stopped } else { None }
     }
 
     /// Waits as one who unwinds: on the OS thread. Nobody owns a condition, so nothing tells a long
     /// wait from a deadlock; it says so, and returns as a spurious wake.
-    fn block_while_unwinding(mut self) {
+    fn block_while_unwinding(self) {
         let deadline = park::after(park::UNWIND_BLOCK_MAX);
-        loop {
-            let timed_out = park::park_until(WaitReason::Condvar, deadline) == Parked::TimedOut;
-            match self.end_if_notified_or(timed_out) {
-                Ok(Stage::Waiting) => {
-                    let waited = park::UNWIND_BLOCK_MAX;
-                    return log::error!("a panicking thread has waited {waited:?} on a condvar");
-                }
-                Ok(_) => return,
-                Err(still_waiting) => self = still_waiting,
-            }
+        let mut parked = Parked::Woken;
+        while !self.waiter.is_decided() && parked != Parked::TimedOut {
+            parked = park::park_until(WaitReason::Condvar, deadline);
+        }
+        if self.end() == Stage::Waiting {
+            let waited = park::UNWIND_BLOCK_MAX;
+            log::error!("a panicking thread has waited {waited:?} on a condvar");
         }
     }
 
-    /// Ends the wait, and says at which stage, if it was notified or gives up.
-    fn end_if_notified_or(self, gives_up: bool) -> Result<Stage, Self> {
-        let mut queue = locked(&self.condvar.queue);
-        if !gives_up && !queue.is_decided(self.place) {
-            drop(queue);
-            return Err(self);
-        }
-        let stage = self.leave(&mut queue);
-        drop(queue);
+    /// Ends the wait, and says at which stage it was.
+    fn end(self) -> Stage {
+        let stage = self.leave();
         std::mem::forget(self);
-        Ok(stage)
+        stage
     }
 
-    fn leave(&self, queue: &mut WaitQueue<()>) -> Stage {
-        let (stage, ()) = queue.leave(self.place);
+    fn leave(&self) -> Stage {
+        let mut queue = self.condvar.queue.lock();
+        let stage = queue.leave(self.waiter);
         if stage == Stage::Waiting {
             self.condvar.waiting.fetch_sub(1, Ordering::Release);
         }
@@ -279,8 +267,7 @@ impl Waiting<'_> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        let stage = self.leave(&mut locked(&self.condvar.queue));
-        if stage == Stage::Granted {
+        if self.leave() == Stage::Granted {
             self.condvar.notify_one();
         }
     }
@@ -293,19 +280,20 @@ mod tests {
     #[test]
     fn a_notification_for_one_that_is_torn_down_goes_to_the_next() {
         let condvar = Condvar::new();
-        let (first, second) = (condvar.join(), condvar.join());
+        let waiters = [Waiter::new(()), Waiter::new(())];
+        let (first, second) = (condvar.join(&waiters[0]), condvar.join(&waiters[1]));
         condvar.notify_one();
         drop(first);
-        assert!(second.end_if_notified_or(false).is_ok());
+        assert_eq!(second.end(), Stage::Granted);
         assert_eq!(condvar.waiting.load(Ordering::Relaxed), 0);
     }
 
     #[test]
     fn who_gives_up_is_not_counted() {
         let condvar = Condvar::new();
-        let waiting = condvar.join();
-        assert!(waiting.end_if_notified_or(true).is_ok_and(|stage| stage == Stage::Waiting));
-        drop(condvar.join());
+        let waiter = Waiter::new(());
+        assert_eq!(condvar.join(&waiter).end(), Stage::Waiting);
+        drop(condvar.join(&waiter));
         assert_eq!(condvar.waiting.load(Ordering::Relaxed), 0);
     }
 }

@@ -10,7 +10,7 @@
 //! never look.
 //!
 //! From below to above:
-//! - `wait_queue`: who waits, in order, and what each was given;
+//! - `short_lock`: around the inside of each primitive; `wait_queue`: who waits, in order, and what each was given;
 //! - `raw_lock`: one enters at a time; [`Mutex`] puts a value behind it, [`Condvar`] waits outside it;
 //! - [`Semaphore`]: up to n enter at a time;
 //! - [`oneshot`]: one message; [`channel`]: many, bounded, unbounded or handed over.
@@ -22,6 +22,7 @@ mod mutex;
 pub mod oneshot;
 mod raw_lock;
 mod semaphore;
+mod short_lock;
 mod wait_queue;
 
 pub use std::sync::{LockResult, PoisonError, TryLockError, TryLockResult};

@@ -14,8 +14,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use super::error::{RecvError, RecvTimeoutError, TryRecvError};
-use super::wait_queue::{Stopped, check_scope, check_unwinding, park_fallibly};
-use crate::atomic::{Mutex, lock};
+#[cfg(not(all(test, loom)))]
+use super::short_lock::ShortLock;
+use super::wait_queue::{Stopped, check_scope, check_unwinding, why_stopped};
+#[cfg(all(test, loom))]
+use crate::atomic::ModelLock as ShortLock;
 use crate::park::{self, Unparker, WaitReason};
 
 /// A channel for one message.
@@ -38,7 +41,7 @@ pub struct Receiver<T> {
 }
 
 /// Where both sides meet. `W` wakes the receiver.
-struct Slot<T, W = Unparker>(Mutex<State<T, W>>);
+struct Slot<T, W = Unparker>(ShortLock<State<T, W>>);
 
 /// ```text
 ///   Empty <──> Awaited ──> Sent ──> Closed
@@ -133,8 +136,9 @@ fn wait_for_message<T>(slot: &Slot<T>, deadline: impl FnOnce() -> Option<Instant
         return Ok(value);
     }
     let deadline = deadline();
+    let limit = park::earliest(deadline);
     loop {
-        let stopped = park_fallibly(WaitReason::Oneshot, deadline);
+        let stopped = why_stopped(park::park_until(WaitReason::Oneshot, limit), deadline);
         match (slot.take(), stopped) {
             (Ok(value), _) => return Ok(value),
             (Err(TryRecvError::Disconnected), _) => return Err(RecvTimeoutError::Disconnected),
@@ -147,13 +151,13 @@ fn wait_for_message<T>(slot: &Slot<T>, deadline: impl FnOnce() -> Option<Instant
 
 impl<T, W> Slot<T, W> {
     fn new() -> Self {
-        Slot(Mutex::new(State::Empty))
+        Slot(ShortLock::new(State::Empty))
     }
 
     /// Leaves the message. Returns who waits for it.
     #[inline(always)]
     fn send(&self, value: T) -> Result<Option<W>, T> {
-        let mut state = lock(&self.0);
+        let mut state = self.0.lock();
         if matches!(*state, State::Closed) {
             return Err(value);
         }
@@ -162,7 +166,7 @@ impl<T, W> Slot<T, W> {
 
     #[inline(always)]
     fn take(&self) -> Result<T, TryRecvError> {
-        lock(&self.0).take()
+        self.0.lock().take()
     }
 
     /// Takes the message, or notes who waits for it. That note stays when the wait gives up: to be woken without need harms
@@ -172,7 +176,7 @@ impl<T, W> Slot<T, W> {
         &self,
         receiver: impl FnOnce() -> Result<W, RecvTimeoutError>,
     ) -> Result<Option<T>, RecvTimeoutError> {
-        let mut state = lock(&self.0);
+        let mut state = self.0.lock();
         match state.take() {
             Ok(value) => return Ok(Some(value)),
             Err(TryRecvError::Disconnected) => return Err(RecvTimeoutError::Disconnected),
@@ -186,11 +190,11 @@ impl<T, W> Slot<T, W> {
     /// is foreign code too.
     #[inline(always)]
     fn close(&self) -> State<T, W> {
-        std::mem::replace(&mut *lock(&self.0), State::Closed)
+        std::mem::replace(&mut *self.0.lock(), State::Closed)
     }
 
     fn is_closed(&self) -> bool {
-        matches!(*lock(&self.0), State::Closed)
+        matches!(*self.0.lock(), State::Closed)
     }
 }
 

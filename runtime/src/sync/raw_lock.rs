@@ -16,11 +16,10 @@
 //! come in vain `LOST_MAX` times, keeping its place, is handed the lock: so nobody starves.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard};
 use std::time::Instant;
 
-use super::wait_queue::park_fallibly;
-use super::wait_queue::{Place, Stage, Stopped, WaitQueue, check_scope, check_unwinding, locked};
+use super::short_lock::{ShortGuard, ShortLock};
+use super::wait_queue::{Stage, Stopped, WaitQueue, Waiter, check_scope, check_unwinding, why_stopped};
 use crate::park::{self, Here, Parked, Unparker, WaitReason};
 
 const LOCKED: u32 = 1;
@@ -39,7 +38,7 @@ pub(super) struct RawLock {
     /// Who is inside. Read only by the panicking, to tell a long wait from a deadlock; it names
     /// somebody only while that one is inside.
     owner: AtomicU64,
-    queue: Mutex<Queue>,
+    queue: ShortLock<Queue>,
 }
 
 #[derive(Debug)]
@@ -59,7 +58,7 @@ struct Contender {
 impl RawLock {
     pub(super) const fn new() -> Self {
         let queue = Queue { waiters: WaitQueue::new(), woken: false };
-        RawLock { state: AtomicU32::new(0), owner: AtomicU64::new(NOBODY), queue: Mutex::new(queue) }
+        RawLock { state: AtomicU32::new(0), owner: AtomicU64::new(NOBODY), queue: ShortLock::new(queue) }
     }
 
     /// Enters. Suspends while somebody else is inside, whatever becomes of the scope.
@@ -116,7 +115,8 @@ impl RawLock {
 
     #[cold]
     fn acquire_contended(&self) {
-        let Some(waiting) = self.enter_or_wait() else {
+        let contender = Contender::waiter();
+        let Some(waiting) = self.enter_or_wait(&contender) else {
             return;
         };
         if std::thread::panicking() {
@@ -134,15 +134,18 @@ impl RawLock {
 
     #[cold]
     fn acquire_contended_until(&self, deadline: impl FnOnce() -> Option<Instant>) -> Result<(), Stopped> {
-        let Some(mut waiting) = self.enter_or_wait() else {
+        let contender = Contender::waiter();
+        let Some(mut waiting) = self.enter_or_wait(&contender) else {
             return Ok(());
         };
         if let Err(interrupt) = check_unwinding() {
             return waiting.give_up(Stopped::Interrupted(interrupt));
         }
         let deadline = deadline();
+        let limit = park::earliest(deadline);
         loop {
-            let stopped = park_fallibly(WaitReason::Lock, deadline);
+            let parked = park::park_until(WaitReason::Lock, limit);
+            let stopped = why_stopped(parked, deadline);
             match (waiting.retry(), stopped) {
                 (Ok(()), _) => return Ok(()),
                 (Err(still_waiting), Some(stopped)) => return still_waiting.give_up(stopped),
@@ -152,18 +155,21 @@ impl RawLock {
     }
 
     /// Enters, or joins the queue.
-    fn enter_or_wait(&self) -> Option<Waiting<'_>> {
-        let mut queue = locked(&self.queue);
+    fn enter_or_wait<'a>(&'a self, contender: &'a Waiter<Contender>) -> Option<Waiting<'a>> {
+        let mut queue = self.queue.lock();
         if self.enter_or_flag(&queue) {
             return None;
         }
-        let contender = Contender { here: park::here(), lost: 0, handed_over: false };
-        // Who unwinds blocks its worker, and those ahead of it may need that worker to run.
-        let place = match std::thread::panicking() {
-            true => queue.waiters.join_front(park::unparker(), contender),
-            false => queue.waiters.join(park::unparker(), contender),
-        };
-        Some(Waiting { lock: self, place })
+        // SAFETY: what is returned borrows the waiter, and leaves the queue when it is dropped. Its methods forget it only
+        // after it has left, or join again at once.
+        unsafe {
+            // Who unwinds blocks its worker, and those ahead of it may need that worker to run.
+            match std::thread::panicking() {
+                true => queue.waiters.join_front(contender, park::unparker()),
+                false => queue.waiters.join(contender, park::unparker()),
+            }
+        }
+        Some(Waiting { lock: self, contender })
     }
 
     /// Enters, or makes sure that whoever is inside looks at the queue as it leaves.
@@ -179,7 +185,7 @@ impl RawLock {
 
     #[cold]
     fn release_contended(&self) {
-        let mut queue = locked(&self.queue);
+        let mut queue = self.queue.lock();
         // We are inside and hold the queue: nobody else changes the state, so stores will do.
         let next = match queue.waiters.first() {
             Some(first) if first.lost >= LOST_MAX && !queue.woken => self.hand_over(&mut queue),
@@ -196,9 +202,10 @@ impl RawLock {
 
     /// Makes the first waiter the owner without opening the lock.
     fn hand_over(&self, queue: &mut Queue) -> Option<Unparker> {
-        let (first, unparker) = queue.waiters.grant()?;
-        first.handed_over = true;
-        self.owner.store(first.here.to_bits(), Ordering::Relaxed);
+        let unparker = queue.waiters.grant(|first| {
+            first.handed_over = true;
+            self.owner.store(first.here.to_bits(), Ordering::Relaxed);
+        })?;
         let queued = if queue.waiters.is_empty() { 0 } else { QUEUED };
         self.state.store(LOCKED | queued, Ordering::Release);
         Some(unparker)
@@ -215,52 +222,62 @@ impl Queue {
         if self.woken {
             return None;
         }
-        let (_, unparker) = self.waiters.grant()?;
+        let unparker = self.waiters.grant(|_| ())?;
         self.woken = true;
         Some(unparker)
     }
 }
 
-/// A place in the queue. If it is dropped, whatever its waiter was given goes on to the next.
-#[derive(Debug)]
-struct Waiting<'a> {
-    lock: &'a RawLock,
-    place: Place,
+impl Contender {
+    /// The caller, who has not tried yet.
+    fn waiter() -> Waiter<Self> {
+        Waiter::new(Self { here: park::here(), lost: 0, handed_over: false })
+    }
 }
 
-impl<'a> Waiting<'a> {
+/// A place in the queue. If it is dropped, whatever its waiter was given goes on to the next.
+struct Waiting<'a> {
+    lock: &'a RawLock,
+    contender: &'a Waiter<Contender>,
+}
+
+impl Waiting<'_> {
     /// Tries to enter if this waiter was woken; gives the place back if it has to wait on.
-    fn retry(mut self) -> Result<(), Self> {
-        let mut queue = locked(&self.lock.queue);
-        let Some((_, contender)) = queue.waiters.leave_if_decided(self.place) else {
-            drop(queue);
+    fn retry(self) -> Result<(), Self> {
+        if !self.contender.is_decided() {
             return Err(self);
-        };
-        if contender.handed_over || self.enter_woken(&mut queue) {
+        }
+        let mut queue = self.lock.queue.lock();
+        if self.was_handed_over() || self.enter_woken(&mut queue) {
             drop(queue);
             std::mem::forget(self);
             return Ok(());
         }
-        let lost = contender.lost.saturating_add(1);
-        let contender = Contender { lost, ..contender };
-        self.place = queue.waiters.join_front(park::unparker(), contender);
+        self.contender.with_value(|contender| contender.lost = contender.lost.saturating_add(1));
+        // SAFETY: as in `enter_or_wait`: it was decided, so it is in no queue.
+        unsafe { queue.waiters.join_front(self.contender, park::unparker()) };
         drop(queue);
         Err(self)
     }
 
     /// Ends the wait without the lock; with it, if it was handed over or is free by now.
     fn give_up(self, stopped: Stopped) -> Result<(), Stopped> {
-        let mut queue = locked(&self.lock.queue);
-        let entered = match queue.waiters.leave(self.place) {
-            (Stage::Waiting, _) => false,
-            (_, contender) => contender.handed_over || self.enter_woken(&mut queue),
+        let mut queue = self.lock.queue.lock();
+        let entered = match queue.waiters.leave(self.contender) {
+            Stage::Waiting => false,
+            _ => self.was_handed_over() || self.enter_woken(&mut queue),
         };
         drop(queue);
         std::mem::forget(self);
         if entered { Ok(()) } else { Err(stopped) }
     }
 
-    fn enter_woken(&self, queue: &mut MutexGuard<'_, Queue>) -> bool {
+    /// Whether the lock is ours. Only once it is decided.
+    fn was_handed_over(&self) -> bool {
+        self.contender.with_value(|contender| contender.handed_over)
+    }
+
+    fn enter_woken(&self, queue: &mut ShortGuard<'_, Queue>) -> bool {
         queue.woken = false;
         self.lock.enter_or_flag(queue)
     }
@@ -287,10 +304,10 @@ impl<'a> Waiting<'a> {
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        let mut queue = locked(&self.lock.queue);
-        let next = match queue.waiters.leave(self.place) {
-            (Stage::Waiting, _) => None,
-            (_, contender) if contender.handed_over => {
+        let mut queue = self.lock.queue.lock();
+        let next = match queue.waiters.leave(self.contender) {
+            Stage::Waiting => None,
+            _ if self.was_handed_over() => {
                 drop(queue);
                 return self.lock.release();
             }
@@ -311,13 +328,13 @@ mod tests {
     use super::*;
 
     /// A lock that is taken, with a waiter.
-    fn contended(lock: &RawLock) -> Waiting<'_> {
+    fn contended<'a>(lock: &'a RawLock, contender: &'a Waiter<Contender>) -> Waiting<'a> {
         assert!(lock.try_acquire());
-        wait(lock)
+        wait(lock, contender)
     }
 
-    fn wait(lock: &RawLock) -> Waiting<'_> {
-        lock.enter_or_wait().expect("the lock is taken")
+    fn wait<'a>(lock: &'a RawLock, contender: &'a Waiter<Contender>) -> Waiting<'a> {
+        lock.enter_or_wait(contender).expect("the lock is taken")
     }
 
     /// Lets the waiter come in vain until its next wake is a hand-over, and releases the lock.
@@ -334,8 +351,8 @@ mod tests {
 
     #[test]
     fn a_waiter_is_woken_and_enters() {
-        let lock = RawLock::new();
-        let waiting = contended(&lock);
+        let (lock, contender) = (RawLock::new(), Contender::waiter());
+        let waiting = contended(&lock, &contender);
         let waiting = waiting.retry().expect_err("somebody else is inside");
         lock.release();
         assert!(waiting.retry().is_ok());
@@ -346,27 +363,27 @@ mod tests {
 
     #[test]
     fn a_waiter_that_often_came_in_vain_is_handed_the_lock() {
-        let lock = RawLock::new();
-        let waiting = hand_over(&lock, contended(&lock));
+        let (lock, contender) = (RawLock::new(), Contender::waiter());
+        let waiting = hand_over(&lock, contended(&lock, &contender));
         assert_eq!(lock.owner(), park::here());
         assert!(waiting.retry().is_ok());
     }
 
     #[test]
     fn who_is_torn_down_passes_on_what_it_was_given() {
-        let lock = RawLock::new();
-        let (first, second) = (contended(&lock), wait(&lock));
+        let (lock, contenders) = (RawLock::new(), [Contender::waiter(), Contender::waiter()]);
+        let (first, second) = (contended(&lock, &contenders[0]), wait(&lock, &contenders[1]));
         lock.release();
         drop(first);
         assert!(second.retry().is_ok(), "the wake went on");
-        drop(hand_over(&lock, wait(&lock)));
+        drop(hand_over(&lock, wait(&lock, &contenders[0])));
         assert!(lock.try_acquire(), "the lock went on");
     }
 
     #[test]
     fn who_gives_up_strands_nobody() {
-        let lock = RawLock::new();
-        let (first, second) = (contended(&lock), wait(&lock));
+        let (lock, contenders) = (RawLock::new(), [Contender::waiter(), Contender::waiter()]);
+        let (first, second) = (contended(&lock, &contenders[0]), wait(&lock, &contenders[1]));
         lock.release();
         assert!(lock.try_acquire());
         assert_eq!(first.give_up(Stopped::TimedOut), Err(Stopped::TimedOut));
@@ -376,11 +393,12 @@ mod tests {
 
     #[test]
     fn who_gives_up_just_as_it_is_given_the_lock_has_it() {
-        let lock = RawLock::new();
-        let waiting = contended(&lock);
+        let (lock, contender) = (RawLock::new(), Contender::waiter());
+        let waiting = contended(&lock, &contender);
         lock.release();
         assert_eq!(waiting.give_up(Stopped::TimedOut), Ok(()));
-        let waiting = hand_over(&lock, wait(&lock));
+        let contender = Contender::waiter();
+        let waiting = hand_over(&lock, wait(&lock, &contender));
         assert_eq!(waiting.give_up(Stopped::TimedOut), Ok(()));
         assert!(!lock.try_acquire());
     }

@@ -2,11 +2,12 @@
 
 use std::error::Error;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::short_lock::{ShortGuard, ShortLock};
 use super::wait_queue::{
-    Place, Stage, Stopped, WaitQueue, check_scope, check_unwinding, locked, park_fallibly, unpark_each,
+    Stage, Stopped, WaitQueue, Waiter, check_scope, check_unwinding, park_until_decided, unpark_each,
 };
 use crate::park::{self, Interrupt, Unparker, WaitReason};
 
@@ -29,7 +30,7 @@ use crate::park::{self, Interrupt, Unparker, WaitReason};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Semaphore {
-    state: Mutex<State>,
+    state: ShortLock<State>,
 }
 
 #[derive(Debug)]
@@ -89,7 +90,7 @@ impl Semaphore {
     /// A semaphore with this many permits.
     pub const fn new(permits: usize) -> Self {
         let state = State { permits, closed: false, waiters: WaitQueue::new() };
-        Semaphore { state: Mutex::new(state) }
+        Semaphore { state: ShortLock::new(state) }
     }
 
     /// Takes a permit. Suspends until one is free.
@@ -154,7 +155,7 @@ impl Semaphore {
     /// If no permit is free, or the semaphore is closed.
     #[inline]
     pub fn try_acquire(&self) -> Result<SemaphorePermit<'_>, TryAcquireError> {
-        locked(&self.state).take(1)?;
+        self.state.lock().take(1)?;
         Ok(self.permit(1))
     }
 
@@ -165,7 +166,7 @@ impl Semaphore {
     ///
     /// If no permit is free, or the semaphore is closed.
     pub fn try_acquire_owned(self: &Arc<Self>) -> Result<OwnedSemaphorePermit, TryAcquireError> {
-        locked(&self.state).take(1)?;
+        self.state.lock().take(1)?;
         Ok(self.owned_permit())
     }
 
@@ -180,18 +181,18 @@ impl Semaphore {
 
     /// How many permits are free.
     pub fn available_permits(&self) -> usize {
-        locked(&self.state).permits
+        self.state.lock().permits
     }
 
     /// Ends all waits for a permit, now and from now on. Permits that are out stay good.
     pub fn close(&self) {
-        locked(&self.state).closed = true;
-        unpark_each(|| locked(&self.state).waiters.dismiss());
+        self.state.lock().closed = true;
+        unpark_each(|| self.state.lock().waiters.dismiss());
     }
 
     /// Whether [`close`](Self::close) was called.
     pub fn is_closed(&self) -> bool {
-        locked(&self.state).closed
+        self.state.lock().closed
     }
 
     #[inline]
@@ -210,7 +211,7 @@ impl Semaphore {
         deadline: impl FnOnce() -> Option<Instant>,
     ) -> Result<(), AcquireTimeoutError> {
         check_scope()?;
-        let mut state = locked(&self.state);
+        let mut state = self.state.lock();
         match state.take(count) {
             Ok(()) => Ok(()),
             Err(TryAcquireError::Closed) => Err(AcquireTimeoutError::Closed),
@@ -221,40 +222,23 @@ impl Semaphore {
     #[inline(always)]
     fn wait(
         &self,
-        mut state: MutexGuard<'_, State>,
+        mut state: ShortGuard<'_, State>,
         count: usize,
         deadline: impl FnOnce() -> Option<Instant>,
     ) -> Result<(), AcquireTimeoutError> {
         check_unwinding()?;
-        let place = state.waiters.join(park::unparker(), count);
+        let waiter = Waiter::new(count);
+        // SAFETY: `waiting` leaves the queue before `waiter` goes, unless it is decided.
+        unsafe { state.waiters.join(&waiter, park::unparker()) };
         drop(state);
-        let waiting = Waiting { semaphore: self, place };
-        let deadline = deadline();
-        loop {
-            let stopped = park_fallibly(WaitReason::Semaphore, deadline);
-            let mut state = locked(&self.state);
-            match (state.waiters.leave_if_decided(place), stopped) {
-                (None, None) => {}
-                (None, Some(stopped)) => {
-                    drop(state);
-                    drop(waiting);
-                    return Err(stopped.into());
-                }
-                (Some((stage, _)), _) => {
-                    drop(state);
-                    std::mem::forget(waiting);
-                    return match stage {
-                        Stage::Granted => Ok(()),
-                        _ => Err(AcquireTimeoutError::Closed),
-                    };
-                }
-            }
-        }
+        let waiting = Waiting { semaphore: self, waiter: &waiter };
+        let stopped = park_until_decided(&waiter, WaitReason::Semaphore, deadline());
+        waiting.end(stopped)
     }
 
     #[inline]
     fn give(&self, count: usize) {
-        let mut state = locked(&self.state);
+        let mut state = self.state.lock();
         let permits = state.permits.checked_add(count);
         let Some(permits) = permits else {
             drop(state);
@@ -271,7 +255,7 @@ impl Semaphore {
 
     /// Grants permits to those whose turn it is.
     fn serve(&self) {
-        unpark_each(|| locked(&self.state).grant_first());
+        unpark_each(|| self.state.lock().grant_first());
     }
 }
 
@@ -291,24 +275,40 @@ impl State {
     /// Grants the first waiter its permits, if there are enough.
     fn grant_first(&mut self) -> Option<Unparker> {
         let left = self.permits.checked_sub(*self.waiters.first()?)?;
-        let (_, unparker) = self.waiters.grant()?;
         self.permits = left;
-        Some(unparker)
+        self.waiters.grant(|_| ())
     }
 }
 
 /// A place in the queue of one who may yet give up, be torn down, or be granted at that very moment.
 struct Waiting<'a> {
     semaphore: &'a Semaphore,
-    place: Place,
+    waiter: &'a Waiter<usize>,
+}
+
+impl Waiting<'_> {
+    /// Ends the wait: it is decided, or has stopped for another reason.
+    #[inline(always)]
+    fn end(self, stopped: Option<Stopped>) -> Result<(), AcquireTimeoutError> {
+        if let Some(stopped) = stopped
+            && self.semaphore.state.lock().waiters.leave(self.waiter) == Stage::Waiting
+        {
+            // Whoever wanted many may have stood before one who wants few.
+            self.semaphore.serve();
+            std::mem::forget(self);
+            return Err(stopped.into());
+        }
+        let stage = self.waiter.stage();
+        std::mem::forget(self);
+        if stage == Stage::Granted { Ok(()) } else { Err(AcquireTimeoutError::Closed) }
+    }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        let mut state = locked(&self.semaphore.state);
-        let (stage, count) = state.waiters.leave(self.place);
-        if stage == Stage::Granted {
-            state.permits += count;
+        let mut state = self.semaphore.state.lock();
+        if state.waiters.leave(self.waiter) == Stage::Granted {
+            state.permits += self.waiter.with_value(|count| *count);
         }
         drop(state);
         // Also when nothing was granted: whoever wanted many may have stood before one who wants few.
@@ -345,7 +345,7 @@ impl Drop for OwnedSemaphorePermit {
 
 impl fmt::Debug for Semaphore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = locked(&self.state);
+        let state = self.state.lock();
         let (permits, closed) = (state.permits, state.closed);
         drop(state);
         let mut text = f.debug_struct("Semaphore");
@@ -431,15 +431,17 @@ impl Error for AcquireTimeoutError {
 mod tests {
     use super::*;
 
-    fn wait(semaphore: &Semaphore, count: usize) -> Waiting<'_> {
-        let place = locked(&semaphore.state).waiters.join(park::unparker(), count);
-        Waiting { semaphore, place }
+    fn wait<'a>(semaphore: &'a Semaphore, waiter: &'a Waiter<usize>) -> Waiting<'a> {
+        // SAFETY: the caller drops what is returned before the waiter.
+        unsafe { semaphore.state.lock().waiters.join(waiter, park::unparker()) };
+        Waiting { semaphore, waiter }
     }
 
     #[test]
     fn permits_of_one_that_is_torn_down_go_to_the_next() {
         let semaphore = Semaphore::new(0);
-        let (first, second) = (wait(&semaphore, 2), wait(&semaphore, 1));
+        let waiters = [Waiter::new(2), Waiter::new(1)];
+        let (first, second) = (wait(&semaphore, &waiters[0]), wait(&semaphore, &waiters[1]));
         semaphore.add_permits(2);
         drop(first);
         assert_eq!(semaphore.available_permits(), 1);

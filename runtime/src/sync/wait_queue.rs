@@ -2,170 +2,222 @@
 //!
 //! ```text
 //!   join ──> Waiting ──grant───> Granted ────┐
-//!               │                            ├──leave──> gone
+//!               │                            ├──> the waiter's own again
 //!               ├──────dismiss──> Dismissed ─┤
-//!               └────────────────────────────┘ (timed out, cancelled, unwinding)
+//!               └───leave (timed out, cancelled, unwinding)
 //! ```
 //!
-//! A waiter stays in the table until it leaves by itself, also after it was granted what it waits
-//! for. So the two races of every wait are decided in one place, under the primitive's own lock: a
-//! waiter that gives up learns from `leave` that it was granted meanwhile, and takes it or passes
-//! it on.
+//! A waiter is a node on the stack of who waits, linked into the list of the primitive: to wait allocates nothing, and
+//! whoever was granted something finds it in its own frame, without the lock. Up to the decision the node belongs to
+//! whoever holds the primitive's lock; from then on to the waiter. So the race of every wait is decided in one place: a
+//! waiter that gives up learns from `leave` that it was granted meanwhile, and takes it or passes it on.
 //!
-//! The table wakes nobody. It hands out the [`Unparker`], which its caller uses after the lock.
+//! The queue wakes nobody. It hands out the [`Unparker`], which its caller uses after the lock.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::cell::{Cell, UnsafeCell};
+use std::marker::PhantomPinned;
+use std::ptr;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Instant;
-
-use slab::Slab;
 
 use crate::park::{self, Interrupt, Parked, Unparker, WaitReason};
 
 /// Waiters, first come first served. `V` is what a waiter wants, or is given.
-#[derive(Debug)]
 pub(super) struct WaitQueue<V> {
-    waiters: Slab<Waiter<V>>,
     /// The ends of the list of those who are still `Waiting`.
-    first: u32,
-    last: u32,
+    first: *const Waiter<V>,
+    last: *const Waiter<V>,
 }
 
-/// One waiter's place. It is used by this waiter only, and up to its `leave`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place(u32);
+// SAFETY: the nodes are reached under the primitive's lock only, and what they hold may go to other threads.
+unsafe impl<V: Send> Send for WaitQueue<V> {}
+
+/// One who waits.
+pub(super) struct Waiter<V> {
+    stage: AtomicU8,
+    /// Present while the waiter is `Waiting`.
+    unparker: Cell<Option<Unparker>>,
+    value: UnsafeCell<V>,
+    previous: Cell<*const Self>,
+    next: Cell<*const Self>,
+    _stays: PhantomPinned,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
-    Waiting,
+    Waiting = 0,
     /// It got what it waits for.
-    Granted,
+    Granted = 1,
     /// It never will.
-    Dismissed,
+    Dismissed = 2,
+    /// It is in no queue.
+    Idle = 3,
 }
 
-#[derive(Debug)]
-struct Waiter<V> {
-    value: V,
-    /// Present while the waiter is `Waiting`.
-    unparker: Option<Unparker>,
-    stage: Stage,
-    previous: u32,
-    next: u32,
-}
+impl<V> Waiter<V> {
+    #[inline(always)]
+    pub(super) fn new(value: V) -> Self {
+        Self {
+            stage: AtomicU8::new(Stage::Idle as u8),
+            unparker: Cell::new(None),
+            value: UnsafeCell::new(value),
+            previous: Cell::new(ptr::null()),
+            next: Cell::new(ptr::null()),
+            _stays: PhantomPinned,
+        }
+    }
 
-const NONE: u32 = u32::MAX;
+    #[inline(always)]
+    pub(super) fn stage(&self) -> Stage {
+        match self.stage.load(Ordering::Acquire) {
+            0 => Stage::Waiting,
+            1 => Stage::Granted,
+            2 => Stage::Dismissed,
+            _ => Stage::Idle,
+        }
+    }
+
+    /// Whether it was granted or dismissed; then it is in no queue any more.
+    #[inline(always)]
+    pub(super) fn is_decided(&self) -> bool {
+        self.stage() != Stage::Waiting
+    }
+
+    /// What it holds. Only for the waiter itself.
+    ///
+    /// # Panics
+    ///
+    /// While it is `Waiting`.
+    #[inline(always)]
+    pub(super) fn with_value<R>(&self, f: impl FnOnce(&mut V) -> R) -> R {
+        assert!(self.is_decided(), "a waiter in a queue belongs to who holds the lock");
+        // SAFETY: it is in no queue, so nobody else refers to it; and it is not `Sync`, so this is its own thread. `f` is
+        // ours, and does not come back here.
+        f(unsafe { &mut *self.value.get() })
+    }
+}
 
 impl<V> WaitQueue<V> {
     pub(super) const fn new() -> Self {
-        WaitQueue { waiters: Slab::new(), first: NONE, last: NONE }
+        WaitQueue { first: ptr::null(), last: ptr::null() }
     }
 
-    /// Adds the caller as the last waiter.
-    #[inline]
-    pub(super) fn join(&mut self, unparker: Unparker, value: V) -> Place {
-        let place = self.insert(unparker, value, self.last, NONE);
-        match self.last {
-            NONE => self.first = place.0,
-            last => self.waiters[last as usize].next = place.0,
+    /// Adds a waiter as the last one.
+    ///
+    /// # Safety
+    ///
+    /// The waiter is in no queue, and stays where it is until it is decided or has left this queue.
+    #[inline(always)]
+    pub(super) unsafe fn join(&mut self, waiter: &Waiter<V>, unparker: Unparker) {
+        waiter.enter(unparker, self.last, ptr::null());
+        // SAFETY: a waiter in the list stays where it is, and is ours while we hold the lock.
+        match unsafe { self.last.as_ref() } {
+            None => self.first = waiter,
+            Some(last) => last.next.set(waiter),
         }
-        self.last = place.0;
-        place
+        self.last = waiter;
     }
 
-    /// Adds the caller as the first waiter.
-    pub(super) fn join_front(&mut self, unparker: Unparker, value: V) -> Place {
-        let place = self.insert(unparker, value, NONE, self.first);
-        match self.first {
-            NONE => self.last = place.0,
-            first => self.waiters[first as usize].previous = place.0,
+    /// Adds a waiter as the first one.
+    ///
+    /// # Safety
+    ///
+    /// As [`join`](Self::join).
+    pub(super) unsafe fn join_front(&mut self, waiter: &Waiter<V>, unparker: Unparker) {
+        waiter.enter(unparker, ptr::null(), self.first);
+        // SAFETY: as in `join`.
+        match unsafe { self.first.as_ref() } {
+            None => self.last = waiter,
+            Some(first) => first.previous.set(waiter),
         }
-        self.first = place.0;
-        place
+        self.first = waiter;
     }
 
-    /// Grants the first waiter what it waits for: write into its value what it gets, and unpark it
-    /// when the lock is released.
-    #[inline]
-    pub(super) fn grant(&mut self) -> Option<(&mut V, Unparker)> {
-        self.advance(Stage::Granted)
+    /// Grants the first waiter what it waits for, which `give` writes into its value. Unpark it when the lock is released.
+    #[inline(always)]
+    pub(super) fn grant(&mut self, give: impl FnOnce(&mut V)) -> Option<Unparker> {
+        self.advance(Stage::Granted, give)
     }
 
     /// Tells the first waiter that its wait is in vain.
     pub(super) fn dismiss(&mut self) -> Option<Unparker> {
-        let (_, unparker) = self.advance(Stage::Dismissed)?;
-        Some(unparker)
+        self.advance(Stage::Dismissed, |_| ())
     }
 
-    /// Ends the caller's wait, at whichever stage it is.
-    #[inline]
-    pub(super) fn leave(&mut self, place: Place) -> (Stage, V) {
-        let waiter = self.waiters.remove(place.0 as usize);
-        if waiter.stage == Stage::Waiting {
-            self.unlink(waiter.previous, waiter.next);
+    /// Ends a wait, at whichever stage it is, and says at which it was.
+    pub(super) fn leave(&mut self, waiter: &Waiter<V>) -> Stage {
+        let stage = waiter.stage();
+        if stage == Stage::Waiting {
+            self.unlink(waiter);
+            waiter.stage.store(Stage::Idle as u8, Ordering::Relaxed);
         }
-        (waiter.stage, waiter.value)
-    }
-
-    /// Ends the caller's wait if it was granted or dismissed.
-    #[inline]
-    pub(super) fn leave_if_decided(&mut self, place: Place) -> Option<(Stage, V)> {
-        self.is_decided(place).then(|| self.leave(place))
-    }
-
-    /// Whether the caller was granted or dismissed.
-    #[inline]
-    pub(super) fn is_decided(&self, place: Place) -> bool {
-        self.waiters[place.0 as usize].stage != Stage::Waiting
+        stage
     }
 
     /// What the first waiter wants.
     #[inline]
     pub(super) fn first(&self) -> Option<&V> {
-        match self.first {
-            NONE => None,
-            first => Some(&self.waiters[first as usize].value),
-        }
+        // SAFETY: as in `join`; and nobody writes the value while this reference lives, since that takes `&mut self`.
+        unsafe { self.first.as_ref().map(|first| &*first.value.get()) }
     }
 
     /// Whether nobody is `Waiting`.
-    #[inline]
+    #[inline(always)]
     pub(super) fn is_empty(&self) -> bool {
-        self.first == NONE
+        self.first.is_null()
     }
 
-    #[inline]
-    fn insert(&mut self, unparker: Unparker, value: V, previous: u32, next: u32) -> Place {
-        let index =
-            self.waiters.insert(Waiter { value, unparker: Some(unparker), stage: Stage::Waiting, previous, next });
-        let index = u32::try_from(index).ok().filter(|&index| index != NONE);
-        Place(index.expect("memory ends before four billion waiters"))
+    #[inline(always)]
+    fn advance(&mut self, stage: Stage, give: impl FnOnce(&mut V)) -> Option<Unparker> {
+        // SAFETY: as in `join`.
+        let first = unsafe { self.first.as_ref() }?;
+        self.unlink(first);
+        // SAFETY: it is undecided, so its value is ours.
+        give(unsafe { &mut *first.value.get() });
+        let unparker = first.unparker.take();
+        // From here on it belongs to its waiter, and may be gone.
+        first.stage.store(stage as u8, Ordering::Release);
+        Some(unparker.expect("a waiter keeps its unparker while it is waiting"))
     }
 
-    #[inline]
-    fn advance(&mut self, stage: Stage) -> Option<(&mut V, Unparker)> {
-        if self.first == NONE {
-            return None;
+    /// Closes the list over a waiter.
+    #[inline(always)]
+    fn unlink(&mut self, waiter: &Waiter<V>) {
+        let (previous, next) = (waiter.previous.get(), waiter.next.get());
+        // SAFETY: as in `join`.
+        match unsafe { previous.as_ref() } {
+            None => self.first = next,
+            Some(previous) => previous.next.set(next),
         }
-        let first = self.first as usize;
-        self.unlink(NONE, self.waiters[first].next);
-        let waiter = &mut self.waiters[first];
-        waiter.stage = stage;
-        let unparker = waiter.unparker.take();
-        let unparker = unparker.expect("a waiter keeps its unparker while it is waiting");
-        Some((&mut waiter.value, unparker))
+        // SAFETY: as in `join`.
+        match unsafe { next.as_ref() } {
+            None => self.last = previous,
+            Some(next) => next.previous.set(previous),
+        }
     }
+}
 
-    /// Closes the list over a waiter that was between these two.
-    #[inline]
-    fn unlink(&mut self, previous: u32, next: u32) {
-        match previous {
-            NONE => self.first = next,
-            previous => self.waiters[previous as usize].next = next,
-        }
-        match next {
-            NONE => self.last = previous,
-            next => self.waiters[next as usize].previous = previous,
-        }
+impl<V> Waiter<V> {
+    #[inline(always)]
+    fn enter(&self, unparker: Unparker, previous: *const Self, next: *const Self) {
+        debug_assert!(self.is_decided(), "a waiter is in one queue at a time");
+        self.unparker.set(Some(unparker));
+        self.previous.set(previous);
+        self.next.set(next);
+        self.stage.store(Stage::Waiting as u8, Ordering::Relaxed);
+    }
+}
+
+impl<V> Drop for Waiter<V> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        debug_assert!(self.is_decided(), "a waiter leaves its queue before its frame goes");
+    }
+}
+
+impl<V> std::fmt::Debug for WaitQueue<V> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WaitQueue").field("is_empty", &self.is_empty()).finish_non_exhaustive()
     }
 }
 
@@ -176,11 +228,29 @@ pub(super) enum Stopped {
     Interrupted(Interrupt),
 }
 
-/// Parks once, until `deadline` or that of the scope, and says whether the wait may go on. It may well have been granted
-/// meanwhile: ask the queue before you stop.
+/// Parks until the waiter is decided, or until `deadline` or the end of the scope, and says which of these came first. It
+/// may well have been granted meanwhile: ask the queue before you stop.
 #[inline(always)]
-pub(super) fn park_fallibly(reason: WaitReason, deadline: Option<Instant>) -> Option<Stopped> {
-    let parked = park::park_until(reason, park::earliest(deadline));
+pub(super) fn park_until_decided<V>(
+    waiter: &Waiter<V>,
+    reason: WaitReason,
+    deadline: Option<Instant>,
+) -> Option<Stopped> {
+    let limit = park::earliest(deadline);
+    loop {
+        let parked = park::park_until(reason, limit);
+        if waiter.is_decided() {
+            return None;
+        }
+        let stopped = why_stopped(parked, deadline);
+        if stopped.is_some() {
+            return stopped;
+        }
+    }
+}
+
+/// Why a wait shall not go on after it was woken, if so.
+pub(super) fn why_stopped(parked: Parked, deadline: Option<Instant>) -> Option<Stopped> {
     match park::check() {
         Err(interrupt) => Some(Stopped::Interrupted(interrupt)),
         Ok(()) if parked == Parked::TimedOut && deadline.is_some() => Some(Stopped::TimedOut),
@@ -214,71 +284,78 @@ pub(super) fn unpark_each(mut next: impl FnMut() -> Option<Unparker>) {
     }
 }
 
-/// Locks the inside of a primitive: for some nanoseconds, and never across a park or foreign code.
-///
-/// Nothing panics inside, so what std calls poisoned is sound.
-#[inline(always)]
-pub(super) fn locked<S>(inside: &Mutex<S>) -> MutexGuard<'_, S> {
-    inside.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn queue(values: &[u32]) -> (WaitQueue<u32>, Vec<Place>) {
+    /// A queue of waiters that want these values, and what it leaves.
+    fn with_queue(values: &[u32], test: impl FnOnce(&mut WaitQueue<u32>, &[Waiter<u32>])) {
         let mut queue = WaitQueue::new();
-        let places = values.iter().map(|&value| queue.join(park::unparker(), value)).collect();
-        (queue, places)
-    }
-
-    fn check_order(mut queue: WaitQueue<u32>, expected: &[u32]) {
-        for value in expected {
-            assert_eq!(queue.first(), Some(value));
-            assert_eq!(queue.grant().map(|(value, _)| *value), Some(*value));
+        let waiters: Vec<_> = values.iter().map(|&value| Waiter::new(value)).collect();
+        for waiter in &waiters {
+            // SAFETY: each leaves below, before the vector goes.
+            unsafe { queue.join(waiter, park::unparker()) };
+        }
+        test(&mut queue, &waiters);
+        for waiter in &waiters {
+            queue.leave(waiter);
         }
         assert!(queue.is_empty());
-        assert!(queue.grant().is_none());
+    }
+
+    fn check_order(queue: &mut WaitQueue<u32>, expected: &[u32]) {
+        for value in expected {
+            assert_eq!(queue.first(), Some(value));
+            assert!(queue.grant(|granted| assert_eq!(granted, value)).is_some());
+        }
+        assert!(queue.is_empty());
+        assert!(queue.grant(|_| ()).is_none());
     }
 
     #[test]
     fn first_come_first_served() {
-        check_order(queue(&[1, 2, 3]).0, &[1, 2, 3]);
-        let (mut queue, _) = queue(&[1, 2]);
-        queue.join_front(park::unparker(), 0);
-        check_order(queue, &[0, 1, 2]);
+        with_queue(&[1, 2, 3], |queue, _| check_order(queue, &[1, 2, 3]));
+        with_queue(&[1, 2], |queue, _| {
+            let first = Waiter::new(0);
+            // SAFETY: it is granted before it goes.
+            unsafe { queue.join_front(&first, park::unparker()) };
+            check_order(queue, &[0, 1, 2]);
+        });
     }
 
     #[test]
     fn whoever_gives_up_leaves_no_gap() {
-        for gone in 0..3 {
-            let (mut queue, places) = queue(&[0, 1, 2]);
-            assert_eq!(queue.leave(places[gone as usize]), (Stage::Waiting, gone));
-            let left: Vec<_> = (0..3).filter(|&value| value != gone).collect();
-            check_order(queue, &left);
+        for gone in 0..3_u32 {
+            with_queue(&[0, 1, 2], |queue, waiters| {
+                assert_eq!(queue.leave(&waiters[gone as usize]), Stage::Waiting);
+                let left: Vec<_> = (0..3).filter(|&value| value != gone).collect();
+                check_order(queue, &left);
+            });
         }
     }
 
     #[test]
     fn a_waiter_learns_how_its_wait_ended() {
-        let (mut queue, places) = queue(&[0, 1, 2]);
-        *queue.grant().expect("three wait").0 = 7;
-        assert!(queue.dismiss().is_some());
-        assert_eq!(queue.leave_if_decided(places[2]), None);
-        assert_eq!(queue.leave_if_decided(places[0]), Some((Stage::Granted, 7)));
-        assert_eq!(queue.leave(places[1]), (Stage::Dismissed, 1));
-        assert_eq!(queue.leave(places[2]), (Stage::Waiting, 2));
-        assert!(queue.is_empty() && queue.waiters.is_empty());
+        with_queue(&[0, 1, 2], |queue, waiters| {
+            assert!(queue.grant(|value| *value = 7).is_some());
+            assert!(queue.dismiss().is_some());
+            assert!(!waiters[2].is_decided());
+            assert_eq!((waiters[0].stage(), waiters[0].with_value(|value| *value)), (Stage::Granted, 7));
+            assert_eq!((waiters[1].stage(), waiters[1].with_value(|value| *value)), (Stage::Dismissed, 1));
+            assert_eq!(queue.leave(&waiters[2]), Stage::Waiting);
+        });
     }
 
     #[test]
-    fn places_are_reused() {
-        let (mut queue, places) = queue(&[0]);
-        queue.leave(places[0]);
-        for value in 0..1000 {
-            let place = queue.join(park::unparker(), value);
-            assert_eq!(queue.leave(place), (Stage::Waiting, value));
-        }
-        assert!(queue.waiters.capacity() < 8);
+    fn a_waiter_may_wait_again() {
+        with_queue(&[], |queue, _| {
+            let waiter = Waiter::new(0);
+            for round in 0..3 {
+                // SAFETY: it is granted before it goes.
+                unsafe { queue.join(&waiter, park::unparker()) };
+                assert!(queue.grant(|value| *value += 1).is_some());
+                assert_eq!(waiter.with_value(|value| *value), round + 1);
+            }
+        });
     }
 }

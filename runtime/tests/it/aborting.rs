@@ -26,11 +26,11 @@ debug = false
 [workspace]
 "#;
 
-/// Builds `tests/abort/main.rs` as a crate of its own, from what cargo has fetched for this one. Returns the program.
+/// Builds `tests/programs/aborting.rs` as a crate of its own, from what cargo has fetched for this one. Returns the program.
 fn program() -> PathBuf {
     let (dhaga, folder) =
         (Path::new(env!("CARGO_MANIFEST_DIR")), Path::new(env!("CARGO_TARGET_TMPDIR")).join("aborting"));
-    let program = dhaga.join("tests/abort/main.rs");
+    let program = dhaga.join("tests/programs/aborting.rs");
     let fill = |text: &str, name: &str, path: &Path| text.replace(name, path.to_str().expect("a path of text"));
     let manifest = fill(&fill(MANIFEST, "PROGRAM", &program), "DHAGA", dhaga);
     std::fs::create_dir_all(&folder).expect("a test may write to its folder");

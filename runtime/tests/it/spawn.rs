@@ -652,8 +652,68 @@ fn a_batch_of_heavy_dhagas_ends_by_time_not_by_number() {
             .detach();
         }
         let ran_before = sleeper.join().expect("it ends");
-        assert!(ran_before <= 20, "{ran_before} heavy dhagas ran before a timer that was over after the first");
+        assert!(ran_before <= 36, "{ran_before} heavy dhagas ran before a timer that was over after the first");
     });
+}
+
+#[test]
+fn an_answer_goes_before_those_who_were_ready_before() {
+    on_workers(1, || {
+        let (ask, asked) = channel::bounded::<usize>(1);
+        let (answer, answered) = channel::bounded(1);
+        let echo = dhaga::spawn(move || asked.iter().try_for_each(|value| answer.send(value)));
+        let (is_over, yields) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let storm = yield_storm(&is_over, &yields, 100);
+        while yields.load(Ordering::Relaxed) < 1000 {
+            dhaga::yield_now();
+        }
+        let before = yields.load(Ordering::Relaxed);
+        ask.send(1).expect("the echo lives");
+        answered.recv().expect("and answers");
+        let others = yields.load(Ordering::Relaxed) - before;
+        assert!(others < 100, "{others} turns of others went before two hand-offs");
+        is_over.store(true, Ordering::Relaxed);
+        storm.into_iter().for_each(|handle| handle.join().expect("it ends"));
+        drop(ask);
+        echo.join().expect("it ends").expect("we heard each answer");
+    });
+}
+
+#[test]
+fn two_who_wake_each_other_keep_nobody_out() {
+    on_workers(1, || {
+        let (ask, asked) = channel::bounded::<usize>(1);
+        let (answer, answered) = channel::bounded(1);
+        let echo = dhaga::spawn(move || asked.iter().try_for_each(|value| answer.send(value)));
+        let is_over = Arc::new(AtomicBool::new(false));
+        let is_asked_off = is_over.clone();
+        let asker = dhaga::spawn(move || {
+            while !is_asked_off.load(Ordering::Relaxed) {
+                ask.send(1).expect("the echo lives");
+                answered.recv().expect("and answers");
+            }
+        });
+        for _ in 0..1000 {
+            dhaga::yield_now();
+        }
+        is_over.store(true, Ordering::Relaxed);
+        asker.join().expect("it ends");
+        echo.join().expect("it ends").expect("the asker heard each answer");
+    });
+}
+
+/// Dhagas that yield until it is over, and count their turns.
+fn yield_storm(is_over: &Arc<AtomicBool>, yields: &Arc<AtomicUsize>, count: usize) -> Vec<JoinHandle<()>> {
+    let storm = (0..count).map(|_| {
+        let (is_over, yields) = (is_over.clone(), yields.clone());
+        dhaga::spawn(move || {
+            while !is_over.load(Ordering::Relaxed) {
+                yields.fetch_add(1, Ordering::Relaxed);
+                dhaga::yield_now();
+            }
+        })
+    });
+    storm.collect()
 }
 
 // Parking

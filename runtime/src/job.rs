@@ -1,0 +1,317 @@
+//! What was spawned, as everybody below its public face knows it: one thin pointer to one allocation.
+//!
+//! The allocation belongs to a *pair*: the right to run it ([`Job`]) and the right to its result (the join handle). They
+//! settle between them who frees it (see `packet`), with no count. Whoever else refers to it holds a counted
+//! [`JobRef`]: the few who ask for `current()`, and scopes that hand cancellation down.
+//!
+//! ```text
+//!   Job ─────────┐   ┌────────────────────────────────────────────┐
+//!   JoinHandle ──┼──▶│ Head: operations, count, label, scope, home │ closure, later its result │
+//!   JobRef … ────┘   └────────────────────────────────────────────┘
+//! ```
+
+use std::panic::Location;
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+
+use crate::context::{Node, Scope};
+
+/// What a spawn said about its dhaga.
+#[derive(Debug)]
+pub(crate) struct Label {
+    /// Boxed twice, to be one word in each dhaga: few have a name.
+    pub(crate) name: Option<Box<Box<str>>>,
+    pub(crate) site: &'static Location<'static>,
+}
+
+impl Label {
+    /// The label of a dhaga that a library keeps.
+    pub(crate) fn of_site(site: &'static Location<'static>) -> Self {
+        Self { name: None, site }
+    }
+
+    pub(crate) fn name(&self) -> Option<&str> {
+        self.name.as_deref().map(|name| &**name)
+    }
+
+    /// The name, or a stand-in for a dhaga that was given none.
+    pub(crate) fn display_name(&self) -> &str {
+        self.name().unwrap_or("<unnamed>")
+    }
+}
+
+/// What depends on the type of the closure and of its result.
+///
+/// Each is called with the head of an allocation that it was made for.
+pub(crate) struct Operations {
+    /// Runs the closure and keeps its result. Only by the owner of the [`Job`], once, instead of `discard`.
+    pub(crate) execute: unsafe fn(NonNull<Head>),
+    /// Drops the closure unrun. Only by the owner of the [`Job`], once, instead of `execute`.
+    pub(crate) discard: unsafe fn(NonNull<Head>),
+    /// Drops the result if nobody will take it. Only by the owner of the [`Job`], after one of the above.
+    pub(crate) drop_unwanted: unsafe fn(NonNull<Head>),
+    /// Tells whoever joins, and gives the job's half of the pair up, unless nobody wants the result: then false.
+    pub(crate) complete: unsafe fn(NonNull<Head>) -> bool,
+    /// Frees the allocation, in which neither a closure nor a result is left.
+    pub(crate) free: unsafe fn(NonNull<Head>),
+    /// From the head to what follows the handshake.
+    pub(crate) payload_offset: usize,
+    /// Wakes the dhaga that lives at this address, out of the words that [`Head::settle`] was given.
+    pub(crate) wake: fn(Home),
+}
+
+/// The part of the allocation that is the same for all.
+pub(crate) struct Head {
+    operations: &'static Operations,
+    /// One for the pair, one for each [`JobRef`].
+    references: AtomicU32,
+    /// Bytes of stack asked for; 0: the runtime's default. A stack is at most 1 GiB.
+    stack_bytes: u32,
+    label: Label,
+    scope: Scope,
+    /// Its worker's door, and its id there; null before it first waits. Words without meaning on this floor.
+    home: AtomicPtr<()>,
+    id: AtomicU64,
+}
+
+/// Where a dhaga lives, in words that the floors above can read.
+#[derive(Clone, Copy)]
+pub(crate) struct Home {
+    pub(crate) door: NonNull<()>,
+    pub(crate) id: u64,
+}
+
+impl Head {
+    #[inline(always)]
+    pub(crate) fn payload_offset(&self) -> usize {
+        self.operations.payload_offset
+    }
+
+    #[inline(always)]
+    pub(crate) fn new(operations: &'static Operations, label: Label, stack_bytes: u32, scope: Scope) -> Self {
+        Self {
+            operations,
+            references: AtomicU32::new(1),
+            stack_bytes,
+            label,
+            scope,
+            home: AtomicPtr::new(ptr::null_mut()),
+            id: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn label(&self) -> &Label {
+        &self.label
+    }
+
+    /// Says where the dhaga lives, before its first wait. After this either a canceller finds it there, or the caller
+    /// sees the flag: both sides write, then read, with a full barrier between the two.
+    pub(crate) fn settle(&self, home: Home) {
+        self.id.store(home.id, Ordering::Relaxed);
+        self.home.swap(home.door.as_ptr(), Ordering::SeqCst);
+    }
+
+    fn home(&self) -> Option<Home> {
+        let door = NonNull::new(self.home.load(Ordering::SeqCst))?;
+        Some(Home { door, id: self.id.load(Ordering::Relaxed) })
+    }
+
+    /// Gives up the pair's reference. The caller owns both halves, and uses neither again.
+    ///
+    /// # Safety
+    ///
+    /// `head` lives, in an allocation that holds neither closure nor result any more, and this is called once.
+    #[inline(always)]
+    pub(crate) unsafe fn release_pair(head: NonNull<Self>) {
+        // SAFETY: it lives, by the caller's promise.
+        let this = unsafe { head.as_ref() };
+        // The usual case without a locked instruction: if no other reference is there, nobody can make one.
+        if this.references.load(Ordering::Acquire) == 1 || this.references.fetch_sub(1, Ordering::AcqRel) == 1 {
+            // SAFETY: the last reference is gone, so nobody else reads it.
+            unsafe { (this.operations.free)(head) };
+        }
+    }
+
+    /// A counted reference.
+    ///
+    /// # Safety
+    ///
+    /// `head` lives, and cannot be freed during this call.
+    pub(crate) unsafe fn reference(head: NonNull<Self>) -> JobRef {
+        // SAFETY: by the caller's promise.
+        let before = unsafe { head.as_ref() }.references.fetch_add(1, Ordering::Relaxed);
+        assert!(before < u32::MAX / 2, "more references to one dhaga than memory has room for");
+        JobRef(head)
+    }
+}
+
+impl Node for Head {
+    #[inline(always)]
+    fn scope(&self) -> &Scope {
+        &self.scope
+    }
+
+    fn wake(&self) {
+        if let Some(home) = self.home() {
+            (self.operations.wake)(home);
+        }
+    }
+}
+
+/// The right, and the duty, to run a dhaga's closure or to drop it. An unstarted dhaga is nothing more, so it may go to
+/// any worker.
+pub(crate) struct Job(NonNull<Head>);
+
+// SAFETY: a `Job` of a closure that is not `Send` is made by `spawn_local` only, whose queue never leaves its worker (see
+// `packet`). Everything else behind the pointer is for all threads: atomics, and a label that nobody changes.
+unsafe impl Send for Job {}
+
+impl Job {
+    /// # Safety
+    ///
+    /// `head` is the head of a live allocation whose job's half nobody else owns.
+    pub(crate) unsafe fn new(head: NonNull<Head>) -> Self {
+        Self(head)
+    }
+
+    /// The pointer, for the task that will run it. It is good until [`Job::complete`].
+    #[inline(always)]
+    pub(crate) fn pointer(&self) -> NonNull<Head> {
+        self.0
+    }
+
+    #[inline(always)]
+    pub(crate) fn head(&self) -> &Head {
+        // SAFETY: the job's half of the pair keeps it alive.
+        unsafe { self.0.as_ref() }
+    }
+
+    pub(crate) fn label(&self) -> &Label {
+        self.head().label()
+    }
+
+    /// Bytes of stack asked for; 0: the runtime's default.
+    #[inline(always)]
+    pub(crate) fn stack_bytes(&self) -> usize {
+        self.head().stack_bytes as usize
+    }
+
+    /// Runs the closure to its end. Never unwinds. What is left to do is [`Execution::drop_unwanted`] and
+    /// [`Execution::complete`].
+    #[inline(always)]
+    pub(crate) fn execute(self) -> Execution {
+        let execution = Execution(self.0);
+        std::mem::forget(self);
+        // SAFETY: the job's half was ours, and is used up here.
+        unsafe { (execution.head().operations.execute)(execution.0) };
+        execution
+    }
+
+    /// Drops the closure unrun. The closure's `Drop` is user code.
+    pub(crate) fn discard(self) -> Execution {
+        let execution = Execution(self.0);
+        std::mem::forget(self);
+        // SAFETY: as in `execute`.
+        unsafe { (execution.head().operations.discard)(execution.0) };
+        execution
+    }
+}
+
+impl Drop for Job {
+    /// Nobody ran it: whoever joins learns that it never will.
+    fn drop(&mut self) {
+        // SAFETY: nobody uses this value again.
+        unsafe { ptr::read(self) }.discard().finish();
+    }
+}
+
+/// A job whose closure is gone and whose result is there.
+#[must_use = "somebody may wait for it: finish it"]
+pub(crate) struct Execution(NonNull<Head>);
+
+impl Execution {
+    #[inline(always)]
+    fn head(&self) -> &Head {
+        // SAFETY: the job's half of the pair keeps it alive, up to `complete`, which takes this value.
+        unsafe { self.0.as_ref() }
+    }
+
+    /// Drops the result, which is user code, if nobody will take it.
+    #[inline(always)]
+    pub(crate) fn drop_unwanted(&self) {
+        // SAFETY: the job's half is ours, and its closure is gone.
+        unsafe { (self.head().operations.drop_unwanted)(self.0) };
+    }
+
+    /// Tells whoever joins. From here on the allocation is theirs.
+    ///
+    /// # Errors
+    ///
+    /// It comes back when the handle went away at this very moment: call [`Execution::drop_unwanted`] again, and then this.
+    #[inline(always)]
+    pub(crate) fn complete(self) -> Result<(), Self> {
+        // SAFETY: the job's half is ours, and given up by this call unless it says no.
+        if unsafe { (self.head().operations.complete)(self.0) } { Ok(()) } else { Err(self) }
+    }
+
+    /// All that is left to do, where no dhaga runs it.
+    pub(crate) fn finish(self) {
+        let mut execution = self;
+        loop {
+            execution.drop_unwanted();
+            match execution.complete() {
+                Ok(()) => return,
+                Err(again) => execution = again,
+            }
+        }
+    }
+}
+
+/// A counted reference to what was spawned. It keeps the label and the scope, not the result.
+pub(crate) struct JobRef(NonNull<Head>);
+
+// SAFETY: it gives access to the head only, which is for all threads; and whoever drops the last one frees an allocation
+// in which neither closure nor result is left.
+unsafe impl Send for JobRef {}
+// SAFETY: as above.
+unsafe impl Sync for JobRef {}
+
+impl JobRef {
+    #[inline(always)]
+    pub(crate) fn head(&self) -> &Head {
+        // SAFETY: the count keeps it alive.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+impl Clone for JobRef {
+    fn clone(&self) -> Self {
+        // SAFETY: our own count keeps it alive.
+        unsafe { Head::reference(self.0) }
+    }
+}
+
+impl Drop for JobRef {
+    fn drop(&mut self) {
+        let head = self.head();
+        if head.references.fetch_sub(1, Ordering::AcqRel) == 1 {
+            // SAFETY: the last reference is gone, the pair's included.
+            unsafe { (head.operations.free)(self.0) };
+        }
+    }
+}
+
+impl Node for JobRef {
+    fn scope(&self) -> &Scope {
+        self.head().scope()
+    }
+
+    fn wake(&self) {
+        self.head().wake();
+    }
+
+    fn is_over(&self) -> bool {
+        // The pair is gone when we are the last: a sweep is worth no more than this.
+        self.head().references.load(Ordering::Relaxed) == 1
+    }
+}

@@ -1,0 +1,291 @@
+//! The one allocation of a spawn: the closure, in its place later the result, and who waits for it.
+//!
+//! ```text
+//!   Packet:  ┌───────────────── Prefix ────────────────┬───────── payload ─────────┐
+//!            │ Head (job.rs)  │ Handshake (handshake.rs)│ closure, then its Ending  │
+//!            └─────────────────────────────────────────┴───────────────────────────┘
+//!   Job ─────── runs the closure, writes the ending, says so in the handshake
+//!   Handle<T> ─ reads the ending, or says in the handshake that nobody will
+//! ```
+
+use std::any::Any;
+use std::cell::UnsafeCell;
+use std::marker::PhantomData;
+use std::mem::{ManuallyDrop, offset_of};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr::{self, NonNull};
+
+use crate::context::{Node, Scope};
+use crate::handshake::{Ended, Handshake};
+use crate::job::{Head, Home, Job, JobRef, Label, Operations};
+use crate::park::{self, Unparker, Unwound};
+use crate::run_queue::Address;
+
+/// How a dhaga ended.
+pub(crate) enum Ending<T> {
+    Returned(T),
+    Panicked(Box<dyn Any + Send>),
+    NeverRan,
+    Unwound,
+    /// Somebody has taken or dropped it.
+    Taken,
+}
+
+/// The part that a handle knows, whatever the closure was.
+#[repr(C)]
+struct Prefix {
+    head: Head,
+    handshake: Handshake<Unparker>,
+}
+
+#[repr(C)]
+struct Packet<F, T> {
+    prefix: Prefix,
+    payload: UnsafeCell<Payload<F, T>>,
+}
+
+/// The closure until it is executed or discarded, the ending from then on.
+#[repr(C)]
+union Payload<F, T> {
+    closure: ManuallyDrop<F>,
+    ending: ManuallyDrop<Ending<T>>,
+}
+
+impl<F: FnOnce() -> T, T> Packet<F, T> {
+    const OPERATIONS: Operations = Operations {
+        execute: Self::execute,
+        discard: Self::discard,
+        drop_unwanted: Self::drop_unwanted,
+        complete: Self::complete,
+        free: Self::free,
+        payload_offset: offset_of!(Self, payload),
+        wake,
+    };
+
+    #[inline(always)]
+    fn allocate(label: Label, stack_bytes: u32, scope: Scope, is_detached: bool, closure: F) -> NonNull<Prefix> {
+        let prefix = Prefix {
+            head: Head::new(&Self::OPERATIONS, label, stack_bytes, scope),
+            handshake: Handshake::new(is_detached),
+        };
+        let payload = UnsafeCell::new(Payload { closure: ManuallyDrop::new(closure) });
+        NonNull::from(Box::leak(Box::new(Self { prefix, payload }))).cast()
+    }
+
+    /// # Safety
+    ///
+    /// `head` is that of a live packet of this type, whose payload is the caller's: by the job before its end, by the handle
+    /// after it.
+    #[inline(always)]
+    unsafe fn payload(head: NonNull<Head>) -> *mut Payload<F, T> {
+        // SAFETY: by the caller's promise.
+        unsafe { head.cast::<Self>().as_ref() }.payload.get()
+    }
+
+    /// As [`Operations::execute`] wants it.
+    unsafe fn execute(head: NonNull<Head>) {
+        // SAFETY: the caller owns the job, so the payload is ours, and is the closure; after the read it is nobody's.
+        let closure = unsafe { ptr::read(&raw const (*Self::payload(head)).closure) };
+        let ending = match catch_unwind(AssertUnwindSafe(ManuallyDrop::into_inner(closure))) {
+            Ok(value) => Ending::Returned(value),
+            Err(payload) if payload.is::<Unwound>() => Ending::Unwound,
+            Err(payload) => Ending::Panicked(payload),
+        };
+        // SAFETY: the payload is still ours, and holds nothing.
+        unsafe { Self::put_ending(head, ending) };
+    }
+
+    unsafe fn discard(head: NonNull<Head>) {
+        // SAFETY: as in `execute`.
+        let closure = unsafe { ptr::read(&raw const (*Self::payload(head)).closure) };
+        // SAFETY: the caller owns the job, which keeps the head alive.
+        drop_quietly(unsafe { head.as_ref() }.label(), ManuallyDrop::into_inner(closure));
+        // SAFETY: as in `execute`.
+        unsafe { Self::put_ending(head, Ending::NeverRan) };
+    }
+
+    /// # Safety
+    ///
+    /// The payload is the caller's, and holds nothing that must be dropped.
+    #[inline(always)]
+    unsafe fn put_ending(head: NonNull<Head>, ending: Ending<T>) {
+        // SAFETY: by the caller's promise.
+        unsafe { (&raw mut (*Self::payload(head)).ending).write(ManuallyDrop::new(ending)) };
+    }
+
+    unsafe fn drop_unwanted(head: NonNull<Head>) {
+        // SAFETY: the caller owns the job, which keeps the packet alive.
+        let prefix = unsafe { head.cast::<Prefix>().as_ref() };
+        if prefix.handshake.is_detached() {
+            // SAFETY: the payload is ours before the end, and after `execute` or `discard` it is an ending.
+            let ending = unsafe { take_ending::<T>(head.cast()) };
+            drop_quietly(prefix.head.label(), ending);
+        }
+    }
+
+    unsafe fn complete(head: NonNull<Head>) -> bool {
+        // SAFETY: the caller owns the job, which keeps the packet alive up to the end of the handshake.
+        let prefix = unsafe { head.cast::<Prefix>().as_ref() };
+        // Whoever it handed its cancellation down to has ended. Here and not when it is freed, where it would recurse.
+        prefix.head.scope().forget_children();
+        match prefix.handshake.end() {
+            Ended::Silent => true,
+            Ended::Waited(waiter) => {
+                waiter.unpark_in_turn();
+                true
+            }
+            Ended::Detached => {
+                // SAFETY: there is no handle, so the payload is ours, and it is an ending.
+                let is_taken = unsafe { matches!(*(*Self::payload(head)).ending, Ending::Taken) };
+                if is_taken {
+                    // SAFETY: both halves are ours, and nothing is left in the payload.
+                    unsafe { Head::release_pair(head) };
+                }
+                is_taken
+            }
+        }
+    }
+
+    unsafe fn free(head: NonNull<Head>) {
+        // SAFETY: it was made by `allocate` from a box of this type, and nobody refers to it any more. The payload, a union,
+        // drops nothing: what was in it was taken.
+        drop(unsafe { Box::from_raw(head.cast::<Self>().as_ptr()) });
+    }
+}
+
+fn wake(home: Home) {
+    // SAFETY: this is called with what `Head::settle` was given, and that comes from `Address::home`.
+    park::unpark_dhaga(unsafe { Address::at_home(home) });
+}
+
+/// # Safety
+///
+/// The packet lives, its payload is an ending of this type, and belongs to the caller.
+#[inline(always)]
+unsafe fn take_ending<T>(prefix: NonNull<Prefix>) -> Ending<T> {
+    // SAFETY: the payload lies at that offset of the same allocation, and an ending at the start of it.
+    unsafe {
+        let offset = prefix.as_ref().head.payload_offset();
+        prefix.cast::<u8>().add(offset).cast::<Ending<T>>().replace(Ending::Taken)
+    }
+}
+
+/// Drops user values where a panic in their `Drop` has nobody to go to.
+fn drop_quietly<V>(label: &Label, value: V) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(value)))
+        && !payload.is::<Unwound>()
+    {
+        log::error!("a Drop panicked in dhaga {:?} spawned at {}", label.display_name(), label.site);
+        std::mem::forget(payload);
+    }
+}
+
+/// The closure of a dhaga, and the handle for its result.
+#[inline(always)]
+pub(crate) fn pair<F, T>(label: Label, stack_bytes: u32, scope: Scope, closure: F) -> (Job, Handle<T>)
+where
+    F: FnOnce() -> T + Send + 'static,
+    T: Send + 'static,
+{
+    // SAFETY: the job may go to any thread, because the closure and its result may.
+    unsafe { pair_unchecked(label, stack_bytes, scope, closure) }
+}
+
+/// As [`pair`], for a closure that stays on its thread.
+///
+/// # Safety
+///
+/// The job is run, discarded or dropped on the caller's OS thread.
+#[inline(always)]
+pub(crate) unsafe fn pair_unchecked<F, T>(label: Label, stack_bytes: u32, scope: Scope, closure: F) -> (Job, Handle<T>)
+where
+    F: FnOnce() -> T + 'static,
+    T: 'static,
+{
+    let prefix = Packet::<F, T>::allocate(label, stack_bytes, scope, false, closure);
+    // SAFETY: the packet is new, and nobody else has its two halves.
+    (unsafe { Job::new(prefix.cast()) }, Handle { prefix, result: PhantomData })
+}
+
+/// A dhaga of a library: it has no handle and inherits nothing.
+pub(crate) fn detached(label: Label, closure: impl FnOnce() + Send + 'static) -> Job {
+    let prefix = Packet::allocate(label, 0, Scope::default(), true, closure);
+    // SAFETY: the packet is new, and nobody has its job.
+    unsafe { Job::new(prefix.cast()) }
+}
+
+/// The right to a dhaga's result. To drop it detaches the dhaga.
+pub(crate) struct Handle<T> {
+    prefix: NonNull<Prefix>,
+    result: PhantomData<T>,
+}
+
+// SAFETY: what it gives away is a `T`. The rest is the head and the handshake, which are for all threads.
+unsafe impl<T: Send> Send for Handle<T> {}
+// SAFETY: a shared handle gives no access to the `T`.
+unsafe impl<T> Sync for Handle<T> {}
+
+impl<T> Handle<T> {
+    #[inline(always)]
+    fn prefix(&self) -> &Prefix {
+        // SAFETY: the handle's half of the pair keeps it alive.
+        unsafe { self.prefix.as_ref() }
+    }
+
+    pub(crate) fn head(&self) -> &Head {
+        &self.prefix().head
+    }
+
+    /// A counted reference, which outlives the handle.
+    pub(crate) fn reference(&self) -> JobRef {
+        // SAFETY: the handle's half of the pair keeps it alive.
+        unsafe { Head::reference(self.prefix.cast()) }
+    }
+
+    #[inline(always)]
+    pub(crate) fn has_ended(&self) -> bool {
+        self.prefix().handshake.has_ended()
+    }
+
+    /// Leaves word whom to wake at the end. Returns false if it has ended. Not twice without [`Handle::retract`].
+    pub(crate) fn register(&mut self, waiter: Unparker) -> bool {
+        self.prefix().handshake.register(waiter)
+    }
+
+    /// Takes that word back.
+    pub(crate) fn retract(&mut self) {
+        self.prefix().handshake.retract();
+    }
+
+    /// Takes the ending.
+    ///
+    /// # Panics
+    ///
+    /// When it has not ended.
+    #[inline(always)]
+    pub(crate) fn take(self) -> Ending<T> {
+        assert!(self.has_ended(), "the ending of a dhaga is taken after its end");
+        let this = ManuallyDrop::new(self);
+        // SAFETY: after the end the payload is the handle's, and with it the whole pair; `this` is not used again.
+        unsafe {
+            let ending = take_ending(this.prefix);
+            Head::release_pair(this.prefix.cast());
+            ending
+        }
+    }
+}
+
+impl<T> Drop for Handle<T> {
+    fn drop(&mut self) {
+        if !self.prefix().handshake.detach() {
+            // SAFETY: as in `take`; a value that is dropped is not used again.
+            let ending = unsafe { take_ending::<T>(self.prefix) };
+            // SAFETY: as above. First, because the `Drop` of the result may panic.
+            unsafe { Head::release_pair(self.prefix.cast()) };
+            drop(ending);
+        }
+    }
+}
+
+/// What a spawn allocates besides the closure: small, because a million parked dhagas have it each.
+const _: () = assert!(size_of::<Prefix>() <= 104);
