@@ -28,9 +28,9 @@
 //!
 //! | floor | modules |
 //! |---|---|
-//! | 0 | `stack`: guarded stacks, reused; `overflow`: names the dhaga that overflowed |
+//! | 0 | `atomic`: what threads share, real or modelled; `fork`: what a forked process is told; `stack`: guarded stacks, reused; `overflow`: names the dhaga that overflowed |
 //! | 1 | `coroutine`: a stack and a closure |
-//! | 2 | `context`: deadlines and cancellation; `job`, `handshake`: what was spawned; `timer`; `task`, `ready_queue`; `run_queue`: how other threads reach a worker |
+//! | 2 | `context`: deadlines and cancellation; `job`, `handshake`: what was spawned; `timer`; `task`, `ready_queue`; `audit`: what a runtime holds; `run_queue`: how other threads reach a worker, by its `inbox` and as `thieves` |
 //! | 3 | `reactor`: who became ready; `extensions` |
 //! | 4 | `scheduler`: the loop |
 //! | 5 | [`park`]: the one way to wait |
@@ -42,18 +42,23 @@
 #[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
 compile_error!("dhaga runs on Linux, on x86-64 and aarch64");
 
+mod atomic;
+mod fork;
 mod stack;
 
 mod overflow;
 
 mod coroutine;
 
+mod audit;
 mod context;
 mod handshake;
+mod inbox;
 mod job;
 mod ready_queue;
 mod run_queue;
 mod task;
+mod thieves;
 mod timer;
 
 mod extensions;
@@ -77,6 +82,8 @@ mod time;
 
 pub mod turn;
 
+#[doc(hidden)]
+pub use audit::Audit;
 pub use blocking::blocking;
 pub use context::{Cancelled, Interrupt, Panicking};
 pub use park::WaitReason;

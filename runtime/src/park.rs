@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 pub use crate::context::Interrupt;
 use crate::context::{Node, Scope};
 use crate::coroutine::Wake;
+use crate::fork;
 use crate::run_queue::{Address, Message};
 use crate::scheduler::{Worker, current_task, worker};
 pub use crate::task::WaitReason;
@@ -157,6 +158,7 @@ pub(crate) fn park_raw(reason: WaitReason, deadline: Option<Instant>) -> Wake {
 pub(crate) fn park_through(reason: WaitReason) -> Wake {
     match worker().and_then(|worker| Some((worker, worker.current()?))) {
         Some((worker, task)) if !panicking() => {
+            fork::abort_if_forked();
             let wake = worker.suspend(task, reason, None);
             if task.is_unwinding.get() { Wake::Unwind } else { wake }
         }
@@ -195,6 +197,7 @@ pub(crate) struct Unwound;
 /// Throws without the panic hook: nothing has gone wrong.
 #[cold]
 pub(crate) fn throw() -> ! {
+    fork::abort_if_forked();
     resume_unwind(Box::new(Unwound))
 }
 
@@ -463,6 +466,7 @@ fn next_thread_number() -> u32 {
 
 #[cold]
 fn block_thread(deadline: Option<Instant>) -> Wake {
+    fork::assert_not_forked();
     let parker = this_thread();
     parker.park_until(deadline)
 }

@@ -14,13 +14,14 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use mio::unix::SourceFd;
 use slab::Slab;
 
+use crate::atomic::{AtomicU32, Mutex, MutexGuard, Ordering, lock};
 use crate::run_queue::{Address, Doorbell};
 
 const READABLE: u32 = 1;
@@ -37,7 +38,7 @@ const WAKE_TOKEN: mio::Token = mio::Token(usize::MAX);
 const KEY_BITS: u32 = 32;
 
 /// Counts registrations of all reactors: a late message for one that has gone must not fit its successor.
-static GENERATION: AtomicU32 = AtomicU32::new(0);
+static GENERATION: AtomicUsize = AtomicUsize::new(0);
 
 /// One of the two ways of a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,44 +95,50 @@ pub trait OnReady: Send + Sync {
     fn on_ready(self: Arc<Self>);
 }
 
-/// Readiness and waiters of one source. Shared between the reactor that learns of events and whoever waits.
-pub(crate) struct Readiness {
+/// Readiness and waiters of one source. Shared between the reactor that learns of events and whoever waits. `W` names a
+/// waiter.
+///
+/// Who finds a direction not ready takes the lock of the waiters, looks once more, and queues; the reactor changes the word
+/// before it takes that lock. One of them is first, so either the waiter sees the event or the reactor sees the waiter.
+pub(crate) struct Readiness<W = Address> {
     word: AtomicU32,
-    waiters: Mutex<Waiters>,
+    waiters: Mutex<Waiters<W>>,
 }
 
-#[derive(Default)]
-struct Waiters {
-    read: Queue,
-    write: Queue,
+struct Waiters<W> {
+    read: Queue<W>,
+    write: Queue<W>,
     callback: Option<Arc<dyn OnReady>>,
 }
 
 /// Waiters in their order. Nearly always one at most, which then lies here and not on the heap.
-#[derive(Default)]
-struct Queue {
-    first: Option<Address>,
-    rest: VecDeque<Address>,
+struct Queue<W> {
+    first: Option<W>,
+    rest: VecDeque<W>,
 }
 
-impl Queue {
+impl<W: Copy + PartialEq> Queue<W> {
+    fn new() -> Self {
+        Self { first: None, rest: VecDeque::new() }
+    }
+
     fn is_empty(&self) -> bool {
         self.first.is_none()
     }
 
-    fn push(&mut self, waiter: Address) {
+    fn push(&mut self, waiter: W) {
         match self.first {
             None => self.first = Some(waiter),
             Some(_) => self.rest.push_back(waiter),
         }
     }
 
-    fn pop(&mut self) -> Option<Address> {
+    fn pop(&mut self) -> Option<W> {
         std::mem::replace(&mut self.first, self.rest.pop_front())
     }
 
     /// Returns whether it was there.
-    fn remove(&mut self, waiter: Address) -> bool {
+    fn remove(&mut self, waiter: W) -> bool {
         if self.first == Some(waiter) {
             self.pop();
             return true;
@@ -141,8 +148,8 @@ impl Queue {
     }
 }
 
-impl Waiters {
-    fn queue(&mut self, direction: Direction) -> &mut Queue {
+impl<W> Waiters<W> {
+    fn queue(&mut self, direction: Direction) -> &mut Queue<W> {
         match direction {
             Direction::Read => &mut self.read,
             Direction::Write => &mut self.write,
@@ -150,14 +157,15 @@ impl Waiters {
     }
 }
 
-impl Default for Readiness {
+impl<W: Copy + PartialEq> Default for Readiness<W> {
     /// Ready in both directions until an attempt shows the contrary.
     fn default() -> Self {
-        Self { word: AtomicU32::new(READABLE | WRITABLE), waiters: Mutex::default() }
+        let waiters = Waiters { read: Queue::new(), write: Queue::new(), callback: None };
+        Self { word: AtomicU32::new(READABLE | WRITABLE), waiters: Mutex::new(waiters) }
     }
 }
 
-impl Readiness {
+impl<W: Copy + PartialEq> Readiness<W> {
     #[inline(always)]
     pub(crate) fn look(&self) -> Seen {
         Seen(self.word.load(Ordering::SeqCst))
@@ -193,7 +201,7 @@ impl Readiness {
     }
 
     /// After its reactor has gone: whoever waits tries again and, on finding nothing, registers the source anew.
-    fn orphan(&self, report: &mut impl FnMut(Report)) {
+    fn orphan(&self, report: &mut impl FnMut(Report<W>)) {
         self.disown();
         let mut waiters = self.lock();
         let callback = waiters.callback.take();
@@ -208,7 +216,7 @@ impl Readiness {
     }
 
     /// Queues a waiter, unless the direction became ready meanwhile. Returns whether it was queued.
-    pub(crate) fn enqueue(&self, direction: Direction, waiter: Address) -> bool {
+    pub(crate) fn enqueue(&self, direction: Direction, waiter: W) -> bool {
         let mut waiters = self.lock();
         if self.look().is_ready(direction) {
             return false;
@@ -218,7 +226,7 @@ impl Readiness {
     }
 
     /// Takes a waiter out of the queue, if it is still there.
-    pub(crate) fn dequeue(&self, direction: Direction, waiter: Address) -> Left {
+    pub(crate) fn dequeue(&self, direction: Direction, waiter: W) -> Left {
         let mut waiters = self.lock();
         let queue = waiters.queue(direction);
         if queue.remove(waiter) {
@@ -228,7 +236,7 @@ impl Readiness {
     }
 
     /// The next waiter, if the direction is still ready: who took something and left more passes the turn on.
-    pub(crate) fn next_waiter(&self, direction: Direction) -> Option<Address> {
+    pub(crate) fn next_waiter(&self, direction: Direction) -> Option<W> {
         let mut waiters = self.lock();
         if self.look().is_ready(direction) { waiters.queue(direction).pop() } else { None }
     }
@@ -239,8 +247,8 @@ impl Readiness {
         drop(old);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Waiters> {
-        self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Waiters<W>> {
+        lock(&self.waiters)
     }
 
     fn note(&self, bits: u32) {
@@ -249,7 +257,7 @@ impl Readiness {
     }
 
     /// Adds the event to the word, then reports whom it concerns.
-    fn deliver(&self, bits: u32, report: &mut impl FnMut(Report)) {
+    fn deliver(&self, bits: u32, report: &mut impl FnMut(Report<W>)) {
         self.note(bits);
         let mut waiters = self.lock();
         let everybody = bits & READ_CLOSED != 0;
@@ -274,9 +282,9 @@ impl Readiness {
 }
 
 /// What a turn of the reactor reports to the scheduler.
-pub(crate) enum Report {
+pub(crate) enum Report<W = Address> {
     /// This dhaga's source is ready; it may live on another worker.
-    Waiter(Address),
+    Waiter(W),
     /// This source's callback wants to push.
     Callback(Arc<dyn OnReady>),
 }
@@ -304,7 +312,7 @@ impl Reactor {
 
     /// Registers a source, whose readiness the kernel tells from now on. Returns its token.
     pub(crate) fn register(&mut self, descriptor: RawFd, readiness: &Arc<Readiness>) -> io::Result<usize> {
-        let generation = GENERATION.fetch_add(1, Ordering::Relaxed) & (u32::MAX >> 1);
+        let generation = GENERATION.fetch_add(1, Relaxed) as u32 & (u32::MAX >> 1);
         let entry = self.sources.vacant_entry();
         let token = mio::Token(entry.key() | (generation as usize) << KEY_BITS);
         let interest = mio::Interest::READABLE | mio::Interest::WRITABLE;
@@ -323,6 +331,11 @@ impl Reactor {
         if self.find(token).is_some() {
             self.sources.remove(token & u32::MAX as usize);
         }
+    }
+
+    /// How many sources it knows.
+    pub(crate) fn len(&self) -> usize {
+        self.sources.len()
     }
 
     fn find(&self, token: usize) -> Option<&Arc<Readiness>> {
@@ -380,6 +393,8 @@ mod tests {
 
     use super::*;
 
+    type Readiness = super::Readiness<Address>;
+
     fn reactor() -> Reactor {
         Reactor::new().expect("a test can make an epoll").0
     }
@@ -427,5 +442,64 @@ mod tests {
         readiness.note(READABLE | READ_CLOSED);
         readiness.clear(readiness.look(), Direction::Read);
         assert!(readiness.look().is_ready(Direction::Read));
+    }
+}
+
+#[cfg(all(test, loom))]
+mod models {
+    use super::*;
+    use crate::atomic::model;
+    use loom::sync::{Arc, Notify};
+    use loom::thread;
+
+    /// A socket at a poll, and the bell that stands for the reader's unpark.
+    struct Socket {
+        bytes: Mutex<usize>,
+        readiness: Readiness<u32>,
+        bell: Notify,
+    }
+
+    impl Socket {
+        fn new() -> Arc<Self> {
+            let socket = Self { bytes: Mutex::new(0), readiness: Readiness::default(), bell: Notify::new() };
+            socket.readiness.begin();
+            Arc::new(socket)
+        }
+
+        /// A byte comes, and the reactor tells of it.
+        fn feed(&self) {
+            *lock(&self.bytes) += 1;
+            self.readiness.deliver(READABLE, &mut |report| match report {
+                Report::Waiter(1) => self.bell.notify(),
+                _ => panic!("only the reader waits"),
+            });
+        }
+
+        /// As a source reads: all that is there, whenever the word says that something is. Whoever misses an event waits for
+        /// ever, which loom reports as a deadlock.
+        fn read(&self, wanted: usize) {
+            let mut got = 0;
+            while got < wanted {
+                let seen = self.readiness.look();
+                if seen.is_ready(Direction::Read) {
+                    got += std::mem::take(&mut *lock(&self.bytes));
+                    self.readiness.clear(seen, Direction::Read);
+                } else if self.readiness.enqueue(Direction::Read, 1) {
+                    self.bell.wait();
+                    self.readiness.dequeue(Direction::Read, 1);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn loom_no_event_of_a_socket_is_missed() {
+        model(3, || {
+            let socket = Socket::new();
+            let reactor = socket.clone();
+            let reactor = thread::spawn(move || (0..2).for_each(|_| reactor.feed()));
+            socket.read(2);
+            reactor.join().expect("it ends");
+        });
     }
 }

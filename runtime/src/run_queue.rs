@@ -2,20 +2,19 @@
 //!
 //! ```text
 //!   this worker's code ──▶ fresh (no lock, in the scheduler) ──end of batch──▶ unstarted (locked, stealable)
-//!   another thread     ──▶ injector.messages (one lock a push, one swap a drain) ──▶ fresh or a wake
+//!   another thread     ──▶ inbox (one lock a push, one swap a drain) ──▶ fresh or a wake
 //! ```
-//!
-//! **The sleeping protocol.** A worker that is about to block in its poll stores `ASLEEP` and then looks at its messages
-//! once more; a pusher adds its message and then looks at the state. Both with sequential consistency, so at least one
-//! of them sees the other. Only the pusher that turns `ASLEEP` into `AWAKE` writes the eventfd: one write a sleep.
 
 use std::collections::VecDeque;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::fork;
+use crate::inbox::Inbox;
 use crate::job::{Home, Job};
 use crate::task::TaskId;
+use crate::thieves::{Door, Unstarted};
 
 /// What one thread asks of another's worker.
 pub(crate) enum Message {
@@ -29,6 +28,8 @@ pub(crate) enum Message {
     Forget(usize),
     /// The runtime shuts down: unwind what lives, start nothing more.
     Stop,
+    /// Say what you hold, and how much room you keep for spawns.
+    Audit(std::sync::mpsc::Sender<(crate::audit::Audit, usize)>),
 }
 
 /// The one door by which other threads reach a worker. Leaked once and reused by later workers, so that a handle to a
@@ -36,12 +37,9 @@ pub(crate) enum Message {
 pub(crate) struct Injector {
     /// Tells injectors apart; never 0.
     pub(crate) number: u16,
-    messages: Mutex<Inbox>,
-    is_asleep: AtomicBool,
-    waker: Mutex<Option<Doorbell>>,
-    unstarted: Mutex<VecDeque<Job>>,
-    /// Length of `unstarted`, to be looked at without its lock.
-    unstarted_len: AtomicUsize,
+    pub(crate) inbox: Inbox<Message>,
+    unstarted: Unstarted<Job>,
+    doorbell: Mutex<Option<Doorbell>>,
     /// Dhagas that run or wait on this worker. Written by it alone.
     live: AtomicUsize,
     /// Dhagas sent to this worker that it has not seen yet.
@@ -52,21 +50,6 @@ pub(crate) struct Injector {
 pub(crate) struct Doorbell {
     pub(crate) waker: mio::Waker,
     pub(crate) registry: mio::Registry,
-}
-
-struct Inbox {
-    list: Vec<Message>,
-    is_open: bool,
-}
-
-/// Room that an empty queue keeps: what a busy turn needs. A burst's goes back to the allocator.
-const KEPT_PLACES: usize = 1024;
-
-/// Gives the room of a burst back once the queue is empty.
-pub(crate) fn shrink_if_emptied(queue: &mut VecDeque<Job>) {
-    if queue.is_empty() && queue.capacity() > KEPT_PLACES {
-        *queue = VecDeque::new();
-    }
 }
 
 /// Where a started dhaga lives: its worker's door, and its id there.
@@ -113,9 +96,8 @@ impl Injector {
     pub(crate) fn lease(doorbell: Doorbell) -> &'static Self {
         let retired = lock(&RETIRED).pop();
         let injector = retired.unwrap_or_else(|| Box::leak(Box::new(Self::new())));
-        injector.is_asleep.store(false, Ordering::SeqCst);
-        *lock(&injector.waker) = Some(doorbell);
-        lock(&injector.messages).is_open = true;
+        *lock(&injector.doorbell) = Some(doorbell);
+        injector.inbox.open();
         injector
     }
 
@@ -124,26 +106,17 @@ impl Injector {
         let number = NEXT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |number| number.checked_add(1));
         Self {
             number: number.expect("fewer than 65 536 workers live at once"),
-            messages: Mutex::new(Inbox { list: Vec::new(), is_open: false }),
-            is_asleep: AtomicBool::new(false),
-            waker: Mutex::new(None),
-            unstarted: Mutex::new(VecDeque::new()),
-            unstarted_len: AtomicUsize::new(0),
+            inbox: Inbox::new(),
+            unstarted: Unstarted::new(),
+            doorbell: Mutex::new(None),
             live: AtomicUsize::new(0),
             inbound: AtomicUsize::new(0),
         }
     }
 
-    /// Takes no more messages, if none is left. Returns whether it closed.
-    pub(crate) fn close_if_empty(&self) -> bool {
-        let mut inbox = lock(&self.messages);
-        inbox.is_open = !inbox.list.is_empty();
-        !inbox.is_open
-    }
-
     /// The worker has ended: nothing rouses it any more.
     pub(crate) fn hang_up(&self) {
-        *lock(&self.waker) = None;
+        *lock(&self.doorbell) = None;
         self.live.store(0, Ordering::Relaxed);
     }
 
@@ -157,57 +130,29 @@ impl Injector {
     /// # Errors
     ///
     /// The message comes back when the worker has ended.
+    #[inline(always)]
     pub(crate) fn push(&self, message: Message) -> Result<(), Message> {
-        let mut inbox = lock(&self.messages);
-        if !inbox.is_open {
-            return Err(message);
-        }
-        inbox.list.push(message);
-        drop(inbox);
-        self.rouse();
-        Ok(())
+        self.inbox.push(message, || self.ring())
     }
 
-    /// Wakes the worker if it sleeps. Returns whether it did.
-    pub(crate) fn rouse(&self) -> bool {
-        std::sync::atomic::fence(Ordering::SeqCst);
-        if !self.is_asleep() || !self.is_asleep.swap(false, Ordering::SeqCst) {
-            return false;
+    #[cold]
+    fn ring(&self) {
+        if fork::check().is_err() {
+            // The eventfd is the parent's, and nobody sleeps here.
+            return;
         }
-        if let Some(doorbell) = &*lock(&self.waker) {
+        if let Some(doorbell) = &*lock(&self.doorbell) {
             doorbell.waker.wake().expect("an eventfd takes a write at any time");
         }
-        true
-    }
-
-    pub(crate) fn is_asleep(&self) -> bool {
-        self.is_asleep.load(Ordering::SeqCst)
-    }
-
-    /// First half of going to sleep: from now on pushers write the eventfd. The worker must look at its messages and at
-    /// what it could steal once more before it blocks.
-    pub(crate) fn fall_asleep(&self) {
-        self.is_asleep.store(true, Ordering::SeqCst);
-        std::sync::atomic::fence(Ordering::SeqCst);
-    }
-
-    pub(crate) fn get_up(&self) {
-        self.is_asleep.store(false, Ordering::SeqCst);
-    }
-
-    pub(crate) fn has_messages(&self) -> bool {
-        !lock(&self.messages).list.is_empty()
-    }
-
-    /// Swaps the whole inbox for the empty `into`.
-    pub(crate) fn drain(&self, into: &mut Vec<Message>) {
-        debug_assert!(into.is_empty(), "the last drain was used up");
-        std::mem::swap(&mut lock(&self.messages).list, into);
     }
 
     /// Takes a file descriptor out of this worker's interest list, from any thread.
     pub(crate) fn deregister(&self, descriptor: std::os::fd::RawFd) {
-        if let Some(doorbell) = &*lock(&self.waker) {
+        if fork::check().is_err() {
+            // The interest list is the parent's, whose own copy of the descriptor is still in use.
+            return;
+        }
+        if let Some(doorbell) = &*lock(&self.doorbell) {
             // An error means that the kernel dropped it already: nothing is left to do.
             let _ = doorbell.registry.deregister(&mut mio::unix::SourceFd(&descriptor));
         }
@@ -215,27 +160,17 @@ impl Injector {
 
     /// Lets other workers steal these.
     pub(crate) fn publish(&self, jobs: impl Iterator<Item = Job>) {
-        let mut unstarted = lock(&self.unstarted);
-        unstarted.extend(jobs);
-        self.unstarted_len.store(unstarted.len(), Ordering::SeqCst);
+        self.unstarted.publish(jobs);
     }
 
     #[inline(always)]
     pub(crate) fn unstarted_len(&self) -> usize {
-        self.unstarted_len.load(Ordering::SeqCst)
+        self.unstarted.len()
     }
 
     /// Takes the oldest unstarted dhagas: `share` of them at most, one at least if there is one.
     pub(crate) fn take_unstarted(&self, share: impl FnOnce(usize) -> usize, into: &mut VecDeque<Job>) -> usize {
-        if self.unstarted_len() == 0 {
-            return 0;
-        }
-        let mut unstarted = lock(&self.unstarted);
-        let count = share(unstarted.len()).max(1).min(unstarted.len());
-        into.extend(unstarted.drain(..count));
-        shrink_if_emptied(&mut unstarted);
-        self.unstarted_len.store(unstarted.len(), Ordering::SeqCst);
-        count
+        self.unstarted.take(share, into)
     }
 
     /// Sends a dhaga to start, which counts as load of this worker from now on.
@@ -269,6 +204,24 @@ impl Injector {
     }
 }
 
+impl Door for Injector {
+    fn unstarted_len(&self) -> usize {
+        self.unstarted.len()
+    }
+
+    fn is_asleep(&self) -> bool {
+        self.inbox.is_asleep()
+    }
+
+    fn rouse(&self) -> bool {
+        let roused = self.inbox.rouse();
+        if roused {
+            self.ring();
+        }
+        roused
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -296,7 +249,7 @@ mod tests {
         let (mut poll, injector) = injector();
         assert!(injector.push(wake(1)).is_ok());
         assert_eq!(rings(&mut poll), 0, "an awake worker needs no ring");
-        injector.fall_asleep();
+        injector.inbox.fall_asleep();
         assert!(injector.push(wake(2)).is_ok());
         assert_eq!(rings(&mut poll), 1);
         assert!(injector.push(wake(3)).is_ok());
@@ -310,20 +263,20 @@ mod tests {
             assert!(injector.push(wake(slot)).is_ok());
         }
         let mut drained = Vec::new();
-        injector.drain(&mut drained);
+        injector.inbox.drain(&mut drained);
         let slots: Vec<_> =
             drained.iter().map(|message| if let Message::Wake(id) = message { id.slot } else { 9 }).collect();
         assert_eq!(slots, [0, 1, 2]);
-        assert!(!injector.has_messages());
+        assert!(!injector.inbox.has_messages());
     }
 
     #[test]
     fn a_closed_injector_hands_messages_back() {
         let (_poll, injector) = injector();
         assert!(injector.push(wake(1)).is_ok());
-        assert!(!injector.close_if_empty(), "a message is left");
-        injector.drain(&mut Vec::new());
-        assert!(injector.close_if_empty());
+        assert!(!injector.inbox.close_if_empty(), "a message is left");
+        injector.inbox.drain(&mut Vec::new());
+        assert!(injector.inbox.close_if_empty());
         assert!(injector.push(wake(2)).is_err());
     }
 
@@ -336,14 +289,14 @@ mod tests {
             let (mut seen, mut batch) = (0, Vec::new());
             let mut events = mio::Events::with_capacity(8);
             while seen < MESSAGES {
-                injector.drain(&mut batch);
+                injector.inbox.drain(&mut batch);
                 seen += batch.drain(..).count();
-                injector.fall_asleep();
-                if !injector.has_messages() && seen < MESSAGES {
+                injector.inbox.fall_asleep();
+                if !injector.inbox.has_messages() && seen < MESSAGES {
                     poll.poll(&mut events, Some(Duration::from_secs(10))).expect("the poll lives");
                     assert!(!events.is_empty(), "a message came without a ring");
                 }
-                injector.get_up();
+                injector.inbox.get_up();
             }
         });
     }

@@ -6,13 +6,15 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
+use crate::audit::Audit;
+use crate::fork;
 use crate::job::Job;
 use crate::machine;
 use crate::overflow;
 use crate::park::{self, Unparker, WaitReason};
 use crate::reactor::Reactor;
 use crate::run_queue::{Injector, Message};
-use crate::scheduler::{Shared, Worker, run_worker, worker};
+use crate::scheduler::{Shared, Worker, in_forked_child, run_worker, worker};
 use crate::stack::{
     Guards, HighWater, STACK_BYTES_MAX, STACK_BYTES_MIN, StackPool, guards_here, protected_max, stacks_in,
 };
@@ -137,7 +139,10 @@ impl RuntimeBuilder {
     ///
     /// `InvalidInput`: no worker, more than 1024, a limit of no dhagas, or a stack that cannot be given. Otherwise what the
     /// kernel said when it was asked for a thread, an epoll, an eventfd or a core.
+    ///
+    /// `Unsupported`: this process was forked from one that had a runtime; see [`SpawnError::Forked`].
     pub fn build(self) -> io::Result<Runtime> {
+        fork::watch(in_forked_child)?;
         let cores = machine::cores();
         let workers = self.workers.unwrap_or(cores);
         let limit = Limit::new(self.tasks_max);
@@ -303,8 +308,9 @@ impl Runtime {
     ///
     /// # Panics
     ///
-    /// Inside a dhaga of this runtime.
+    /// Inside a dhaga of this runtime, and in a process that was forked from the one that built it.
     pub fn shutdown(mut self, grace: Duration) -> Result<(), ShutdownError> {
+        fork::assert_not_forked();
         self.stop(grace)
     }
 
@@ -363,6 +369,10 @@ impl Runtime {
 
 impl Drop for Runtime {
     fn drop(&mut self) {
+        if fork::check().is_err() {
+            // The threads are the parent's: here are only their names, and nothing to stop.
+            std::mem::forget(std::mem::take(&mut self.threads));
+        }
         if !self.threads.is_empty() {
             // It was logged.
             let _ = self.stop(SHUTDOWN_GRACE);
@@ -427,6 +437,26 @@ impl Ended {
     }
 }
 
+impl Runtime {
+    /// Asks each worker what it holds; `None` if one does not answer within `patience`. Blocks the OS thread.
+    #[doc(hidden)]
+    pub fn audit(&self, patience: Duration) -> Option<Audit> {
+        let shared = self.shared();
+        let answers: Option<Vec<(Audit, usize)>> = shared
+            .injectors()
+            .iter()
+            .map(|injector| {
+                let (sender, answer) = mpsc::channel();
+                injector.push(Message::Audit(sender)).ok()?;
+                answer.recv_timeout(patience).ok()
+            })
+            .collect();
+        let (counts, unused): (Vec<_>, Vec<_>) = answers?.into_iter().unzip();
+        let free = shared.credit() + unused.iter().sum::<usize>();
+        Some(Audit { reserved: shared.tasks_max.saturating_sub(free), ..counts.into_iter().sum() })
+    }
+}
+
 type Door = io::Result<&'static Injector>;
 
 /// The life of a worker's OS thread.
@@ -485,6 +515,12 @@ pub enum SpawnError {
     ShuttingDown,
     /// The caller is a plain thread, or names a worker that is not there.
     NoWorker,
+    /// This process was forked from one that had a runtime, whose threads do not live here: only an exec is safe now. Start
+    /// programs with [`std::process::Command`], or fork before the first runtime is built.
+    Forked {
+        /// The process that built the runtime.
+        owner: u32,
+    },
 }
 
 impl std::fmt::Display for SpawnError {
@@ -502,6 +538,7 @@ impl std::fmt::Display for SpawnError {
             Self::NoWorker => f.write_str(
                 "this spawn needs a worker and was called on a plain thread; call it inside a dhaga, or use spawn",
             ),
+            Self::Forked { owner } => f.write_str(&fork::words(*owner)),
             Self::ShuttingDown => f.write_str("the runtime is being shut down and starts nothing more"),
         }
     }
@@ -532,6 +569,7 @@ pub(crate) fn submit(runtime: Option<&Runtime>, job: Job) -> Result<(), SpawnErr
 
 #[inline(never)]
 fn submit_from_outside(shared: &Shared, job: Job) -> Result<(), SpawnError> {
+    fork::check().map_err(|owner| SpawnError::Forked { owner })?;
     if shared.draw_credit(1) == 0 {
         return Err(SpawnError::TooMany { limit: shared.tasks_max });
     }

@@ -4,22 +4,25 @@
 //! the dhaga that one of its steps resumed.
 //!
 //! Nobody signals a worker that is awake: it looks at its injector once a turn. It sleeps in the poll only after it said
-//! so (see `run_queue`), so whoever pushes knows whether to ring.
+//! so (see `inbox`), so whoever pushes knows whether to ring.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::audit::Audit;
 use crate::context::Node;
 use crate::coroutine::{self, Outcome, Wake};
+use crate::fork;
 use crate::job::{Execution, Job};
 use crate::reactor::{OnReady, Reactor, Readiness, Report};
 use crate::ready_queue::ReadyQueue;
-use crate::run_queue::{Address, Doorbell, Injector, Message, shrink_if_emptied};
+use crate::run_queue::{Address, Doorbell, Injector, Message};
 use crate::stack::{Stack, StackError, StackPool};
 use crate::task::{State, Task, TaskId, TaskRef, TaskTable, WaitReason};
+use crate::thieves::{Thieves, shrink_if_emptied};
 use crate::timer::Timers;
 
 /// How long ready dhagas run before timers and sockets are looked at again: long against a switch (nanoseconds) and a
@@ -68,10 +71,7 @@ const CREDIT_LOT_MAX: usize = 256;
 pub(crate) struct Shared {
     /// The doors of all workers, in their order; filled once all have started.
     pub(crate) injectors: std::sync::OnceLock<Box<[&'static Injector]>>,
-    /// Workers in, or on their way into, a blocking poll.
-    asleep: AtomicUsize,
-    /// A worker was woken to steal and has not looked yet.
-    is_searching: AtomicBool,
+    thieves: Thieves,
     /// Workers whose loop has ended.
     ended: AtomicUsize,
     /// Dhagas that may still be spawned.
@@ -87,8 +87,7 @@ impl Shared {
     pub(crate) fn new(workers: usize, tasks_max: usize, stack_bytes: usize, dozes: bool) -> Self {
         Self {
             injectors: std::sync::OnceLock::new(),
-            asleep: AtomicUsize::new(0),
-            is_searching: AtomicBool::new(false),
+            thieves: Thieves::new(),
             ended: AtomicUsize::new(0),
             credit: AtomicUsize::new(tasks_max),
             workers,
@@ -112,6 +111,10 @@ impl Shared {
         drawn
     }
 
+    pub(crate) fn credit(&self) -> usize {
+        self.credit.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn return_credit(&self, count: usize) {
         self.credit.fetch_add(count, Ordering::Relaxed);
     }
@@ -133,15 +136,8 @@ impl Shared {
         self.injectors().iter().any(|injector| injector.unstarted_len() > 0)
     }
 
-    /// Wakes a sleeping worker to steal, unless one is on its way already. Who steals and leaves work behind calls this
-    /// again, so that a burst wakes the workers in a chain.
     fn wake_thief(&self) {
-        if self.asleep.load(Ordering::SeqCst) == 0 || self.is_searching.swap(true, Ordering::SeqCst) {
-            return;
-        }
-        if !self.injectors().iter().any(|injector| injector.rouse()) {
-            self.is_searching.store(false, Ordering::SeqCst);
-        }
+        self.thieves.wake_one(self.injectors().iter().copied());
     }
 }
 
@@ -225,6 +221,13 @@ pub(crate) fn current_task() -> Option<TaskRef> {
     WORKER.get()?.current.get()
 }
 
+/// In the child of a fork: the dhaga that forked goes no further than its next wait (see `fork`).
+pub(crate) extern "C" fn in_forked_child() {
+    if let Some(task) = current_task() {
+        task.is_unwinding.set(true);
+    }
+}
+
 /// Makes this OS thread a worker and runs its loop until the runtime has stopped and every dhaga has ended.
 pub(crate) fn run_worker(worker: Worker) {
     // SAFETY: only the lifetime changes. The floors above use the reference while their own frames last, on this thread,
@@ -306,7 +309,7 @@ impl Worker {
     /// Step 1: what other threads want of this worker.
     fn drain_injector(&self) {
         let mut batch = self.inbox.take();
-        self.injector.drain(&mut batch);
+        self.injector.inbox.drain(&mut batch);
         for message in batch.drain(..) {
             match message {
                 Message::Wake(task) => self.unpark(task),
@@ -314,6 +317,8 @@ impl Worker {
                 Message::StartHere(job) => self.push_local(job),
                 Message::Forget(source) => self.forget(source),
                 Message::Stop => self.stop(),
+                // Whoever asked may have lost patience.
+                Message::Audit(answer) => drop(answer.send((self.audit(), self.credit.get()))),
             }
         }
         self.inbox.replace(batch);
@@ -502,7 +507,7 @@ impl Worker {
         loop {
             if self.turn_reactor(Some(Duration::ZERO)) > 0
                 || self.has_work()
-                || self.injector.has_messages()
+                || self.injector.inbox.has_messages()
                 || self.steal()
             {
                 return true;
@@ -518,17 +523,9 @@ impl Worker {
     fn sleep(&self) {
         self.trim_stacks();
         self.was_useful.set(false);
-        self.shared.asleep.fetch_add(1, Ordering::SeqCst);
-        self.injector.fall_asleep();
-        // Looked at again now that pushers see the sleeper; see `run_queue` for the protocol.
-        if self.injector.has_messages() || self.shared.has_unstarted() {
-            self.turn_reactor(Some(Duration::ZERO));
-        } else {
-            self.turn_reactor(self.until_next_deadline());
-        }
-        self.injector.get_up();
-        self.shared.asleep.fetch_sub(1, Ordering::SeqCst);
-        self.shared.is_searching.store(false, Ordering::SeqCst);
+        let may_block = self.shared.thieves.fall_asleep(&self.injector.inbox, self.shared.injectors().iter().copied());
+        self.turn_reactor(if may_block { self.until_next_deadline() } else { Some(Duration::ZERO) });
+        self.shared.thieves.get_up(&self.injector.inbox);
         self.steal();
     }
 
@@ -622,6 +619,21 @@ impl Worker {
             }
         }
         false
+    }
+}
+
+impl Worker {
+    fn audit(&self) -> Audit {
+        let reserve = usize::from(self.reserve.borrow().is_some());
+        Audit {
+            tasks: self.tasks.borrow().len(),
+            unstarted: self.fresh.borrow().len() + self.local.borrow().len() + self.injector.unstarted_len(),
+            stacks: self.stacks.borrow().stats().in_use - reserve,
+            timers: self.timers.borrow().len(),
+            sources: self.reactor.borrow().len(),
+            at_end: self.at_end.borrow().len(),
+            reserved: 0,
+        }
     }
 }
 
@@ -781,6 +793,7 @@ impl Worker {
 
     #[inline(always)]
     fn end(&self, task: TaskRef) {
+        fork::abort_if_forked();
         let stack = self.tasks.borrow_mut().remove(task);
         self.stacks.borrow_mut().give_back(stack);
         self.keep_reserve();
@@ -1002,13 +1015,15 @@ impl Worker {
     fn stop(&self) {
         self.is_stopping.set(true);
         let live: Vec<_> = self.tasks.borrow().live().map(|task| task.id()).collect();
-        if cfg!(panic = "unwind") {
-            live.into_iter().for_each(|id| self.unwind(id));
-        }
+        live.into_iter().for_each(|id| self.unwind(id));
     }
 
-    /// Throws in a dhaga at its next wait, or in the one in which it is parked.
+    /// Throws in a dhaga at its next wait, or in the one in which it is parked. Where panics abort, so would a throw: there
+    /// the dhaga goes on.
     pub(crate) fn unwind(&self, id: TaskId) {
+        if cfg!(panic = "abort") {
+            return;
+        }
         let Some(task) = self.tasks.borrow().get(id) else { return };
         task.is_unwinding.set(true);
         if let State::Parked(_) = task.state.get() {
@@ -1019,7 +1034,7 @@ impl Worker {
     }
 
     fn is_finished(&self) -> bool {
-        self.is_empty_and_stopping() && !self.has_work() && self.injector.close_if_empty()
+        self.is_empty_and_stopping() && !self.has_work() && self.injector.inbox.close_if_empty()
     }
 
     fn is_empty_and_stopping(&self) -> bool {

@@ -164,7 +164,6 @@ impl<T: Copy> Timers<T> {
     }
 
     /// How many timers are armed.
-    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.len
     }

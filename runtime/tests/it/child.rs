@@ -3,6 +3,7 @@
 use std::process::{Command, Output, abort};
 use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
 use crate::common::DEADLINE;
 
@@ -16,12 +17,12 @@ pub const THREAD_BYTES: u64 = 64 << 20;
 /// Runs one test of this binary again, in a child, with `body` instead of what follows the call. `None` in the child,
 /// which is to return.
 pub fn run(test: &str, body: impl FnOnce()) -> Option<Output> {
-    run_with_threads(test, 2 << 20, body)
+    run_with_threads(test, DEADLINE, 2 << 20, body)
 }
 
-fn run_with_threads(test: &str, stack_bytes: u64, body: impl FnOnce()) -> Option<Output> {
+fn run_with_threads(test: &str, limit: Duration, stack_bytes: u64, body: impl FnOnce()) -> Option<Output> {
     if std::env::var(CHILD).is_ok_and(|child| child == test) {
-        abort_at_deadline();
+        abort_after(limit);
         body();
         return None;
     }
@@ -38,9 +39,14 @@ pub fn succeeds(test: &str, body: impl FnOnce()) {
     check_success(run(test, body));
 }
 
+/// As [`succeeds`], for a body that needs longer than others.
+pub fn succeeds_in(test: &str, limit: Duration, body: impl FnOnce()) {
+    check_success(run_with_threads(test, limit, 2 << 20, body));
+}
+
 /// As [`succeeds`], with threads of [`THREAD_BYTES`].
 pub fn succeeds_with_large_threads(test: &str, body: impl FnOnce()) {
-    check_success(run_with_threads(test, THREAD_BYTES, body));
+    check_success(run_with_threads(test, DEADLINE, THREAD_BYTES, body));
 }
 
 fn check_success(output: Option<Output>) {
@@ -67,12 +73,12 @@ macro_rules! name_of {
 }
 pub(crate) use name_of;
 
-fn abort_at_deadline() {
+fn abort_after(limit: Duration) {
     let (started, has_started) = mpsc::channel();
     thread::spawn(move || {
         started.send(()).expect("the test waits");
-        thread::sleep(DEADLINE);
-        eprintln!("the child is still running after {DEADLINE:?}");
+        thread::sleep(limit);
+        eprintln!("the child is still running after {limit:?}");
         abort();
     });
     // A thread that starts while the body takes memory or descriptors away would abort in std.
