@@ -122,12 +122,12 @@ impl Parked {
             thread::sleep(Duration::from_millis(20));
         }
         progress.finish_and_clear();
-        Ok(root.join()?)
+        Ok(root.join()??)
     }
 }
 
 /// Runs on the only worker, so that it goes on when the last one has parked and not before.
-fn park_all(count: usize, started: &Arc<AtomicUsize>) -> Parked {
+fn park_all(count: usize, started: &Arc<AtomicUsize>) -> Result<Parked, &'static str> {
     let (release, released) = channel::bounded::<()>(1);
     let (last_started, all_started) = channel::bounded::<()>(1);
     let step = count.div_ceil(SAMPLES);
@@ -153,8 +153,11 @@ fn park_all(count: usize, started: &Arc<AtomicUsize>) -> Parked {
         .collect();
     let spawning = began.elapsed();
     let surplus = Builder::new().spawn(|| ()).map(JoinHandle::detach);
-    all_started.recv().expect("the last one starts");
-    Parked { handles, release, addresses, spawning, starting: began.elapsed() - spawning, surplus }
+    drop(last_started);
+    // An error if it never ran, and was dropped.
+    let last = all_started.recv();
+    last.map_err(|_| "address space or mappings do not suffice: the last one got no stack and never ran")
+        .map(|()| Parked { handles, release, addresses, spawning, starting: began.elapsed() - spawning, surplus })
 }
 
 /// Whether the channel was closed, which is how all of them are let go.
@@ -223,7 +226,7 @@ fn overflow_the_last(count: usize) -> Outcome<()> {
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
     let runtime = Runtime::builder().workers(1).tasks_max(2 * count + 1024).build()?;
     let started = Arc::new(AtomicUsize::new(0));
-    let _parked = runtime.spawn(move || park_all(count, &started)).join()?;
+    let _parked = runtime.spawn(move || park_all(count, &started)).join()??;
     let deep = Builder::new().name("the last one").spawn_on(&runtime, || recurse(black_box(u64::MAX)))?;
     Err(format!("a stack without an end: {:?}", deep.join().is_ok()).into())
 }
