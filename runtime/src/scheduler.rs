@@ -173,6 +173,8 @@ pub(crate) struct Worker {
     timers: RefCell<Timers<TaskId>>,
     reactor: RefCell<Reactor>,
     stacks: RefCell<StackPool>,
+    /// Dhagas that got no stack.
+    refused: Cell<u64>,
     /// A stack for dropping what gets none.
     reserve: RefCell<Option<Stack>>,
     /// When to trim stacks; `None` while there are none to trim.
@@ -272,6 +274,7 @@ impl Worker {
             timers: RefCell::new(Timers::new(now())),
             reactor: RefCell::new(reactor),
             stacks: RefCell::new(stacks),
+            refused: Cell::new(0),
             reserve: RefCell::default(),
             trim_due: Cell::new(None),
             spare_stacks: Cell::new(usize::MAX),
@@ -757,7 +760,17 @@ impl Worker {
     /// it is user code too, so it gets the stack that was kept for this.
     #[cold]
     fn refuse(&self, job: Job, error: &StackError) {
-        log::error!("dhaga {:?} spawned at {} never ran: {error}", job.label().display_name(), job.label().site);
+        let refused = self.refused.get() + 1;
+        self.refused.set(refused);
+        // A burst of them is a burst of one kind: the 1st, 2nd, 4th, 8th ... tells of all.
+        if refused.is_power_of_two() {
+            let label = job.label();
+            log::error!(
+                "dhaga {:?} spawned at {} never ran, as {refused} of this worker by now: {error}",
+                label.display_name(),
+                label.site
+            );
+        }
         match self.reserve.take() {
             Some(stack) => self.start_on(stack, job, Job::discard),
             None => {
