@@ -9,11 +9,15 @@
 //! | `idle_connections` | what does an idle connection cost the server in memory? |
 //! | `switch`, `spawn` | what does it take to wait and be woken, to start and to join? |
 //! | `memory` | what does a parked dhaga take? |
+//! | `runtime_table` | how do the runtimes compare inside a process? `runtime_row` is its child |
 //!
 //! Each prints its options with `--help`. The modules, lowest first:
 
+pub mod contender;
 pub mod machine;
 pub mod payload;
+pub mod spread;
+
 pub mod sample;
 pub mod wire;
 
@@ -27,7 +31,31 @@ pub mod dial;
 pub mod server_use;
 pub mod window;
 
+pub mod parked;
+pub mod runtime_work;
+
+pub mod bare_work;
+pub mod dhaga_work;
+pub mod thread_work;
+
+#[cfg(feature = "rivals")]
+pub mod may_work;
+#[cfg(feature = "rivals")]
+pub mod tokio_work;
+
 pub mod child;
 pub mod pairs;
+pub mod programs;
+pub mod progress;
 pub mod rows;
 pub mod table;
+pub mod text_table;
+
+pub mod facts;
+#[cfg(feature = "rivals")]
+pub mod plot;
+#[cfg(feature = "rivals")]
+pub mod section;
+
+#[cfg(feature = "rivals")]
+pub mod runtime_results;

@@ -2,8 +2,9 @@
 
 use std::fmt::Write;
 
-use crate::pairs::{Comparison, Runs, Spread};
+use crate::pairs::{Comparison, Runs};
 use crate::rows::{Goal, Limit};
+use crate::spread::Spread;
 use crate::window::Report;
 
 /// The line above all comparisons.
