@@ -12,7 +12,8 @@ use clap::{Args, Parser, Subcommand};
 use dhaga_benches::child::Hidden;
 use dhaga_benches::pairs::{Comparison, Contestant, Course};
 use dhaga_benches::rows::{ECHO, RPC, Row};
-use dhaga_benches::{programs, progress, server_use, table};
+use dhaga_benches::server_use::Counter;
+use dhaga_benches::{programs, progress, table};
 
 /// Compares servers by alternating runs: server on one processor, load on another.
 ///
@@ -84,7 +85,7 @@ struct Common {
     /// The load's processor.
     #[arg(long, default_value_t = 1)]
     load_cpu: usize,
-    /// Count the servers' system calls per request too, by strace, in a run of its own.
+    /// Count the servers' system calls per request too, by perf or else strace, in a run of its own.
     #[arg(long)]
     syscalls: bool,
     /// Write every single run to this file.
@@ -176,16 +177,16 @@ impl Common {
         if self.rounds < 10 {
             eprintln!("fewer than ten rounds: take the result for a glance");
         }
-        let syscalls = self.syscalls && server_use::strace_is_installed();
+        let syscalls = self.syscalls && Counter::find().is_some();
         if self.syscalls && !syscalls {
-            eprintln!("strace not installed: system calls are not counted");
+            eprintln!("neither perf nor strace works here: system calls are not counted");
         }
         Course {
             rounds: usize::from(self.rounds),
             seconds: self.seconds,
             warm_up_seconds: self.warm_up_seconds,
-            server_cpu: self.server_cpu,
-            load_cpu: self.load_cpu,
+            server_cpu: Some(self.server_cpu),
+            load_cpu: Some(self.load_cpu),
             syscalls,
         }
     }

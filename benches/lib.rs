@@ -10,6 +10,7 @@
 //! | `switch`, `spawn` | what does it take to wait and be woken, to start and to join? |
 //! | `memory` | what does a parked dhaga take? |
 //! | `runtime_table` | how do the runtimes compare inside a process? `runtime_row` is its child |
+//! | `echo_table` | how do the runtimes compare as echo servers? `rival_echo` is the rivals' server |
 //!
 //! Each prints its options with `--help`. The modules, lowest first:
 
@@ -57,5 +58,7 @@ pub mod plot;
 #[cfg(feature = "rivals")]
 pub mod section;
 
+#[cfg(feature = "rivals")]
+pub mod echo_results;
 #[cfg(feature = "rivals")]
 pub mod runtime_results;

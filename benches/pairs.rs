@@ -42,10 +42,10 @@ pub struct Course {
     pub seconds: f64,
     /// The time before it.
     pub warm_up_seconds: f64,
-    /// The servers' processor.
-    pub server_cpu: usize,
-    /// The load's processor.
-    pub load_cpu: usize,
+    /// The servers' processor, where it is to be one.
+    pub server_cpu: Option<usize>,
+    /// The load's processor, where it is to be one.
+    pub load_cpu: Option<usize>,
     /// Whether one more run of each counts system calls.
     pub syscalls: bool,
 }
@@ -158,24 +158,29 @@ impl Course {
     }
 
     fn run_once(&self, load: &str, contestant: &Contestant, counting: Counting) -> io::Result<Report> {
-        let address = free_address()?;
-        let mut server = Running::start_server(&filled(&contestant.command, address), Some(self.server_cpu))?;
-        wait_until_listening(&mut server, address).map_err(|error| naming(&contestant.name, &error))?;
-        let load = Running::start_load(&self.load_command(load, address, server.pid(), counting), Some(self.load_cpu))?;
-        let answer = load.answer(self.run_max()).map_err(|error| naming(&contestant.name, &error))?;
+        let options = self.load_options(counting);
+        let answer = self.answer_of(&format!("{load} --server-pid {{pid}} {options}"), contestant)?;
         Ok(serde_json::from_str(&answer)?)
     }
 
-    fn load_command(&self, load: &str, address: SocketAddr, server_pid: u32, counting: Counting) -> Vec<String> {
-        let mut command = filled(&words(load), address);
-        command.extend(words(&format!(
-            "--json --server-pid {server_pid} --seconds {} --warm-up-seconds {}",
-            self.seconds, self.warm_up_seconds
-        )));
-        if let Counting::SystemCalls = counting {
-            command.push("--syscalls".to_owned());
-        }
-        command
+    /// Starts the contestant and then `load`, in whose arguments `{addr}` and `{pid}` stand for the server, and returns what
+    /// the load prints.
+    ///
+    /// # Errors
+    ///
+    /// When the server does not start, or the load fails or takes too long.
+    pub fn answer_of(&self, load: &str, contestant: &Contestant) -> io::Result<String> {
+        let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", contestant.name));
+        let address = free_address()?;
+        let mut server = Running::start_server(&filled(&contestant.command, address), self.server_cpu)?;
+        wait_until_listening(&mut server, address).map_err(named)?;
+        let load = load.replace("{pid}", &server.pid().to_string());
+        Running::start_load(&filled(&words(&load), address), self.load_cpu)?.answer(self.run_max()).map_err(named)
+    }
+
+    fn load_options(&self, counting: Counting) -> String {
+        let syscalls = if let Counting::SystemCalls = counting { "--syscalls" } else { "" };
+        format!("--json --seconds {} --warm-up-seconds {} {syscalls}", self.seconds, self.warm_up_seconds)
     }
 
     fn run_max(&self) -> Duration {
@@ -210,10 +215,6 @@ fn wait_until_listening(server: &mut Running, address: SocketAddr) -> io::Result
         sleep(Duration::from_millis(10));
     }
     Ok(())
-}
-
-fn naming(name: &str, error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("{name}: {error}"))
 }
 
 fn words(command: &str) -> Vec<String> {

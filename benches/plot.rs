@@ -139,9 +139,8 @@ impl Panel {
             line(svg, (x, first - 4.0), (x, bottom), &format!("stroke=\"{GRID}\""));
             text(svg, (x, bottom + 13.0), Style { size: 10.0, colour: FAINT_INK, anchor: "middle" }, &label);
         }
-        for (index, bar) in self.bars.iter().enumerate() {
-            bar.draw(svg, from, first + BAR_PITCH * index as f64, &axis);
-        }
+        let tops = (0..).map(|index| first + BAR_PITCH * f64::from(index));
+        self.bars.iter().zip(tops.clone()).for_each(|(bar, top)| bar.draw(svg, from, top, &axis));
         if let Some((goal, label)) = &self.goal {
             let x = from + axis.length(*goal);
             line(
@@ -152,6 +151,8 @@ impl Panel {
             );
             text(svg, (x, first - 9.0), Style { size: 11.0, colour: GOAL, anchor: "middle" }, label);
         }
+        // After the goal's line, which may run through them.
+        self.bars.iter().zip(tops).for_each(|(bar, top)| bar.annotate(svg, from, top, &axis));
     }
 }
 
@@ -159,7 +160,7 @@ impl Bar {
     fn draw(&self, svg: &mut String, left: f64, top: f64, axis: &Axis) {
         let baseline = top + BAR_HEIGHT * 0.75;
         text(svg, (left - 8.0, baseline), Style { size: 12.5, colour: INK, anchor: "end" }, &self.label);
-        let length = if self.value.is_finite() { axis.length(self.value).max(2.0) } else { 0.0 };
+        let length = self.length(axis);
         if length > 0.0 {
             writeln!(
                 svg,
@@ -168,8 +169,17 @@ impl Bar {
             )
             .expect(STRINGS_TAKE_ALL);
         }
+    }
+
+    /// The value behind its end.
+    fn annotate(&self, svg: &mut String, left: f64, top: f64, axis: &Axis) {
+        let length = self.length(axis);
         let style = Style { size: 12.0, colour: if length > 0.0 { INK } else { FAINT_INK }, anchor: "start" };
-        text(svg, (left + length + 5.0, baseline), style, &self.note);
+        text(svg, (left + length + 5.0, top + BAR_HEIGHT * 0.75), style, &self.note);
+    }
+
+    fn length(&self, axis: &Axis) -> f64 {
+        if self.value.is_finite() { axis.length(self.value).max(2.0) } else { 0.0 }
     }
 }
 
@@ -254,7 +264,8 @@ fn text(svg: &mut String, (x, y): (f64, f64), style: Style, content: &str) {
     let Style { size, colour, anchor } = style;
     writeln!(
         svg,
-        "<text x=\"{x:.1}\" y=\"{y:.1}\" font-size=\"{size}\" fill=\"{colour}\" text-anchor=\"{anchor}\">{escaped}</text>"
+        "<text x=\"{x:.1}\" y=\"{y:.1}\" font-size=\"{size}\" fill=\"{colour}\" text-anchor=\"{anchor}\" \
+         paint-order=\"stroke\" stroke=\"#ffffff\" stroke-width=\"3\">{escaped}</text>"
     )
     .expect(STRINGS_TAKE_ALL);
 }

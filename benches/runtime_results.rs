@@ -8,7 +8,7 @@ use crate::plot::{Bar, Panel, Plot, Scale};
 use crate::runtime_work::Work;
 use crate::section::Section;
 use crate::spread::Spread;
-use crate::text_table::{TextTable, figure};
+use crate::text_table::{NONE, TextTable, figure};
 
 /// All rows.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -73,9 +73,15 @@ impl RuntimeRow {
         Spread::of_ratios(self.runs[0].values.iter().copied(), self.again.iter().copied())
     }
 
+    /// To park a fresh one shall take no longer than Go does, whatever that is here.
+    fn goal_value(&self) -> Option<f64> {
+        let gos = (self.work == Work::Park).then(|| self.median(Contender::Go));
+        self.work.goal().or(gos).filter(|goal| goal.is_finite())
+    }
+
     fn goal(&self) -> String {
-        let Some(goal) = self.work.goal() else {
-            return "–".to_owned();
+        let Some(goal) = self.goal_value() else {
+            return NONE.to_owned();
         };
         let met = self.median(Contender::Dhaga) <= goal;
         format!("≤ {} {}", figure(goal), if met { "met" } else { "missed" })
@@ -98,8 +104,8 @@ impl RuntimeRow {
         };
         Panel {
             title: format!("{}, {}", self.work.title(), self.work.unit()),
-            bars: COLUMNS.iter().map(bar).collect(),
-            goal: self.work.goal().map(|goal| (goal, format!("goal {}", figure(goal)))),
+            bars: COLUMNS.iter().map(bar).filter(|bar| bar.value.is_finite() || bar.note != NONE).collect(),
+            goal: self.goal_value().map(|goal| (goal, format!("goal {}", goal.round()))),
             scale: Scale::Logarithmic,
         }
     }

@@ -17,6 +17,7 @@ use dhaga_benches::programs::{GO_NOT_FOUND, beside, build_go};
 use dhaga_benches::progress;
 use dhaga_benches::runtime_results::{RuntimeResults, RuntimeRow, RuntimeRuns};
 use dhaga_benches::runtime_work::Work;
+use dhaga_benches::text_table::NONE;
 
 /// Compares dhaga with Go, tokio, may and threads inside a process, by alternating runs on one core.
 ///
@@ -152,7 +153,7 @@ impl Commands {
         let answer = Running::start_load(&command, Some(self.cpu))?.answer(RUN_MAX);
         let answer = answer.map_err(|error| naming(work, contender, &error))?;
         let value: f64 = answer.trim().parse().map_err(io::Error::other)?;
-        Ok(if value.is_nan() { Measured::Nothing("–") } else { Measured::Value(value) })
+        Ok(if value.is_nan() { Measured::Nothing(NONE) } else { Measured::Value(value) })
     }
 
     fn command(&self, work: Work, contender: Contender) -> Option<Vec<String>> {

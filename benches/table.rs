@@ -61,7 +61,8 @@ fn medians(runs: &Runs) -> String {
     )
 }
 
-fn limit_that_counts(comparison: &Comparison, against: Limit) -> usize {
+/// Which contestant is the limit that a goal is held against.
+pub fn limit_that_counts(comparison: &Comparison, against: Limit) -> usize {
     const BLOCKING: usize = 1;
     const DOZING: usize = 2;
     let rate_of = |index: usize| comparison.contestants[index].median(rate);
@@ -71,7 +72,8 @@ fn limit_that_counts(comparison: &Comparison, against: Limit) -> usize {
     }
 }
 
-fn verdict(comparison: &Comparison, limit: usize, goal: &Goal) -> String {
+/// Whether the first contestant meets the goal.
+pub fn verdict(comparison: &Comparison, limit: usize, goal: &Goal) -> String {
     let mut text = doubt(comparison, limit).to_owned();
     text += &judged("rate >=", goal.rate_min, comparison.ratio(limit, rate).median >= goal.rate_min);
     if let Some(cpu_max) = goal.cpu_max {

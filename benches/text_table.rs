@@ -58,17 +58,25 @@ fn markdown_line(cells: &[String]) -> String {
     format!("| {} |\n", cells.iter().map(|cell| cell.replace('|', "\\|")).collect::<Vec<_>>().join(" | "))
 }
 
+/// What stands where there is no figure.
+pub const NONE: &str = "–";
+
 /// A figure with as many digits as say something: three, or all that are before the point.
 pub fn figure(value: f64) -> String {
     match value.abs() {
-        _ if !value.is_finite() => "–".to_owned(),
-        size if size >= 100.0 => grouped(value.round() as i64),
+        _ if !value.is_finite() => NONE.to_owned(),
+        size if size >= 99.95 => grouped(value.round() as i64),
         size if size >= 10.0 => format!("{value:.1}"),
         _ => format!("{value:.2}"),
     }
 }
 
-/// Groups of three digits, as `12 345`.
+/// A number of things, in groups of three digits.
+pub fn count(things: usize) -> String {
+    grouped(i64::try_from(things).unwrap_or(i64::MAX))
+}
+
+/// As `12 345`.
 fn grouped(value: i64) -> String {
     let digits = value.unsigned_abs().to_string();
     let mut text = if value < 0 { "-".to_owned() } else { String::new() };

@@ -34,7 +34,7 @@ pub struct Window {
     /// The server's process: adds its processor time in the measured time to the report.
     #[arg(long, value_name = "PID")]
     server_pid: Option<u32>,
-    /// Count the server's system calls by strace. The rate then means nothing.
+    /// Count the server's system calls, by perf, or else by strace, with which the rate means nothing.
     #[arg(long, requires = "server_pid")]
     syscalls: bool,
     /// Print the report as one line of JSON.
