@@ -113,8 +113,8 @@ impl EchoRow {
         let is_shown = |index: usize| index == limit || !matches!(index, 1 | 2);
         let bar = |index: usize| {
             let (contender, runs) = (self.contenders[index], &self.comparison.contestants[index]);
-            let label = if index == limit { Contender::Bare.name() } else { contender.name() };
-            Bar::new(label, contender.colour(), runs.median(&value))
+            let shown = if index == limit { Contender::Bare } else { contender };
+            Bar::new(shown.name(), shown.colour(), runs.median(&value))
         };
         let of_limit = |times: f64| times * self.comparison.contestants[limit].median(&value);
         Panel {
@@ -122,6 +122,7 @@ impl EchoRow {
             bars: (0..self.contenders.len()).filter(|&index| is_shown(index)).map(bar).collect(),
             goal: goal.map(|times| (of_limit(times), format!("goal {times} × limit"))),
             scale,
+            reach: Vec::new(),
         }
     }
 }
@@ -176,7 +177,7 @@ impl EchoResults {
             },
             Plot {
                 name: "echo_p99",
-                title: "TCP echo, 99th percentile in ms".to_owned(),
+                title: "TCP echo, 99th percentile in ms, and memory".to_owned(),
                 subtitle: "In a closed loop at full load. Shorter is better; the scale is logarithmic.".to_owned(),
                 panels: latency,
             },
@@ -193,6 +194,7 @@ impl EchoResults {
             bars: self.memory.iter().map(bar).collect(),
             goal: Some((MEMORY_GOAL, format!("goal {}", figure(MEMORY_GOAL)))),
             scale: Scale::Linear,
+            reach: Vec::new(),
         }
     }
 }

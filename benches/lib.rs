@@ -11,6 +11,8 @@
 //! | `memory` | what does a parked dhaga take? |
 //! | `runtime_table` | how do the runtimes compare inside a process? `runtime_row` is its child |
 //! | `echo_table` | how do the runtimes compare as echo servers? `rival_echo` is the rivals' server |
+//! | `long_tail` | how late are the others, when 1 % of requests are slow? `tail_server` answers, `load_open` asks |
+//! | `report` | all three, and the page docs/benchmarks.md |
 //!
 //! Each prints its options with `--help`. The modules, lowest first:
 
@@ -34,6 +36,7 @@ pub mod window;
 
 pub mod parked;
 pub mod runtime_work;
+pub mod tail_work;
 
 pub mod bare_work;
 pub mod dhaga_work;
@@ -62,3 +65,5 @@ pub mod section;
 pub mod echo_results;
 #[cfg(feature = "rivals")]
 pub mod runtime_results;
+#[cfg(feature = "rivals")]
+pub mod tail_results;

@@ -34,6 +34,8 @@ pub struct Panel {
     pub goal: Option<(f64, String)>,
     /// How lengths stand for values.
     pub scale: Scale,
+    /// More values that the axis shall reach, so that several panels can have the same.
+    pub reach: Vec<f64>,
 }
 
 /// One contender's value.
@@ -193,8 +195,15 @@ struct Axis {
 impl Axis {
     fn of(panel: &Panel) -> Axis {
         let goal = panel.goal.as_ref().map(|(value, _)| *value);
-        let values =
-            || panel.bars.iter().map(|bar| bar.value).chain(goal).filter(|value| value.is_finite() && *value > 0.0);
+        let values = || {
+            panel
+                .bars
+                .iter()
+                .map(|bar| bar.value)
+                .chain(goal)
+                .chain(panel.reach.iter().copied())
+                .filter(|value| value.is_finite() && *value > 0.0)
+        };
         let most = values().fold(f64::MIN_POSITIVE, f64::max);
         let least = values().fold(f64::INFINITY, f64::min).min(most);
         match panel.scale {
@@ -215,8 +224,13 @@ impl Axis {
     fn ticks(&self) -> Vec<(f64, String)> {
         match self.scale {
             Scale::Logarithmic => {
+                // Few decades need more than their powers of ten.
+                let times: &[f64] = if self.most / self.least < 100.0 { &[1.0, 2.0, 5.0] } else { &[1.0] };
                 let decades = std::iter::successors(Some(self.least), |value| Some(value * 10.0));
-                decades.take_while(|value| *value <= self.most).map(|value| (value, tick_label(value))).collect()
+                let ticks = decades
+                    .take_while(|value| *value <= self.most)
+                    .flat_map(|value| times.iter().map(move |times| value * times));
+                ticks.filter(|value| *value <= self.most).map(|value| (value, tick_label(value))).collect()
             }
             Scale::Linear => {
                 let step = round_step(self.most / 4.0);

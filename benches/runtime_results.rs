@@ -107,6 +107,7 @@ impl RuntimeRow {
             bars: COLUMNS.iter().map(bar).filter(|bar| bar.value.is_finite() || bar.note != NONE).collect(),
             goal: self.goal_value().map(|goal| (goal, format!("goal {}", goal.round()))),
             scale: Scale::Logarithmic,
+            reach: Vec::new(),
         }
     }
 }

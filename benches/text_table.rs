@@ -67,7 +67,8 @@ pub fn figure(value: f64) -> String {
         _ if !value.is_finite() => NONE.to_owned(),
         size if size >= 99.95 => grouped(value.round() as i64),
         size if size >= 10.0 => format!("{value:.1}"),
-        _ => format!("{value:.2}"),
+        size if size >= 1.0 || size == 0.0 => format!("{value:.2}"),
+        _ => format!("{value:.3}"),
     }
 }
 
@@ -100,6 +101,7 @@ mod tests {
         check(123.4, "123");
         check(12.34, "12.3");
         check(1.234, "1.23");
+        check(0.01234, "0.012");
         check(f64::NAN, "–");
     }
 
