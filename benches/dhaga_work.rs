@@ -24,14 +24,14 @@ pub fn measure(work: Work) -> io::Result<f64> {
     }
 }
 
-/// Runs `sample` in a dhaga of a runtime with one worker.
+/// Runs `measure` in a dhaga of a runtime with one worker.
 ///
 /// # Errors
 ///
 /// When the runtime cannot be built.
-pub fn in_one_worker(sample: impl FnOnce() -> Sample + Send + 'static) -> io::Result<Sample> {
+pub fn in_one_worker<T: Send + 'static>(measure: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
     let runtime = dhaga::Runtime::builder().workers(1).build()?;
-    Ok(runtime.spawn(sample).join().expect("a measurement does not panic"))
+    Ok(runtime.spawn(measure).join().expect("a measurement does not panic"))
 }
 
 fn nanos_of(work: Work) -> Sample {
@@ -40,7 +40,7 @@ fn nanos_of(work: Work) -> Sample {
         Work::Yield => yields(YIELDERS, dhaga::yield_now),
         Work::YieldDeep => yields(YIELDERS, yield_three_calls_deep),
         Work::Channel => channel_round_trip(),
-        Work::ChannelDeep => Sample::take(ROUND_TRIPS, || round_trips(recv_three_calls_deep)),
+        Work::ChannelDeep => Sample::take(ROUND_TRIPS, || round_trips(ROUND_TRIPS, recv_three_calls_deep)),
         Work::Timer => deadline_on_a_wait(),
         Work::Memory | Work::Park => unreachable!("these are no samples of time"),
     }
@@ -51,7 +51,12 @@ pub fn spawn_join(batch: usize) -> Sample {
     Sample::take(batch * SPAWN_BATCHES, || (0..SPAWN_BATCHES).for_each(|_| spawn_and_join(batch)))
 }
 
-fn spawn_and_join(count: usize) {
+/// Spawns so many small closures, and then joins them.
+///
+/// # Panics
+///
+/// Never: they do not panic.
+pub fn spawn_and_join(count: usize) {
     let handles: Vec<_> = (0..count).map(|value| dhaga::spawn(move || black_box(value))).collect();
     for handle in handles {
         handle.join().expect("a small closure cannot panic");
@@ -60,11 +65,18 @@ fn spawn_and_join(count: usize) {
 
 /// A yield, by so many dhagas in turn.
 pub fn yields(yielders: usize, give_way: impl Fn() + Copy + Send + 'static) -> Sample {
-    Sample::take(yielders * YIELDS, || {
-        let give_way_often = move || (0..YIELDS).for_each(|_| give_way());
-        let handles: Vec<_> = (0..yielders).map(|_| dhaga::spawn(give_way_often)).collect();
-        handles.into_iter().for_each(|handle| handle.join().expect("a yield cannot fail"));
-    })
+    Sample::take(yielders * YIELDS, || yield_in_turn(yielders, YIELDS, give_way))
+}
+
+/// Starts `yielders` that give way `yields` times each.
+///
+/// # Panics
+///
+/// Never: to give way cannot fail.
+pub fn yield_in_turn(yielders: usize, yields: usize, give_way: impl Fn() + Copy + Send + 'static) {
+    let give_way_often = move || (0..yields).for_each(|_| give_way());
+    let handles: Vec<_> = (0..yielders).map(|_| dhaga::spawn(give_way_often)).collect();
+    handles.into_iter().for_each(|handle| handle.join().expect("a yield cannot fail"));
 }
 
 /// A yield as deep as real code would have it.
@@ -86,20 +98,39 @@ pub fn yield_three_calls_deep() {
 
 /// There and back, two dhagas of one worker.
 pub fn channel_round_trip() -> Sample {
-    Sample::take(ROUND_TRIPS, || round_trips(|receiver| receiver.recv().ok()))
+    Sample::take(ROUND_TRIPS, || round_trips(ROUND_TRIPS, recv))
 }
 
 /// A round trip holds two waits, so a wait's share of the difference is half.
 fn deadline_on_a_wait() -> Sample {
-    let deadline = Instant::now() + Duration::from_secs(3600);
-    Sample::take_difference(
-        2 * ROUND_TRIPS,
-        || round_trips(|receiver| receiver.recv().ok()),
-        || round_trips(move |receiver| receiver.recv_deadline(deadline).ok()),
-    )
+    let timed = recv_before(far_off());
+    Sample::take_difference(2 * ROUND_TRIPS, || round_trips(ROUND_TRIPS, recv), || round_trips(ROUND_TRIPS, timed))
 }
 
-fn round_trips(receive: impl Fn(&Receiver<usize>) -> Option<usize> + Copy + Send + 'static) {
+/// To wait without a deadline.
+#[inline(always)]
+pub fn recv(receiver: &Receiver<usize>) -> Option<usize> {
+    receiver.recv().ok()
+}
+
+/// To wait with a deadline.
+#[inline(always)]
+pub fn recv_before(deadline: Instant) -> impl Fn(&Receiver<usize>) -> Option<usize> + Copy + Send + 'static {
+    #[inline(always)]
+    move |receiver| receiver.recv_deadline(deadline).ok()
+}
+
+/// A deadline that is not reached.
+pub fn far_off() -> Instant {
+    Instant::now() + Duration::from_secs(3600)
+}
+
+/// There and back, `count` times, with one value under way.
+///
+/// # Panics
+///
+/// When `receive` gives up.
+pub fn round_trips(count: usize, receive: impl Fn(&Receiver<usize>) -> Option<usize> + Copy + Send + 'static) {
     let (ask, asked) = channel::bounded(1);
     let (answer, answered) = channel::bounded(1);
     let echo = dhaga::spawn(move || {
@@ -107,7 +138,7 @@ fn round_trips(receive: impl Fn(&Receiver<usize>) -> Option<usize> + Copy + Send
             answer.send(value).expect("the asker waits for it");
         }
     });
-    for value in 0..ROUND_TRIPS {
+    for value in 0..count {
         ask.send(value).expect("the echo lives until we drop the sender");
         receive(&answered).expect("and answers each time");
     }

@@ -12,6 +12,7 @@
 //! | `runtime_table` | how do the runtimes compare inside a process? `runtime_row` is its child |
 //! | `echo_table` | how do the runtimes compare as echo servers? `rival_echo` is the rivals' server |
 //! | `long_tail` | how late are the others, when 1 % of requests are slow? `tail_server` answers, `load_open` asks |
+//! | `instructions` | has an operation become longer, counted in instructions? `instruction_ops` is its child |
 //! | `report` | all three, and the page docs/benchmarks.md |
 //!
 //! Each prints its options with `--help`. The modules, lowest first:
@@ -34,6 +35,7 @@ pub mod dial;
 pub mod server_use;
 pub mod window;
 
+pub mod instruction_work;
 pub mod parked;
 pub mod runtime_work;
 pub mod tail_work;

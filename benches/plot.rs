@@ -98,7 +98,7 @@ impl Plot {
     /// The file system's.
     pub fn write(&self, directory: &Path) -> io::Result<()> {
         let svg = self.svg();
-        fs::write(directory.join(self.name).with_extension("png"), png(&svg)?)?;
+        fs::write(directory.join(self.name).with_extension("png"), rasterized(&svg)?)?;
         fs::write(directory.join(self.name).with_extension("svg"), svg)
     }
 
@@ -110,7 +110,7 @@ impl Plot {
         let mut svg = format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" \
              height=\"{height}\" font-family=\"Ubuntu, 'DejaVu Sans', Arial, sans-serif\">\n\
-             <rect width=\"{width}\" height=\"{height}\" rx=\"8\" fill=\"#ffffff\"/>\n"
+             <rect width=\"{width}\" height=\"{height}\" fill=\"#ffffff\"/>\n"
         );
         text(&mut svg, (MARGIN, 38.0), Style { size: 22.0, colour: INK, anchor: "start" }, &self.title);
         text(&mut svg, (MARGIN, 62.0), Style { size: 13.0, colour: FAINT_INK, anchor: "start" }, &self.subtitle);
@@ -290,7 +290,7 @@ fn line(svg: &mut String, (x1, y1): (f64, f64), (x2, y2): (f64, f64), stroke: &s
 }
 
 /// With a font that a crate brings, so that the picture is the same on every machine.
-fn png(svg: &str) -> io::Result<Vec<u8>> {
+fn rasterized(svg: &str) -> io::Result<Vec<u8>> {
     let mut fonts = fontdb::Database::new();
     fonts.load_font_data(epaint_default_fonts::UBUNTU_LIGHT.to_vec());
     let family = fonts.faces().next().map(|face| face.families[0].0.clone()).unwrap_or_default();
@@ -301,5 +301,16 @@ fn png(svg: &str) -> io::Result<Vec<u8>> {
     let (width, height) = ((size.width() * PNG_SCALE).ceil() as u32, (size.height() * PNG_SCALE).ceil() as u32);
     let mut pixels = Pixmap::new(width, height).ok_or_else(|| io::Error::other("the picture has no size"))?;
     resvg::render(&tree, Transform::from_scale(PNG_SCALE, PNG_SCALE), &mut pixels.as_mut());
-    pixels.encode_png().map_err(io::Error::other)
+    compressed(&pixels)
+}
+
+/// Without an alpha channel, since the ground is opaque, and at the best compression: bars are few colours.
+fn compressed(pixels: &Pixmap) -> io::Result<Vec<u8>> {
+    let rgb: Vec<u8> = pixels.data().chunks_exact(4).flat_map(|pixel| &pixel[..3]).copied().collect();
+    let mut bytes = Vec::new();
+    let mut encoder = png::Encoder::new(&mut bytes, pixels.width(), pixels.height());
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.set_compression(png::Compression::Best);
+    encoder.write_header()?.write_image_data(&rgb)?;
+    Ok(bytes)
 }
