@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 pub enum Contender {
     /// Ours.
     Dhaga,
+    /// Ours, with the RPC library on top.
+    DhagaRpc,
     /// tokio's scheduler for one thread.
     Tokio,
     /// tokio's work-stealing scheduler.
@@ -34,6 +36,7 @@ impl Contender {
     pub fn name(self) -> &'static str {
         match self {
             Contender::Dhaga => "dhaga",
+            Contender::DhagaRpc => "dhaga-rpc",
             Contender::Tokio => "tokio",
             Contender::TokioMulti => "tokio (multi)",
             Contender::May => "may",
@@ -48,6 +51,7 @@ impl Contender {
     pub fn colour(self) -> &'static str {
         match self {
             Contender::Dhaga => "#d9480f",
+            Contender::DhagaRpc => "#ff922b",
             Contender::Tokio => "#1971c2",
             Contender::TokioMulti => "#74c0fc",
             Contender::May => "#2f9e44",

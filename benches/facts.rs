@@ -27,13 +27,12 @@ pub struct Facts {
 impl Facts {
     /// Of this machine, now.
     pub fn now(program: &str, rounds: usize) -> Facts {
-        let arguments: Vec<String> = std::env::args().skip(1).collect();
         let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
         Facts {
             date: said_by("date", &["-u", "+%F"]),
             machine: machine(),
             versions: versions(),
-            command: format!("{program} {}", arguments.join(" ")).trim_end().to_owned(),
+            command: format!("{program} {}", arguments().join(" ")).trim_end().to_owned(),
             rounds,
             load_before: load.split_whitespace().next().unwrap_or("unknown").to_owned(),
         }
@@ -48,12 +47,28 @@ impl Facts {
     }
 }
 
+/// Without the places of files, which change nothing of what is measured.
+fn arguments() -> Vec<String> {
+    let mut kept = Vec::new();
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        if ["--json", "--plots"].contains(&argument.as_str()) {
+            arguments.next();
+        } else {
+            kept.push(argument);
+        }
+    }
+    kept
+}
+
 fn machine() -> String {
     let processors = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = processors.lines().find_map(|line| line.strip_prefix("model name")?.split(": ").nth(1));
     let count = std::thread::available_parallelism().map_or(0, usize::from);
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    format!("{count} cores of {}, Linux {}", model.unwrap_or("an unnamed processor"), kernel.trim())
+    // What follows the number is the name of the one who built it.
+    let version = kernel.trim().split('-').next().unwrap_or_default();
+    format!("{count} cores of {}, Linux {version}", model.unwrap_or("an unnamed processor"))
 }
 
 fn versions() -> String {

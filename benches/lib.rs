@@ -21,6 +21,7 @@ pub mod contender;
 pub mod machine;
 pub mod payload;
 pub mod spread;
+pub mod tail_work;
 
 pub mod sample;
 pub mod wire;
@@ -33,12 +34,12 @@ pub mod event_loop;
 
 pub mod dial;
 pub mod server_use;
+pub mod tail_protocol;
 pub mod window;
 
 pub mod instruction_work;
 pub mod parked;
 pub mod runtime_work;
-pub mod tail_work;
 
 pub mod bare_work;
 pub mod dhaga_work;

@@ -7,8 +7,9 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use dhaga_benches::dial::{dial, echo_call, wrong_answer};
-use dhaga_benches::tail_work::{Kind, MESSAGE_BYTES};
+use dhaga_benches::dial::dial;
+use dhaga_benches::tail_protocol::Protocol;
+use dhaga_benches::tail_work::Kind;
 use dhaga_benches::window::{Load, Window, latency_histogram};
 use hdrhistogram::Histogram;
 use mio::net::TcpStream;
@@ -29,6 +30,9 @@ struct Options {
     /// for one, and its latency counts from when it was due.
     #[arg(long, default_value_t = 100)]
     connections: usize,
+    /// What the server speaks.
+    #[arg(long, value_enum, default_value = "raw")]
+    protocol: Protocol,
     /// Requests a second.
     #[arg(long, default_value_t = 10_000)]
     rate: u32,
@@ -58,9 +62,14 @@ struct Request {
 
 struct Connection {
     stream: TcpStream,
+    protocol: Protocol,
     asked: Request,
-    received_bytes: usize,
+    last_id: u32,
+    received: Vec<u8>,
 }
+
+/// A whole answer, and room to see that nothing follows.
+const BUFFER_BYTES: usize = 256;
 
 struct OpenLoad {
     poll: Poll,
@@ -80,12 +89,13 @@ impl OpenLoad {
         let poll = Poll::new()?;
         let schedule = Schedule::new(options);
         let mut connections = Vec::with_capacity(options.connections);
-        for stream in dial(options.window.addr, options.connections, |stream| echo_call(stream, &[0; MESSAGE_BYTES]))? {
+        let protocol = options.protocol;
+        for stream in dial(options.window.addr, options.connections, |stream| protocol.call(stream))? {
             stream.set_nonblocking(true)?;
             let mut stream = TcpStream::from_std(stream);
             poll.registry().register(&mut stream, Token(connections.len()), Interest::READABLE)?;
             let asked = Request { kind: Kind::Plain, due_at: schedule.next_at };
-            connections.push(Connection { stream, asked, received_bytes: 0 });
+            connections.push(Connection { stream, protocol, asked, last_id: 0, received: Vec::new() });
         }
         let timer = periodic_timer(schedule.interval)?;
         poll.registry().register(&mut SourceFd(&timer.as_raw_fd()), TIMER, Interest::READABLE)?;
@@ -165,28 +175,24 @@ impl Load for OpenLoad {
 impl Connection {
     fn send(&mut self, request: Request) -> io::Result<()> {
         self.asked = request;
-        let mut message = [b'.'; MESSAGE_BYTES];
-        message[0] = request.kind.byte();
+        self.last_id += 1;
+        let message = self.protocol.request(request.kind, self.last_id);
         // The socket is empty, since the last message is back.
-        if self.stream.write(&message)? == MESSAGE_BYTES { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+        if self.stream.write(&message)? == message.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
     }
 
     /// Reads once; returns whether the answer is whole.
     fn receive(&mut self) -> io::Result<bool> {
-        let mut buffer = [0; 2 * MESSAGE_BYTES];
-        let count = match self.stream.read(&mut buffer) {
+        let mut buffer = [0; BUFFER_BYTES];
+        match self.stream.read(&mut buffer) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(count) => count,
+            Ok(count) => self.received.extend_from_slice(&buffer[..count]),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
             Err(error) => return Err(error),
-        };
-        self.received_bytes += count;
-        if self.received_bytes > MESSAGE_BYTES {
-            return Err(wrong_answer("more bytes came back than were sent"));
         }
-        let whole = self.received_bytes == MESSAGE_BYTES;
+        let whole = self.protocol.is_whole(&self.received)?;
         if whole {
-            self.received_bytes = 0;
+            self.received.clear();
         }
         Ok(whole)
     }

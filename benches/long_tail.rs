@@ -101,7 +101,9 @@ fn entrants() -> io::Result<Vec<(Contender, Contestant)>> {
         let command = format!("{} --contender {} --addr {{addr}}", beside("tail_server")?, contender.option());
         Ok((contender, Contestant::new(contender.name(), &command)))
     };
-    let mut entrants = vec![rust(Contender::Dhaga)?, rust(Contender::TokioMulti)?];
+    let (with_rpc, server) = rust(Contender::DhagaRpc)?;
+    let rpc = (with_rpc, Contestant { load_options: "--protocol rpc", ..server });
+    let mut entrants = vec![rust(Contender::Dhaga)?, rpc, rust(Contender::TokioMulti)?];
     if let Some(go) = build_go("tail")? {
         let command = format!("env GOMAXPROCS=2 {go} {{addr}}");
         entrants.push((Contender::Go, Contestant::new(Contender::Go.name(), &command)));

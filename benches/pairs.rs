@@ -24,12 +24,14 @@ pub struct Contestant {
     pub name: String,
     /// Program and arguments.
     pub command: Vec<String>,
+    /// What its load needs besides, for example its protocol.
+    pub load_options: &'static str,
 }
 
 impl Contestant {
     /// Splits `command` at white space; there is no quoting.
     pub fn new(name: &str, command: &str) -> Contestant {
-        Contestant { name: name.to_owned(), command: words(command) }
+        Contestant { name: name.to_owned(), command: words(command), load_options: "" }
     }
 }
 
@@ -159,7 +161,8 @@ impl Course {
 
     fn run_once(&self, load: &str, contestant: &Contestant, counting: Counting) -> io::Result<Report> {
         let options = self.load_options(counting);
-        let answer = self.answer_of(&format!("{load} --server-pid {{pid}} {options}"), contestant)?;
+        let load = format!("{load} {} --server-pid {{pid}} {options}", contestant.load_options);
+        let answer = self.answer_of(&load, contestant)?;
         Ok(serde_json::from_str(&answer)?)
     }
 

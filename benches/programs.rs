@@ -59,9 +59,13 @@ pub fn build_go(name: &str) -> io::Result<Option<String>> {
         .arg(&built)
         .arg(format!("./{name}"))
         .current_dir(sources().join("go"))
+        // A toolchain that is too old shall say so, not fetch another.
+        .env("GOTOOLCHAIN", "local")
         .status()?;
     if !status.success() {
-        return Err(io::Error::other(format!("go build ./{name} failed")));
+        return Err(io::Error::other(format!(
+            "go build ./{name} failed; with too old a Go, run benches/install_go.sh"
+        )));
     }
     Ok(Some(built.display().to_string()))
 }

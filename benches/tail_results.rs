@@ -45,6 +45,8 @@ const WAIT_GOAL: f64 = 1.10;
 /// How much later than with the better rival the others may be, when 1 % of the requests compute.
 const COMPUTE_GOAL: f64 = 1.25;
 
+const RIVALS: [Contender; 2] = [Contender::TokioMulti, Contender::Go];
+
 impl TailCase {
     fn title(&self) -> &'static str {
         match self.slow {
@@ -60,7 +62,7 @@ impl TailCase {
     }
 
     fn best_rival(&self) -> f64 {
-        let rivals = self.contenders.iter().filter(|&&contender| contender != Contender::Dhaga);
+        let rivals = self.contenders.iter().filter(|contender| RIVALS.contains(contender));
         rivals.map(|&rival| self.p99(rival)).fold(f64::NAN, f64::min)
     }
 }
@@ -88,7 +90,7 @@ impl TailResults {
             "Two workers (`GOMAXPROCS=2`), {} connections, {} requests a second in an open loop: each is due at a fixed time, \
              and its latency counts from then. With 1 % that compute 5 ms this is 30 % of what two workers can do. Percentiles \
              are those of the *other* requests, medians over the rounds. The slow ones wait or compute in place, where their \
-             task runs; no runtime was told. The machine has two cores, which the load shares with the server; \
+             task runs; no runtime was told. dhaga-rpc answers the same as calls over MessagePack-RPC. The machine has two cores, which the load shares with the server; \
              *disturbed* is the time in which a worker could have run but another process, the load included, had its \
              processor. {priority}",
             count(self.connections),

@@ -6,14 +6,16 @@ use std::net::SocketAddr;
 
 use clap::Parser;
 use dhaga_benches::contender::Contender;
+use dhaga_benches::payload::Payload;
 use dhaga_benches::tail_work::{Kind, MESSAGE_BYTES, SLOW, compute};
 use dhaga_benches::{machine, tokio_work};
+use dhaga_rpc::{HandlerError, Server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// A server whose requests say in their first byte whether to wait or compute. Runs until it is killed.
 #[derive(Parser)]
 struct Options {
-    /// Whose runtime: dhaga or tokio-multi.
+    /// Whose runtime: dhaga, dhaga-rpc or tokio-multi.
     #[arg(long)]
     contender: Contender,
     /// Where to listen, for example 127.0.0.1:7000.
@@ -29,6 +31,7 @@ fn main() -> io::Result<()> {
     machine::raise_open_files()?;
     match options.contender {
         Contender::Dhaga => serve_dhaga(&options),
+        Contender::DhagaRpc => serve_rpc(&options),
         Contender::TokioMulti => tokio_work::multi_thread(options.workers)?.block_on(async move {
             // In a task: what `block_on` runs itself lives on a thread of its own.
             tokio::spawn(serve_tokio(options.addr)).await?
@@ -60,6 +63,26 @@ fn answer(mut stream: dhaga::net::TcpStream) -> io::Result<()> {
             Kind::Compute => compute(),
         }
         stream.write_all(&message)?;
+    }
+}
+
+/// The same in a method, whose binary says in its first byte what to do.
+fn serve_rpc(options: &Options) -> io::Result<()> {
+    let runtime = dhaga::Runtime::builder().workers(options.workers).build()?;
+    let echo = |payload: Payload| {
+        let Payload::Binary(bytes) = &payload else {
+            return Err(HandlerError::new("the load sends binaries"));
+        };
+        match Kind::of_byte(bytes.first().copied().unwrap_or_default()) {
+            Kind::Plain => {}
+            Kind::Wait => dhaga::sleep(SLOW),
+            Kind::Compute => compute(),
+        }
+        Ok(payload)
+    };
+    let _server = Server::builder().method("echo", echo).bind_on(&runtime, options.addr)?;
+    loop {
+        std::thread::park();
     }
 }
 

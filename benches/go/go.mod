@@ -1,3 +1,3 @@
 module dhaga/benches
 
-go 1.25
+go 1.24
