@@ -94,13 +94,7 @@ struct Common {
 }
 
 fn main() -> ExitCode {
-    match run(Options::parse().what) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("compare: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    programs::exit_code("compare", run(Options::parse().what))
 }
 
 fn run(what: What) -> Result<(), Box<dyn Error>> {

@@ -4,9 +4,7 @@
 //!      target/release/echo_table
 
 use std::error::Error;
-use std::fs;
 use std::io;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -15,8 +13,9 @@ use dhaga_benches::contender::Contender;
 use dhaga_benches::echo_results::{EchoMemory, EchoResults, EchoRow};
 use dhaga_benches::facts::Facts;
 use dhaga_benches::pairs::{Comparison, Contestant, Course};
-use dhaga_benches::programs::{GO_NOT_FOUND, beside, build_go};
+use dhaga_benches::programs::{GO_NOT_FOUND, beside, build_go, exit_code};
 use dhaga_benches::progress;
+use dhaga_benches::section::Output;
 use dhaga_benches::server_use::Counter;
 use indicatif::ProgressBar;
 
@@ -56,12 +55,8 @@ struct Options {
     /// The load's processor.
     #[arg(long, default_value_t = 1)]
     load_cpu: usize,
-    /// Write every single run to this file.
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// Draw the plots into this directory, as SVG and PNG.
-    #[arg(long, value_name = "DIRECTORY")]
-    plots: Option<PathBuf>,
+    #[command(flatten)]
+    output: Output,
 }
 
 const RIVALS: [Contender; 4] = [Contender::Go, Contender::Tokio, Contender::May, Contender::Threads];
@@ -78,13 +73,7 @@ fn main() -> ExitCode {
         Some(hidden) => Err(hidden.exec().into()),
         None => run(&options),
     };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("echo_table: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    exit_code("echo_table", result)
 }
 
 fn run(options: &Options) -> Result<(), Box<dyn Error>> {
@@ -103,14 +92,7 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     let memory = options.memory(&entrants, &bar)?;
     bar.finish_and_clear();
     let results = EchoResults { facts, rows, memory, missing };
-    if let Some(file) = &options.json {
-        fs::write(file, serde_json::to_string(&results)?)?;
-    }
-    let section = results.section();
-    if let Some(directory) = &options.plots {
-        section.draw(directory)?;
-    }
-    print!("{}", section.plain());
+    options.output.publish(&results, &results.section())?;
     Ok(())
 }
 

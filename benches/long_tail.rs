@@ -3,9 +3,7 @@
 //! Run: cargo build --release -p dhaga-benches --features rivals && target/release/long_tail
 
 use std::error::Error;
-use std::fs;
 use std::io;
-use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use clap::Parser;
@@ -13,8 +11,9 @@ use dhaga_benches::child::Hidden;
 use dhaga_benches::contender::Contender;
 use dhaga_benches::facts::Facts;
 use dhaga_benches::pairs::{Comparison, Contestant, Course};
-use dhaga_benches::programs::{GO_NOT_FOUND, beside, build_go};
+use dhaga_benches::programs::{GO_NOT_FOUND, beside, build_go, exit_code};
 use dhaga_benches::progress;
+use dhaga_benches::section::Output;
 use dhaga_benches::tail_results::{TailCase, TailResults};
 use dhaga_benches::tail_work::Kind;
 
@@ -45,12 +44,8 @@ struct Options {
     /// The time before it.
     #[arg(long, default_value_t = 0.5)]
     warm_up_seconds: f64,
-    /// Write every single run to this file.
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// Draw the plot into this directory, as SVG and PNG.
-    #[arg(long, value_name = "DIRECTORY")]
-    plots: Option<PathBuf>,
+    #[command(flatten)]
+    output: Output,
 }
 
 fn main() -> ExitCode {
@@ -59,13 +54,7 @@ fn main() -> ExitCode {
         Some(hidden) => Err(hidden.exec().into()),
         None => run(&options),
     };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("long_tail: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    exit_code("long_tail", result)
 }
 
 fn run(options: &Options) -> Result<(), Box<dyn Error>> {
@@ -84,14 +73,7 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     }
     bar.finish_and_clear();
     let results = TailResults { facts, rate: options.rate, connections: options.connections, realtime, cases, missing };
-    if let Some(file) = &options.json {
-        fs::write(file, serde_json::to_string(&results)?)?;
-    }
-    let section = results.section();
-    if let Some(directory) = &options.plots {
-        section.draw(directory)?;
-    }
-    print!("{}\n\n{}", section.introduction, section.plain());
+    options.output.publish(&results, &results.section())?;
     Ok(())
 }
 

@@ -314,3 +314,42 @@ fn compressed(pixels: &Pixmap) -> io::Result<Vec<u8>> {
     encoder.write_header()?.write_image_data(&rgb)?;
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn panel(scale: Scale, values: &[f64]) -> Panel {
+        Panel {
+            title: "a < b".to_owned(),
+            bars: values.iter().map(|&value| Bar::new("bar", "#000000", value)).collect(),
+            goal: Some((20.0, "goal 20".to_owned())),
+            scale,
+            reach: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_most_is_as_long_as_the_axis_and_no_bar_is_without_length() {
+        for scale in [Scale::Logarithmic, Scale::Linear] {
+            let axis = Axis::of(&panel(scale, &[1.0, 500.0]));
+            assert!((axis.length(500.0) - PLOT_WIDTH).abs() < 1e-6);
+            assert!(axis.length(1.0) > 0.0);
+        }
+    }
+
+    #[test]
+    fn few_decades_have_ticks_in_between() {
+        let ticks = Axis::of(&panel(Scale::Logarithmic, &[18.0, 60.0])).ticks();
+        let labels: Vec<&str> = ticks.iter().map(|(_, label)| label.as_str()).collect();
+        assert_eq!(labels, ["10", "20", "50"]);
+    }
+
+    #[test]
+    fn a_picture_with_a_missing_bar_can_be_drawn() {
+        let panels = vec![panel(Scale::Logarithmic, &[3.0, f64::NAN]), panel(Scale::Linear, &[f64::NAN])];
+        let plot = Plot { name: "test", title: "a & b".to_owned(), subtitle: String::new(), panels };
+        let png = rasterized(&plot.svg()).expect("the picture is well formed");
+        assert!(png.starts_with(b"\x89PNG"));
+    }
+}

@@ -1,8 +1,20 @@
-//! Where the programs lie that a benchmark starts.
+//! Where the programs lie that a benchmark starts, and how a program ends.
 
+use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitCode};
+
+/// Success, or what `program` has to complain of and failure.
+pub fn exit_code(program: &str, result: Result<(), Box<dyn Error>>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{program}: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
 
 /// The directory of this program: all others are built into it.
 ///

@@ -48,13 +48,7 @@ enum Part {
 const PARTS: [Part; 3] = [Part::Runtime, Part::Echo, Part::LongTail];
 
 fn main() -> ExitCode {
-    match run(&Options::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("report: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    programs::exit_code("report", run(&Options::parse()))
 }
 
 fn run(options: &Options) -> Result<(), Box<dyn Error>> {

@@ -92,7 +92,7 @@ impl RuntimeRow {
         let mut line = vec![format!("{}, {}", self.work.title(), self.work.unit())];
         line.extend(COLUMNS.iter().map(|&contender| self.written(contender)));
         line.push(self.goal());
-        line.push(figure(self.lead()));
+        line.push(format!("{:.2}", self.lead()));
         line.push(format!("{:.2}–{:.2}", spread.min, spread.max));
         line
     }

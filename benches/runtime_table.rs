@@ -3,9 +3,7 @@
 //! Run: cargo build --release -p dhaga-benches --features rivals && target/release/runtime_table
 
 use std::error::Error;
-use std::fs;
 use std::io;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -13,10 +11,11 @@ use clap::Parser;
 use dhaga_benches::child::{Hidden, Running};
 use dhaga_benches::contender::Contender;
 use dhaga_benches::facts::Facts;
-use dhaga_benches::programs::{GO_NOT_FOUND, beside, build_go};
+use dhaga_benches::programs::{GO_NOT_FOUND, beside, build_go, exit_code};
 use dhaga_benches::progress;
 use dhaga_benches::runtime_results::{RuntimeResults, RuntimeRow, RuntimeRuns};
 use dhaga_benches::runtime_work::Work;
+use dhaga_benches::section::Output;
 use dhaga_benches::text_table::NONE;
 
 /// Compares dhaga with Go, tokio, may and threads inside a process, by alternating runs on one core.
@@ -40,12 +39,8 @@ struct Options {
     /// The processor on which all of them run.
     #[arg(long, default_value_t = 0)]
     cpu: usize,
-    /// Write every single run to this file.
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// Draw the plot into this directory, as SVG and PNG.
-    #[arg(long, value_name = "DIRECTORY")]
-    plots: Option<PathBuf>,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// Ours comes first.
@@ -68,13 +63,7 @@ fn main() -> ExitCode {
         Some(hidden) => Err(hidden.exec().into()),
         None => run(&options),
     };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("runtime_table: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    exit_code("runtime_table", result)
 }
 
 fn run(options: &Options) -> Result<(), Box<dyn Error>> {
@@ -88,14 +77,7 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     }
     bar.finish_and_clear();
     let results = RuntimeResults { facts, rows };
-    if let Some(file) = &options.json {
-        fs::write(file, serde_json::to_string(&results)?)?;
-    }
-    let section = results.section();
-    if let Some(directory) = &options.plots {
-        section.draw(directory)?;
-    }
-    print!("{}", section.plain());
+    options.output.publish(&results, &results.section())?;
     Ok(())
 }
 
