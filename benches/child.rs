@@ -1,7 +1,7 @@
 //! Child processes that cannot outlive their benchmark.
 //!
 //! A child is started through this program itself (`compare pinned …`), which binds its life to the
-//! parent's, moves to its processor, and then becomes the wanted program. So the kernel ends it
+//! parent's, moves to its processor if it is to have one, and then becomes the wanted program. So the kernel ends it
 //! even when the parent is killed, nothing unsafe runs between fork and exec, and the
 //! child's process id is the wanted program's.
 
@@ -10,11 +10,27 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, getppid, pidfd_open, set_parent_process_death_signal};
 
 use crate::machine;
+
+/// The subcommand of every benchmark that starts children.
+#[derive(Subcommand)]
+pub enum Hidden {
+    /// What a child runs first: stay on a processor, die with the parent, become the command.
+    #[command(hide = true)]
+    Pinned(Pinned),
+}
+
+impl Hidden {
+    /// Becomes the wanted program; returns only when that fails.
+    pub fn exec(&self) -> io::Error {
+        let Hidden::Pinned(pinned) = self;
+        pinned.exec()
+    }
+}
 
 /// How a child is to run: the options of `compare pinned`.
 #[derive(Args)]
@@ -24,7 +40,7 @@ pub struct Pinned {
     parent: i32,
     /// The processor to stay on.
     #[arg(long)]
-    cpu: usize,
+    cpu: Option<usize>,
     /// The program and its arguments.
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     command: Vec<String>,
@@ -48,7 +64,7 @@ impl Pinned {
         if getppid().map(Pid::as_raw_pid) != Some(self.parent) {
             return Err(io::Error::other("the benchmark that started this is gone"));
         }
-        machine::pin_to(self.cpu)
+        self.cpu.map_or(Ok(()), machine::pin_to)
     }
 }
 
@@ -58,12 +74,12 @@ pub struct Running {
 }
 
 impl Running {
-    /// Starts a server. It prints nowhere, except for what it has to complain of.
+    /// Starts a server, on one processor or on all. It prints nowhere, except for what it has to complain of.
     ///
     /// # Errors
     ///
     /// The kernel's.
-    pub fn start_server(command: &[String], cpu: usize) -> io::Result<Running> {
+    pub fn start_server(command: &[String], cpu: Option<usize>) -> io::Result<Running> {
         let child = pinned(command, cpu)?.stdout(Stdio::null()).spawn()?;
         Ok(Running { child: Some(child) })
     }
@@ -73,7 +89,7 @@ impl Running {
     /// # Errors
     ///
     /// The kernel's.
-    pub fn start_load(command: &[String], cpu: usize) -> io::Result<Running> {
+    pub fn start_load(command: &[String], cpu: Option<usize>) -> io::Result<Running> {
         let child = pinned(command, cpu)?.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         Ok(Running { child: Some(child) })
     }
@@ -109,6 +125,20 @@ impl Running {
         self.child.take().expect(OWNED_UNTIL_OUTPUT).wait_with_output()
     }
 
+    /// What the program prints, when it ends well within `time_max`.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`output`](Running::output); what the program complains of when it fails.
+    pub fn answer(self, time_max: Duration) -> io::Result<String> {
+        let output = self.output(time_max)?;
+        if !output.status.success() {
+            let complaint = String::from_utf8_lossy(&output.stderr);
+            return Err(io::Error::other(format!("{}: {}", output.status, complaint.trim())));
+        }
+        String::from_utf8(output.stdout).map_err(io::Error::other)
+    }
+
     fn child(&self) -> &Child {
         self.child.as_ref().expect(OWNED_UNTIL_OUTPUT)
     }
@@ -126,9 +156,12 @@ impl Drop for Running {
     }
 }
 
-fn pinned(command: &[String], cpu: usize) -> io::Result<Command> {
+fn pinned(command: &[String], cpu: Option<usize>) -> io::Result<Command> {
     let mut pinned = Command::new(std::env::current_exe()?);
-    pinned.args(["pinned", "--parent", &std::process::id().to_string(), "--cpu", &cpu.to_string(), "--"]);
-    pinned.args(command).stdin(Stdio::null());
+    pinned.args(["pinned", "--parent", &std::process::id().to_string()]);
+    if let Some(cpu) = cpu {
+        pinned.args(["--cpu", &cpu.to_string()]);
+    }
+    pinned.arg("--").args(command).stdin(Stdio::null());
     Ok(pinned)
 }

@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use dhaga_benches::child::Pinned;
+use dhaga_benches::child::Hidden;
 use dhaga_benches::pairs::{Comparison, Contestant, Course};
 use dhaga_benches::rows::{ECHO, RPC, Row};
-use dhaga_benches::{server_use, table};
-use indicatif::{ProgressBar, ProgressStyle};
+use dhaga_benches::server_use::Counter;
+use dhaga_benches::{programs, progress, table};
 
 /// Compares servers by alternating runs: server on one processor, load on another.
 ///
@@ -34,9 +34,8 @@ enum What {
     Rpc(Table),
     /// The rows of the echo table: a TCP echo server against bare_echo.
     Echo(Table),
-    /// What a child runs first: stay on a processor, die with the parent, become the command.
-    #[command(hide = true)]
-    Pinned(Pinned),
+    #[command(flatten)]
+    Hidden(Hidden),
 }
 
 #[derive(Args)]
@@ -86,7 +85,7 @@ struct Common {
     /// The load's processor.
     #[arg(long, default_value_t = 1)]
     load_cpu: usize,
-    /// Count the servers' system calls per request too, by strace, in a run of its own.
+    /// Count the servers' system calls per request too, by perf or else strace, in a run of its own.
     #[arg(long)]
     syscalls: bool,
     /// Write every single run to this file.
@@ -95,13 +94,7 @@ struct Common {
 }
 
 fn main() -> ExitCode {
-    match run(Options::parse().what) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("compare: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    programs::exit_code("compare", run(Options::parse().what))
 }
 
 fn run(what: What) -> Result<(), Box<dyn Error>> {
@@ -109,7 +102,7 @@ fn run(what: What) -> Result<(), Box<dyn Error>> {
         What::Pair(pair) => compare_pair(&pair),
         What::Rpc(options) => compare_rows(&options, &RPC, "bare_rpc", rpc_load),
         What::Echo(options) => compare_rows(&options, &ECHO, "bare_echo", echo_load),
-        What::Pinned(pinned) => Err(pinned.exec().into()),
+        What::Hidden(hidden) => Err(hidden.exec().into()),
     }
 }
 
@@ -117,8 +110,8 @@ fn compare_pair(pair: &Pair) -> Result<(), Box<dyn Error>> {
     let contestants = [Contestant::new("A", &pair.a), Contestant::new("B", &pair.b)];
     let load = if pair.load.contains("{addr}") { pair.load.clone() } else { format!("{} --addr {{addr}}", pair.load) };
     let course = pair.common.course();
-    let bar = progress_bar(course.runs(contestants.len()));
-    let comparison = Comparison::run(&load, &contestants, &course, |name| step(&bar, "", name))?;
+    let bar = progress::bar(course.runs(contestants.len()));
+    let comparison = Comparison::run(&load, &contestants, &course, |name| progress::step(&bar, "", name))?;
     bar.finish_and_clear();
     print!("{}{}", table::heading(), table::lines("", &comparison, None));
     pair.common.write_json(&[comparison])
@@ -134,7 +127,7 @@ fn compare_rows(
     load_of: fn(&Path, &Row) -> String,
 ) -> Result<(), Box<dyn Error>> {
     let rows = chosen(rows, &options.rows)?;
-    let programs = programs_beside_this_one()?;
+    let programs = programs::directory()?;
     let bare = format!("{} --addr {{addr}}", programs.join(bare).display());
     let contestants = [
         Contestant::new("server", &options.server),
@@ -142,12 +135,12 @@ fn compare_rows(
         Contestant::new("bare, dozing", &format!("{bare} --doze-us {DOZE_US}")),
     ];
     let course = options.common.course();
-    let bar = progress_bar(rows.len() * course.runs(contestants.len()));
+    let bar = progress::bar(rows.len() * course.runs(contestants.len()));
     let mut comparisons = Vec::new();
     bar.suspend(|| print!("{}", table::heading()));
     for row in rows {
         let load = format!("{} {}", load_of(&programs, row), options.load_options);
-        let comparison = Comparison::run(&load, &contestants, &course, |name| step(&bar, &row.name(), name))?;
+        let comparison = Comparison::run(&load, &contestants, &course, |name| progress::step(&bar, &row.name(), name))?;
         bar.suspend(|| print!("{}", table::lines(&row.name(), &comparison, Some(&row.goal))));
         comparisons.push(comparison);
     }
@@ -173,27 +166,21 @@ fn chosen<'a>(rows: &'a [Row], names: &[String]) -> Result<Vec<&'a Row>, Box<dyn
     names.iter().map(|name| find(name).ok_or_else(|| format!("the table has no row {name}").into())).collect()
 }
 
-/// The other benchmarks are built into the same directory.
-fn programs_beside_this_one() -> Result<PathBuf, Box<dyn Error>> {
-    let this = std::env::current_exe()?;
-    Ok(this.parent().ok_or("this program lies in no directory")?.to_owned())
-}
-
 impl Common {
     fn course(&self) -> Course {
         if self.rounds < 10 {
             eprintln!("fewer than ten rounds: take the result for a glance");
         }
-        let syscalls = self.syscalls && server_use::strace_is_installed();
+        let syscalls = self.syscalls && Counter::find().is_some();
         if self.syscalls && !syscalls {
-            eprintln!("strace not installed: system calls are not counted");
+            eprintln!("neither perf nor strace works here: system calls are not counted");
         }
         Course {
             rounds: usize::from(self.rounds),
             seconds: self.seconds,
             warm_up_seconds: self.warm_up_seconds,
-            server_cpu: self.server_cpu,
-            load_cpu: self.load_cpu,
+            server_cpu: Some(self.server_cpu),
+            load_cpu: Some(self.load_cpu),
             syscalls,
         }
     }
@@ -204,16 +191,4 @@ impl Common {
         }
         Ok(())
     }
-}
-
-/// Never redrawn by itself, since a waking thread would be measured too.
-fn progress_bar(runs: usize) -> ProgressBar {
-    let style = ProgressStyle::with_template("{bar:30} run {pos} of {len}, {eta} left: {msg}")
-        .expect("the template is well formed");
-    ProgressBar::new(runs as u64).with_style(style)
-}
-
-fn step(bar: &ProgressBar, row: &str, name: &str) {
-    bar.set_message(format!("{row} {name}"));
-    bar.inc(1);
 }

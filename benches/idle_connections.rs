@@ -31,6 +31,9 @@ struct Options {
     /// How the payload of an RPC travels.
     #[arg(long, value_enum, default_value = "binary")]
     payload: PayloadKind,
+    /// Print nothing but the bytes of one connection.
+    #[arg(long)]
+    brief: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -54,12 +57,12 @@ fn main() -> io::Result<()> {
     let idle = open(&options, options.connections)?;
     sleep(SETTLE);
     let after = server_use::memory_bytes(options.pid)?;
-    let grown = after.saturating_sub(before);
-    println!(
-        "{before} -> {after} bytes: {} bytes for each of {} idle connections",
-        grown / idle.len() as u64,
-        idle.len()
-    );
+    let each = after.saturating_sub(before) / idle.len() as u64;
+    if options.brief {
+        println!("{each}");
+    } else {
+        println!("{before} -> {after} bytes: {each} bytes for each of {} idle connections", idle.len());
+    }
     Ok(())
 }
 

@@ -10,11 +10,20 @@
 //! | `switch`, `spawn` | what does it take to wait and be woken, to start and to join? |
 //! | `memory` | what does a parked dhaga take, how many can wait at once, and what becomes of their memory? |
 //! | `descriptors` | what does a growing table of descriptors cost, and room made beforehand save? |
+//! | `runtime_table` | how do the runtimes compare inside a process? `runtime_row` is its child |
+//! | `echo_table` | how do the runtimes compare as echo servers? `rival_echo` is the rivals' server |
+//! | `long_tail` | how late are the others, when 1 % of requests are slow? `tail_server` answers, `load_open` asks |
+//! | `instructions` | has an operation become longer, counted in instructions? `instruction_ops` is its child |
+//! | `report` | all three, and the page docs/benchmarks.md |
 //!
 //! Each prints its options with `--help`. The modules, lowest first:
 
+pub mod contender;
 pub mod machine;
 pub mod payload;
+pub mod spread;
+pub mod tail_work;
+
 pub mod sample;
 pub mod wire;
 
@@ -26,9 +35,39 @@ pub mod event_loop;
 
 pub mod dial;
 pub mod server_use;
+pub mod tail_protocol;
 pub mod window;
+
+pub mod instruction_work;
+pub mod parked;
+pub mod runtime_work;
+
+pub mod bare_work;
+pub mod dhaga_work;
+pub mod thread_work;
+
+#[cfg(feature = "rivals")]
+pub mod may_work;
+#[cfg(feature = "rivals")]
+pub mod tokio_work;
 
 pub mod child;
 pub mod pairs;
+pub mod programs;
+pub mod progress;
 pub mod rows;
 pub mod table;
+pub mod text_table;
+
+pub mod facts;
+#[cfg(feature = "rivals")]
+pub mod plot;
+#[cfg(feature = "rivals")]
+pub mod section;
+
+#[cfg(feature = "rivals")]
+pub mod echo_results;
+#[cfg(feature = "rivals")]
+pub mod runtime_results;
+#[cfg(feature = "rivals")]
+pub mod tail_results;

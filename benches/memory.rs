@@ -43,6 +43,9 @@ const GUARD_BYTES: usize = 16 << 10;
 /// When to stop waiting for memory to come back.
 const TRIM_MAX: Duration = Duration::from_secs(120);
 
+/// Those that have begun to wait, for the progress. Not in what each captures.
+static STARTED: AtomicUsize = AtomicUsize::new(0);
+
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
 fn main() -> Outcome<()> {
@@ -112,13 +115,11 @@ struct Parked {
 
 impl Parked {
     fn new(runtime: &Runtime, count: usize) -> Outcome<Parked> {
-        let started = Arc::new(AtomicUsize::new(0));
-        let seen = started.clone();
-        let root = runtime.spawn(move || park_all(count, &started));
+        let root = runtime.spawn(move || park_all(count));
         let style = ProgressStyle::with_template("{pos} of {len} parked {bar:40}")?;
         let progress = ProgressBar::new(count as u64).with_style(style);
         while !root.is_finished() {
-            progress.set_position(seen.load(Ordering::Relaxed) as u64);
+            progress.set_position(STARTED.load(Ordering::Relaxed) as u64);
             thread::sleep(Duration::from_millis(20));
         }
         progress.finish_and_clear();
@@ -127,30 +128,30 @@ impl Parked {
 }
 
 /// Runs on the only worker, so that it goes on when the last one has parked and not before.
-fn park_all(count: usize, started: &Arc<AtomicUsize>) -> Result<Parked, &'static str> {
+fn park_all(count: usize) -> Result<Parked, &'static str> {
     let (release, released) = channel::bounded::<()>(1);
     let (last_started, all_started) = channel::bounded::<()>(1);
     let step = count.div_ceil(SAMPLES);
     let addresses: Arc<[AtomicUsize]> = (0..count.div_ceil(step)).map(|_| AtomicUsize::new(0)).collect();
     let began = Instant::now();
-    let handles = (0..count)
-        .map(|index| {
-            let sample = index.is_multiple_of(step).then(|| addresses.clone());
-            let (released, started) = (released.clone(), started.clone());
-            let last = (index == count - 1).then(|| last_started.clone());
-            let captured = [7_u8; CAPTURED];
-            dhaga::spawn(move || {
-                if let Some(sample) = sample {
-                    sample[index / step].store(std::ptr::from_ref(&captured).addr(), Ordering::Relaxed);
-                }
-                started.fetch_add(1, Ordering::Relaxed);
-                if let Some(last) = last {
-                    last.send(()).expect("the one that spawned this waits");
-                }
-                wait(&released, &captured)
-            })
+    let park_one = |index: usize| {
+        let (released, captured) = (released.clone(), [7_u8; CAPTURED]);
+        if !index.is_multiple_of(step) && index != count - 1 {
+            return dhaga::spawn(move || wait(&released, &captured));
+        }
+        let sample = index.is_multiple_of(step).then(|| addresses.clone());
+        let last = (index == count - 1).then(|| last_started.clone());
+        dhaga::spawn(move || {
+            if let Some(sample) = sample {
+                sample[index / step].store(std::ptr::from_ref(&captured).addr(), Ordering::Relaxed);
+            }
+            if let Some(last) = last {
+                last.send(()).expect("the one that spawned this waits");
+            }
+            wait(&released, &captured)
         })
-        .collect();
+    };
+    let handles = (0..count).map(park_one).collect();
     let spawning = began.elapsed();
     let surplus = Builder::new().spawn(|| ()).map(JoinHandle::detach);
     drop(last_started);
@@ -162,6 +163,7 @@ fn park_all(count: usize, started: &Arc<AtomicUsize>) -> Result<Parked, &'static
 
 /// Whether the channel was closed, which is how all of them are let go.
 fn wait(released: &Receiver<()>, captured: &[u8]) -> bool {
+    STARTED.fetch_add(1, Ordering::Relaxed);
     let end = released.recv();
     black_box(captured);
     end.is_err()
@@ -225,8 +227,7 @@ fn overflow_the_last(count: usize) -> Outcome<()> {
     // Nobody wants gigabytes of stacks in a file.
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
     let runtime = Runtime::builder().workers(1).tasks_max(2 * count + 1024).build()?;
-    let started = Arc::new(AtomicUsize::new(0));
-    let _parked = runtime.spawn(move || park_all(count, &started)).join()??;
+    let _parked = runtime.spawn(move || park_all(count)).join()??;
     let deep = Builder::new().name("the last one").spawn_on(&runtime, || recurse(black_box(u64::MAX)))?;
     Err(format!("a stack without an end: {:?}", deep.join().is_ok()).into())
 }

@@ -11,9 +11,10 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::child::Running;
+use crate::spread::Spread;
 use crate::window::Report;
 
 /// A server to run, with `{addr}` in its arguments where the address goes.
@@ -23,12 +24,14 @@ pub struct Contestant {
     pub name: String,
     /// Program and arguments.
     pub command: Vec<String>,
+    /// What its load needs besides, for example its protocol.
+    pub load_options: &'static str,
 }
 
 impl Contestant {
     /// Splits `command` at white space; there is no quoting.
     pub fn new(name: &str, command: &str) -> Contestant {
-        Contestant { name: name.to_owned(), command: words(command) }
+        Contestant { name: name.to_owned(), command: words(command), load_options: "" }
     }
 }
 
@@ -41,16 +44,16 @@ pub struct Course {
     pub seconds: f64,
     /// The time before it.
     pub warm_up_seconds: f64,
-    /// The servers' processor.
-    pub server_cpu: usize,
-    /// The load's processor.
-    pub load_cpu: usize,
+    /// The servers' processor, where it is to be one.
+    pub server_cpu: Option<usize>,
+    /// The load's processor, where it is to be one.
+    pub load_cpu: Option<usize>,
     /// Whether one more run of each counts system calls.
     pub syscalls: bool,
 }
 
 /// The runs of one contestant, in order, and where asked for its system calls.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Runs {
     /// What the table calls it.
     pub name: String,
@@ -61,7 +64,7 @@ pub struct Runs {
 }
 
 /// All runs of one load.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Comparison {
     /// What the load was.
     pub load: String,
@@ -69,17 +72,6 @@ pub struct Comparison {
     pub contestants: Vec<Runs>,
     /// The second run of the first contestant in each round.
     pub again: Vec<Report>,
-}
-
-/// The middle and the ends of some ratios.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Spread {
-    /// Half of them are no larger.
-    pub median: f64,
-    /// The smallest.
-    pub min: f64,
-    /// The largest.
-    pub max: f64,
 }
 
 /// How long a server may take to listen.
@@ -139,19 +131,25 @@ impl Comparison {
 
     /// The first contestant's value divided by that of another, round by round.
     pub fn ratio(&self, other: usize, value: impl Fn(&Report) -> f64) -> Spread {
-        spread_of_ratios(&self.contestants[0].reports, &self.contestants[other].reports, value)
+        self.ratio_between(0, other, value)
+    }
+
+    /// One contestant's value divided by that of another, round by round.
+    pub fn ratio_between(&self, one: usize, other: usize, value: impl Fn(&Report) -> f64) -> Spread {
+        let values = |index: usize| self.contestants[index].reports.iter().map(&value);
+        Spread::of_ratios(values(one), values(other))
     }
 
     /// The first contestant against itself.
     pub fn self_ratio(&self, value: impl Fn(&Report) -> f64) -> Spread {
-        spread_of_ratios(&self.contestants[0].reports, &self.again, value)
+        Spread::of_ratios(self.contestants[0].reports.iter().map(&value), self.again.iter().map(&value))
     }
 }
 
 impl Runs {
     /// The median over the rounds.
     pub fn median(&self, value: impl Fn(&Report) -> f64) -> f64 {
-        spread(self.reports.iter().map(value).collect()).median
+        Spread::of(self.reports.iter().map(value)).median
     }
 }
 
@@ -162,23 +160,30 @@ impl Course {
     }
 
     fn run_once(&self, load: &str, contestant: &Contestant, counting: Counting) -> io::Result<Report> {
-        let address = free_address()?;
-        let mut server = Running::start_server(&filled(&contestant.command, address), self.server_cpu)?;
-        wait_until_listening(&mut server, address).map_err(|error| naming(&contestant.name, &error))?;
-        let load = Running::start_load(&self.load_command(load, address, server.pid(), counting), self.load_cpu)?;
-        report_of(load, self.run_max()).map_err(|error| naming(&contestant.name, &error))
+        let options = self.load_options(counting);
+        let load = format!("{load} {} --server-pid {{pid}} {options}", contestant.load_options);
+        let answer = self.answer_of(&load, contestant)?;
+        Ok(serde_json::from_str(&answer)?)
     }
 
-    fn load_command(&self, load: &str, address: SocketAddr, server_pid: u32, counting: Counting) -> Vec<String> {
-        let mut command = filled(&words(load), address);
-        command.extend(words(&format!(
-            "--json --server-pid {server_pid} --seconds {} --warm-up-seconds {}",
-            self.seconds, self.warm_up_seconds
-        )));
-        if let Counting::SystemCalls = counting {
-            command.push("--syscalls".to_owned());
-        }
-        command
+    /// Starts the contestant and then `load`, in whose arguments `{addr}` and `{pid}` stand for the server, and returns what
+    /// the load prints.
+    ///
+    /// # Errors
+    ///
+    /// When the server does not start, or the load fails or takes too long.
+    pub fn answer_of(&self, load: &str, contestant: &Contestant) -> io::Result<String> {
+        let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", contestant.name));
+        let address = free_address()?;
+        let mut server = Running::start_server(&filled(&contestant.command, address), self.server_cpu)?;
+        wait_until_listening(&mut server, address).map_err(named)?;
+        let load = load.replace("{pid}", &server.pid().to_string());
+        Running::start_load(&filled(&words(&load), address), self.load_cpu)?.answer(self.run_max()).map_err(named)
+    }
+
+    fn load_options(&self, counting: Counting) -> String {
+        let syscalls = if let Counting::SystemCalls = counting { "--syscalls" } else { "" };
+        format!("--json --seconds {} --warm-up-seconds {} {syscalls}", self.seconds, self.warm_up_seconds)
     }
 
     fn run_max(&self) -> Duration {
@@ -215,19 +220,6 @@ fn wait_until_listening(server: &mut Running, address: SocketAddr) -> io::Result
     Ok(())
 }
 
-fn report_of(load: Running, time_max: Duration) -> io::Result<Report> {
-    let output = load.output(time_max)?;
-    if !output.status.success() {
-        let complaint = String::from_utf8_lossy(&output.stderr);
-        return Err(io::Error::other(format!("the load failed: {}", complaint.trim())));
-    }
-    Ok(serde_json::from_slice(&output.stdout)?)
-}
-
-fn naming(name: &str, error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("{name}: {error}"))
-}
-
 fn words(command: &str) -> Vec<String> {
     command.split_whitespace().map(str::to_owned).collect()
 }
@@ -236,31 +228,9 @@ fn filled(command: &[String], address: SocketAddr) -> Vec<String> {
     command.iter().map(|word| word.replace("{addr}", &address.to_string())).collect()
 }
 
-fn spread_of_ratios(ours: &[Report], theirs: &[Report], value: impl Fn(&Report) -> f64) -> Spread {
-    spread(ours.iter().zip(theirs).map(|(ours, theirs)| value(ours) / value(theirs)).collect())
-}
-
-/// Of no values at all everything is NaN.
-fn spread(mut values: Vec<f64>) -> Spread {
-    values.sort_by(f64::total_cmp);
-    let (Some(&min), Some(&max)) = (values.first(), values.last()) else {
-        return Spread { median: f64::NAN, min: f64::NAN, max: f64::NAN };
-    };
-    let middle = values.len() / 2;
-    let median = if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 };
-    Spread { median, min, max }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_median_of_an_even_number_lies_between_the_middle_two() {
-        assert_eq!(spread(vec![4.0, 1.0, 3.0, 2.0]), Spread { median: 2.5, min: 1.0, max: 4.0 });
-        assert_eq!(spread(vec![3.0, 1.0, 2.0]).median, 2.0);
-        assert!(spread(Vec::new()).median.is_nan());
-    }
 
     #[test]
     fn the_address_goes_where_the_command_wants_it() {

@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use crate::spread::Spread;
+
 /// Batches of one measurement. Their median resists what else the machine does.
 const BATCHES: usize = 21;
 
@@ -20,16 +22,26 @@ impl Sample {
     /// Times `batch`, which does `operations` of what is measured, after one run that does not count.
     pub fn take(operations: usize, mut batch: impl FnMut()) -> Self {
         batch();
-        let mut nanos: Vec<f64> = (0..BATCHES)
-            .map(|_| {
-                let began = Instant::now();
-                batch();
-                began.elapsed().as_nanos() as f64 / operations as f64
-            })
-            .collect();
-        nanos.sort_by(f64::total_cmp);
-        Self { median: nanos[BATCHES / 2], least: nanos[0], most: nanos[BATCHES - 1] }
+        Self::of_batches(|| nanos_of(operations, &mut batch))
     }
+
+    /// What `more` takes beyond `less`, each batch of one next to a batch of the other in time.
+    pub fn take_difference(operations: usize, mut less: impl FnMut(), mut more: impl FnMut()) -> Self {
+        less();
+        more();
+        Self::of_batches(|| -nanos_of(operations, &mut less) + nanos_of(operations, &mut more))
+    }
+
+    fn of_batches(nanos: impl FnMut() -> f64) -> Self {
+        let spread = Spread::of(std::iter::repeat_with(nanos).take(BATCHES));
+        Self { median: spread.median, least: spread.min, most: spread.max }
+    }
+}
+
+fn nanos_of(operations: usize, batch: &mut impl FnMut()) -> f64 {
+    let began = Instant::now();
+    batch();
+    began.elapsed().as_nanos() as f64 / operations as f64
 }
 
 /// Prints the heading for [`print_line`].

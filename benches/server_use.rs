@@ -65,21 +65,61 @@ pub fn memory_bytes(pid: u32) -> io::Result<u64> {
     Ok(kibibytes << 10)
 }
 
-/// Whether system calls can be counted on this machine.
-pub fn strace_is_installed() -> bool {
-    let strace = Command::new("strace").arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status();
-    strace.is_ok_and(|status| status.success())
+/// A program that can count the system calls of another process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counter {
+    /// By the kernel's tracepoint: hardly slows the process, so the count is the one under the real load.
+    Perf,
+    /// By stopping the process at each call, which makes it many times slower: rates measured with it mean nothing, and the
+    /// server meets its requests in other batches than without.
+    Strace,
 }
 
-/// An `strace -c -f` attached to a running process. It makes the process many times slower, so
-/// rates measured with it mean nothing.
+impl Counter {
+    /// The better of those that work on this machine.
+    pub fn find() -> Option<Counter> {
+        let works = |program: &str, arguments: &[&str]| {
+            let status = Command::new(program).args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).status();
+            status.is_ok_and(|status| status.success())
+        };
+        if works("perf", &["stat", "-e", SYSTEM_CALLS, "true"]) {
+            Some(Counter::Perf)
+        } else {
+            works("strace", &["-V"]).then_some(Counter::Strace)
+        }
+    }
+
+    fn command(self, server_pid: u32) -> Command {
+        let pid = server_pid.to_string();
+        let mut command = match self {
+            Counter::Perf => {
+                let mut perf = Command::new("perf");
+                perf.args(["stat", "-x", ",", "-e", SYSTEM_CALLS, "-p", &pid]);
+                perf
+            }
+            Counter::Strace => {
+                let mut strace = Command::new("strace");
+                strace.args(["-c", "-f", "-p", &pid]);
+                strace
+            }
+        };
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+    }
+}
+
+/// The entry of any system call.
+const SYSTEM_CALLS: &str = "raw_syscalls:sys_enter";
+
+/// A counter attached to a running process.
 ///
 /// Both ends wait for the server to be idle, in a load that has stopped asking. So the calls
 /// counted are those for the requests sent in between, which in a closed loop are as many as the
 /// answers.
 pub struct SyscallCount {
     server_pid: u32,
-    strace: Child,
+    counter: Counter,
+    child: Child,
     messages: BufReader<ChildStderr>,
 }
 
@@ -88,23 +128,32 @@ impl SyscallCount {
     ///
     /// # Errors
     ///
-    /// When strace is not installed or may not attach.
+    /// When no counter is installed or may attach.
     pub fn start(server_pid: u32) -> io::Result<SyscallCount> {
+        let counter =
+            Counter::find().ok_or_else(|| unreadable("neither perf nor strace can count system calls here"))?;
         wait_until_idle(server_pid)?;
-        let mut strace = Command::new("strace")
-            .args(["-c", "-f", "-p", &server_pid.to_string()])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()?;
-        let mut messages = BufReader::new(strace.stderr.take().expect("stderr was asked to be a pipe"));
-        let mut first = String::new();
-        messages.read_line(&mut first)?;
-        if first.contains("attached") {
-            return Ok(SyscallCount { server_pid, strace, messages });
+        let mut child = counter.command(server_pid).spawn()?;
+        let messages = BufReader::new(child.stderr.take().expect("stderr was asked to be a pipe"));
+        let mut count = SyscallCount { server_pid, counter, child, messages };
+        count.wait_until_attached()?;
+        Ok(count)
+    }
+
+    fn wait_until_attached(&mut self) -> io::Result<()> {
+        match self.counter {
+            // It says nothing, and sleeps until it is interrupted.
+            Counter::Perf => wait_until_idle(self.child.id()),
+            Counter::Strace => {
+                let mut first = String::new();
+                self.messages.read_line(&mut first)?;
+                if first.contains("attached") {
+                    return Ok(());
+                }
+                self.child.wait()?;
+                Err(io::Error::other(first.trim().to_owned()))
+            }
         }
-        strace.wait()?;
-        Err(io::Error::other(first.trim().to_owned()))
     }
 
     /// Detaches once the server is idle again, and returns how many system calls were made.
@@ -114,12 +163,14 @@ impl SyscallCount {
     /// When the summary cannot be read.
     pub fn finish(mut self) -> io::Result<u64> {
         wait_until_idle(self.server_pid)?;
-        let pid = Pid::from_child(&self.strace);
-        kill_process(pid, Signal::INT)?;
+        kill_process(Pid::from_child(&self.child), Signal::INT)?;
         let mut summary = String::new();
         self.messages.read_to_string(&mut summary)?;
-        self.strace.wait()?;
-        total_calls(&summary)
+        self.child.wait()?;
+        match self.counter {
+            Counter::Perf => counted_by_perf(&summary),
+            Counter::Strace => total_calls(&summary),
+        }
     }
 }
 
@@ -157,6 +208,13 @@ fn sleeps(pid: u32) -> io::Result<bool> {
     Ok(true)
 }
 
+/// The first field of the only line, `4321,,raw_syscalls:sys_enter,…`.
+fn counted_by_perf(summary: &str) -> io::Result<u64> {
+    let line = summary.lines().find(|line| line.contains(SYSTEM_CALLS));
+    let count = line.and_then(|line| line.split(',').next()?.parse().ok());
+    count.ok_or_else(|| unreadable("perf's summary holds no count"))
+}
+
 /// The calls in the last line of strace's summary, or none: a process that made no call has no such
 /// line.
 ///
@@ -190,6 +248,12 @@ mod tests {
             100.00    0.012345           3      4321        12 total\n";
         assert_eq!(total_calls(summary).expect("the summary is well formed"), 4321);
         assert_eq!(total_calls("strace: Process 7 detached\n").expect("no calls, no line"), 0);
+    }
+
+    #[test]
+    fn the_count_of_perf_is_its_first_field() {
+        let summary = "4321,,raw_syscalls:sys_enter,1000000,100.00,,\n";
+        assert_eq!(counted_by_perf(summary).expect("the summary is well formed"), 4321);
     }
 
     #[test]

@@ -3,7 +3,9 @@
 //! Run: cargo run --release -p dhaga-benches --bin spawn
 
 use clap::Parser;
-use dhaga_benches::sample::{Sample, print_heading, print_line};
+use dhaga_benches::dhaga_work::{in_one_worker, spawn_join};
+use dhaga_benches::sample::{print_heading, print_line};
+use dhaga_benches::thread_work;
 
 /// Times spawn + join of a small closure, in batches, each on its own stack: dhagas of one worker, and OS threads.
 #[derive(Parser)]
@@ -13,29 +15,10 @@ struct Options {
     batch: usize,
 }
 
-const BATCHES: usize = 20;
-const THREADS: usize = 100;
-
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let batch = Options::parse().batch;
-    let runtime = dhaga::Runtime::builder().workers(1).build()?;
     print_heading("spawn + join");
-    let spawns = move || Sample::take(batch * BATCHES, || (0..BATCHES).for_each(|_| dhagas(batch)));
-    print_line(&format!("dhaga, batches of {batch}"), runtime.spawn(spawns).join()?);
-    print_line("OS thread, batches of 100", Sample::take(THREADS, || threads(THREADS)));
+    print_line(&format!("dhaga, batches of {batch}"), in_one_worker(move || spawn_join(batch))?);
+    print_line("OS thread, batches of 200", thread_work::spawn_join());
     Ok(())
-}
-
-fn dhagas(count: usize) {
-    let handles: Vec<_> = (0..count).map(|value| dhaga::spawn(move || std::hint::black_box(value))).collect();
-    for handle in handles {
-        handle.join().expect("a small closure cannot panic");
-    }
-}
-
-fn threads(count: usize) {
-    let handles: Vec<_> = (0..count).map(|value| std::thread::spawn(move || std::hint::black_box(value))).collect();
-    for handle in handles {
-        handle.join().expect("a small closure cannot panic");
-    }
 }

@@ -2,8 +2,9 @@
 
 use std::fmt::Write;
 
-use crate::pairs::{Comparison, Runs, Spread};
+use crate::pairs::{Comparison, Runs};
 use crate::rows::{Goal, Limit};
+use crate::spread::Spread;
 use crate::window::Report;
 
 /// The line above all comparisons.
@@ -60,7 +61,8 @@ fn medians(runs: &Runs) -> String {
     )
 }
 
-fn limit_that_counts(comparison: &Comparison, against: Limit) -> usize {
+/// Which contestant is the limit that a goal is held against.
+pub fn limit_that_counts(comparison: &Comparison, against: Limit) -> usize {
     const BLOCKING: usize = 1;
     const DOZING: usize = 2;
     let rate_of = |index: usize| comparison.contestants[index].median(rate);
@@ -70,7 +72,8 @@ fn limit_that_counts(comparison: &Comparison, against: Limit) -> usize {
     }
 }
 
-fn verdict(comparison: &Comparison, limit: usize, goal: &Goal) -> String {
+/// Whether the first contestant meets the goal.
+pub fn verdict(comparison: &Comparison, limit: usize, goal: &Goal) -> String {
     let mut text = doubt(comparison, limit).to_owned();
     text += &judged("rate >=", goal.rate_min, comparison.ratio(limit, rate).median >= goal.rate_min);
     if let Some(cpu_max) = goal.cpu_max {

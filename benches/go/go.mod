@@ -1,0 +1,3 @@
+module dhaga/benches
+
+go 1.24

@@ -1,0 +1,23 @@
+//! The operations whose instructions are counted.
+
+use clap::ValueEnum;
+
+/// One kind of operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum InstructionWork {
+    /// Spawn and join a small closure.
+    SpawnJoin,
+    /// One yield, with 100 dhagas in turn.
+    Yield,
+    /// There and back through two channels of capacity 1.
+    Channel,
+    /// The same with a deadline on each of its two waits.
+    ChannelTimed,
+}
+
+impl InstructionWork {
+    /// The option that names it.
+    pub fn option(self) -> String {
+        self.to_possible_value().expect("no operation is hidden").get_name().to_owned()
+    }
+}
