@@ -12,16 +12,19 @@
 //! DETACHED (or the take after ENDED), owns the whole allocation. In the usual case, where the handle looks after the
 //! end, this costs one locked instruction in all.
 
-use std::cell::UnsafeCell;
-use std::hint::spin_loop;
 use std::mem::MaybeUninit;
-use std::sync::atomic::{AtomicU8, Ordering};
+
+use crate::atomic::{AtomicU8, Ordering, UnsafeCell, spin_loop, yield_now};
 
 const PENDING: u8 = 0;
 const WAITING: u8 = 1;
 const ENDING: u8 = 2;
 const ENDED: u8 = 3;
 const DETACHED: u8 = 4;
+
+/// Looks at a job between two instructions before a yield, in case it lost its core there. A model has no instructions to
+/// wait for, and must see that the other one goes on.
+const SPINS_PER_YIELD: u32 = if cfg!(all(test, loom)) { 1 } else { 128 };
 
 /// The word, and whom to wake.
 pub(crate) struct Handshake<W> {
@@ -74,7 +77,7 @@ impl<W> Handshake<W> {
         loop {
             if self.state.compare_exchange(WAITING, ENDING, Ordering::AcqRel, Ordering::Acquire).is_ok() {
                 // SAFETY: it was WAITING, so the waiter is there, and in ENDING it is ours.
-                let waiter = unsafe { (*self.waiter.get()).assume_init_read() };
+                let waiter = self.waiter.with_mut(|waiter| unsafe { (*waiter).assume_init_read() });
                 self.state.store(ENDED, Ordering::Release);
                 return Ended::Waited(waiter);
             }
@@ -103,7 +106,7 @@ impl<W> Handshake<W> {
         let mut rounds = 0_u32;
         while self.state.load(Ordering::Acquire) == ENDING {
             rounds += 1;
-            if rounds.is_multiple_of(128) { std::thread::yield_now() } else { spin_loop() }
+            if rounds.is_multiple_of(SPINS_PER_YIELD) { yield_now() } else { spin_loop() }
         }
         true
     }
@@ -115,12 +118,12 @@ impl<W> Handshake<W> {
             return false;
         }
         // SAFETY: the state is PENDING, since only the handle makes it WAITING or DETACHED; so the waiter is ours.
-        unsafe { (*self.waiter.get()).write(waiter) };
+        self.waiter.with_mut(|place| unsafe { (*place).write(waiter) });
         match self.state.compare_exchange(PENDING, WAITING, Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => true,
             Err(_) => {
                 // SAFETY: it was written above, and the job, which has ended, has not seen it.
-                unsafe { (*self.waiter.get()).assume_init_drop() };
+                self.waiter.with_mut(|waiter| unsafe { (*waiter).assume_init_drop() });
                 false
             }
         }
@@ -131,7 +134,7 @@ impl<W> Handshake<W> {
         match self.state.compare_exchange(WAITING, PENDING, Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => {
                 // SAFETY: it was WAITING, and in PENDING the waiter is ours.
-                unsafe { (*self.waiter.get()).assume_init_drop() };
+                self.waiter.with_mut(|waiter| unsafe { (*waiter).assume_init_drop() });
                 true
             }
             Err(_) => !self.has_ended(),
@@ -142,5 +145,110 @@ impl<W> Handshake<W> {
     /// allocation may be touched after it.
     pub(crate) fn detach(&self) -> bool {
         self.retract() && self.state.compare_exchange(PENDING, DETACHED, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+}
+
+#[cfg(all(test, loom))]
+mod models {
+    use super::*;
+    use crate::atomic::model;
+    use loom::sync::{Arc, Notify};
+    use loom::thread;
+
+    /// A result behind a handshake, and whether both sides know whose it is.
+    struct Packet {
+        handshake: Handshake<Arc<Notify>>,
+        result: UnsafeCell<Option<u32>>,
+    }
+
+    // SAFETY: what the models check: the result belongs to one side at a time.
+    unsafe impl Sync for Packet {}
+
+    impl Packet {
+        fn new() -> Arc<Self> {
+            Arc::new(Self { handshake: Handshake::new(false), result: UnsafeCell::new(None) })
+        }
+
+        fn put(&self, value: u32) {
+            // SAFETY: loom fails if somebody else is at it.
+            self.result.with_mut(|result| unsafe { *result = Some(value) });
+        }
+
+        /// Takes the result and frees everything, which nobody else may be at then.
+        fn take(&self) -> Option<u32> {
+            self.handshake.waiter.with_mut(|_| ());
+            // SAFETY: as in `put`.
+            self.result.with_mut(|result| unsafe { (*result).take() })
+        }
+
+        /// The life of a job. Returns the result if it is left with it.
+        fn run(&self) -> Option<u32> {
+            self.put(7);
+            match self.handshake.end() {
+                Ended::Silent => None,
+                Ended::Waited(waiter) => {
+                    waiter.notify();
+                    None
+                }
+                Ended::Detached => self.take(),
+            }
+        }
+    }
+
+    fn beside_a_job(handle: impl Fn(&Packet) -> Option<u32> + Send + Sync + 'static) {
+        model(3, move || {
+            let packet = Packet::new();
+            let job = packet.clone();
+            let job = thread::spawn(move || job.run());
+            let by_handle = handle(&packet);
+            let by_job = job.join().expect("it ends");
+            assert_eq!(by_handle.or(by_job), Some(7), "one of the two has the result");
+            assert!(by_handle.is_none() || by_job.is_none(), "and the other has not");
+        });
+    }
+
+    /// A bell may ring for nothing.
+    fn wait(packet: &Packet, bell: &Notify) {
+        while !packet.handshake.has_ended() {
+            bell.wait();
+        }
+    }
+
+    #[test]
+    fn loom_a_join_is_woken_and_finds_the_result() {
+        beside_a_job(|packet| {
+            let bell = Arc::new(Notify::new());
+            if packet.handshake.register(bell.clone()) {
+                wait(packet, &bell);
+            }
+            packet.take()
+        });
+    }
+
+    #[test]
+    fn loom_a_join_that_gives_up_and_comes_again_finds_the_result() {
+        beside_a_job(|packet| {
+            if packet.handshake.register(Arc::new(Notify::new())) {
+                packet.handshake.retract();
+            }
+            let bell = Arc::new(Notify::new());
+            if packet.handshake.register(bell.clone()) {
+                wait(packet, &bell);
+            }
+            packet.take()
+        });
+    }
+
+    #[test]
+    fn loom_a_handle_that_goes_leaves_the_result_to_one_side() {
+        beside_a_job(|packet| if packet.handshake.detach() { None } else { packet.take() });
+    }
+
+    #[test]
+    fn loom_a_handle_that_goes_while_it_waits_leaves_the_result_to_one_side() {
+        beside_a_job(|packet| {
+            packet.handshake.register(Arc::new(Notify::new()));
+            if packet.handshake.detach() { None } else { packet.take() }
+        });
     }
 }

@@ -12,8 +12,9 @@
 
 use std::panic::Location;
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU64};
 
+use crate::atomic::{AtomicU32, Ordering};
 use crate::context::{Node, Scope};
 
 /// What a spawn said about its dhaga.
@@ -63,8 +64,7 @@ pub(crate) struct Operations {
 /// The part of the allocation that is the same for all.
 pub(crate) struct Head {
     operations: &'static Operations,
-    /// One for the pair, one for each [`JobRef`].
-    references: AtomicU32,
+    references: References,
     /// Bytes of stack asked for; 0: the runtime's default. A stack is at most 1 GiB.
     stack_bytes: u32,
     label: Label,
@@ -72,6 +72,36 @@ pub(crate) struct Head {
     /// Its worker's door, and its id there; null before it first waits. Words without meaning on this floor.
     home: AtomicPtr<()>,
     id: AtomicU64,
+}
+
+/// One for the pair, one for each [`JobRef`].
+struct References(AtomicU32);
+
+impl References {
+    #[inline(always)]
+    fn of_a_pair() -> Self {
+        Self(AtomicU32::new(1))
+    }
+
+    fn add(&self) {
+        let before = self.0.fetch_add(1, Ordering::Relaxed);
+        assert!(before < u32::MAX / 2, "more references to one dhaga than memory has room for");
+    }
+
+    /// Returns whether it was the last.
+    fn release(&self) -> bool {
+        self.0.fetch_sub(1, Ordering::AcqRel) == 1
+    }
+
+    /// As `release`, and in the usual case without a locked instruction: if no other reference is there, nobody can make one.
+    #[inline(always)]
+    fn release_pair(&self) -> bool {
+        self.0.load(Ordering::Acquire) == 1 || self.release()
+    }
+
+    fn is_last(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == 1
+    }
 }
 
 /// Where a dhaga lives, in words that the floors above can read.
@@ -91,7 +121,7 @@ impl Head {
     pub(crate) fn new(operations: &'static Operations, label: Label, stack_bytes: u32, scope: Scope) -> Self {
         Self {
             operations,
-            references: AtomicU32::new(1),
+            references: References::of_a_pair(),
             stack_bytes,
             label,
             scope,
@@ -125,8 +155,7 @@ impl Head {
     pub(crate) unsafe fn release_pair(head: NonNull<Self>) {
         // SAFETY: it lives, by the caller's promise.
         let this = unsafe { head.as_ref() };
-        // The usual case without a locked instruction: if no other reference is there, nobody can make one.
-        if this.references.load(Ordering::Acquire) == 1 || this.references.fetch_sub(1, Ordering::AcqRel) == 1 {
+        if this.references.release_pair() {
             // SAFETY: the last reference is gone, so nobody else reads it.
             unsafe { (this.operations.free)(head) };
         }
@@ -139,8 +168,7 @@ impl Head {
     /// `head` lives, and cannot be freed during this call.
     pub(crate) unsafe fn reference(head: NonNull<Self>) -> JobRef {
         // SAFETY: by the caller's promise.
-        let before = unsafe { head.as_ref() }.references.fetch_add(1, Ordering::Relaxed);
-        assert!(before < u32::MAX / 2, "more references to one dhaga than memory has room for");
+        unsafe { head.as_ref() }.references.add();
         JobRef(head)
     }
 }
@@ -294,7 +322,7 @@ impl Clone for JobRef {
 impl Drop for JobRef {
     fn drop(&mut self) {
         let head = self.head();
-        if head.references.fetch_sub(1, Ordering::AcqRel) == 1 {
+        if head.references.release() {
             // SAFETY: the last reference is gone, the pair's included.
             unsafe { (head.operations.free)(self.0) };
         }
@@ -312,6 +340,44 @@ impl Node for JobRef {
 
     fn is_over(&self) -> bool {
         // The pair is gone when we are the last: a sweep is worth no more than this.
-        self.head().references.load(Ordering::Relaxed) == 1
+        self.head().references.is_last()
+    }
+}
+
+#[cfg(all(test, loom))]
+mod models {
+    use super::References;
+    use crate::atomic::{UnsafeCell, model};
+    use loom::sync::Arc;
+    use loom::thread;
+
+    struct Counted {
+        references: References,
+        memory: UnsafeCell<u32>,
+    }
+
+    // SAFETY: what the model checks: who frees is alone.
+    unsafe impl Sync for Counted {}
+
+    #[test]
+    fn loom_the_last_reference_frees_and_no_other() {
+        model(3, || {
+            let counted = Arc::new(Counted { references: References::of_a_pair(), memory: UnsafeCell::new(0) });
+            counted.references.add();
+            let end = |counted: &Counted, release: fn(&References) -> bool| {
+                // A look at the memory, as of one that holds a reference.
+                counted.memory.with(|_| ());
+                let is_last = release(&counted.references);
+                if is_last {
+                    counted.memory.with_mut(|_| ());
+                }
+                is_last
+            };
+            let other = counted.clone();
+            let other = thread::spawn(move || end(&other, References::release));
+            let by_pair = end(&counted, References::release_pair);
+            let by_other = other.join().expect("it ends");
+            assert!(by_pair != by_other, "one of the two frees");
+        });
     }
 }

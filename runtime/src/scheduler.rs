@@ -526,7 +526,9 @@ impl Worker {
     fn sleep(&self) {
         self.trim_stacks();
         self.was_useful.set(false);
-        let may_block = self.shared.thieves.fall_asleep(&self.injector.inbox, self.shared.injectors().iter().copied());
+        // Who stops steals nothing, so what others have to share need not keep it up.
+        let doors = if self.is_stopping.get() { &[] } else { self.shared.injectors() };
+        let may_block = self.shared.thieves.fall_asleep(&self.injector.inbox, doors.iter().copied());
         self.turn_reactor(if may_block { self.until_next_deadline() } else { Some(Duration::ZERO) });
         self.shared.thieves.get_up(&self.injector.inbox);
         self.steal();

@@ -14,12 +14,12 @@
 //!
 //! The queue wakes nobody. It hands out the [`Unparker`], which its caller uses after the lock.
 
-use std::cell::{Cell, UnsafeCell};
+use std::cell::Cell;
 use std::marker::PhantomPinned;
 use std::ptr;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Instant;
 
+use crate::atomic::{AtomicU8, Ordering, UnsafeCell};
 use crate::park::{self, Interrupt, Parked, Unparker, WaitReason};
 
 /// Waiters, first come first served. `V` is what a waiter wants, or is given.
@@ -93,7 +93,7 @@ impl<V> Waiter<V> {
         assert!(self.is_decided(), "a waiter in a queue belongs to who holds the lock");
         // SAFETY: it is in no queue, so nobody else refers to it; and it is not `Sync`, so this is its own thread. `f` is
         // ours, and does not come back here.
-        f(unsafe { &mut *self.value.get() })
+        self.value.with_mut(|value| f(unsafe { &mut *value }))
     }
 }
 
@@ -158,7 +158,7 @@ impl<V> WaitQueue<V> {
     #[inline]
     pub(super) fn first(&self) -> Option<&V> {
         // SAFETY: as in `join`; and nobody writes the value while this reference lives, since that takes `&mut self`.
-        unsafe { self.first.as_ref().map(|first| &*first.value.get()) }
+        unsafe { self.first.as_ref().map(|first| first.value.with_mut(|value| &*value)) }
     }
 
     /// Whether nobody is `Waiting`.
@@ -173,7 +173,7 @@ impl<V> WaitQueue<V> {
         let first = unsafe { self.first.as_ref() }?;
         self.unlink(first);
         // SAFETY: it is undecided, so its value is ours.
-        give(unsafe { &mut *first.value.get() });
+        first.value.with_mut(|value| give(unsafe { &mut *value }));
         let unparker = first.unparker.take();
         // From here on it belongs to its waiter, and may be gone.
         first.stage.store(stage as u8, Ordering::Release);
@@ -357,5 +357,48 @@ mod tests {
                 assert_eq!(waiter.with_value(|value| *value), round + 1);
             }
         });
+    }
+}
+
+#[cfg(all(test, loom))]
+mod models {
+    use super::*;
+    use crate::atomic::{ModelLock, model, yield_now};
+    use loom::sync::Arc;
+    use loom::thread;
+
+    /// A waiter reads what it was granted without the lock; one that gives up meanwhile learns of it.
+    fn beside_a_grant(end: impl Fn(&ModelLock<WaitQueue<u32>>, &Waiter<u32>) -> Stage + Send + Sync + 'static) {
+        model(3, move || {
+            let queue = Arc::new(ModelLock::new(WaitQueue::new()));
+            let waiter = Waiter::new(0);
+            // SAFETY: it has left, or is decided, when `end` returns.
+            unsafe { queue.lock().join(&waiter, park::unparker()) };
+            let granter = queue.clone();
+            let granter = thread::spawn(move || {
+                let granted = granter.lock().grant(|value| *value = 7);
+                granted.is_some()
+            });
+            let stage = end(&queue, &waiter);
+            let value = waiter.with_value(|value| *value);
+            let was_granted = granter.join().expect("it ends");
+            assert_eq!(was_granted, stage == Stage::Granted);
+            assert_eq!(value, if was_granted { 7 } else { 0 });
+        });
+    }
+
+    #[test]
+    fn loom_a_waiter_finds_what_it_was_granted() {
+        beside_a_grant(|_, waiter| {
+            while !waiter.is_decided() {
+                yield_now();
+            }
+            waiter.stage()
+        });
+    }
+
+    #[test]
+    fn loom_a_waiter_that_gives_up_learns_what_it_was_granted() {
+        beside_a_grant(|queue, waiter| queue.lock().leave(waiter));
     }
 }
