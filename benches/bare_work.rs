@@ -5,7 +5,7 @@ use std::hint::black_box;
 use corosensei::stack::DefaultStack;
 use corosensei::{Coroutine, CoroutineResult, Yielder};
 
-use crate::runtime_work::{ROUND_TRIPS, SPAWN_BATCH, SPAWN_BATCHES, Work, YIELDERS, YIELDS};
+use crate::runtime_work::{ROUND_TRIPS, SPAWN_BATCH, Work, YIELDERS, YIELDS};
 use crate::sample::Sample;
 
 const STACK_BYTES: usize = 64 << 10;
@@ -25,10 +25,9 @@ pub fn measure(work: Work) -> f64 {
 }
 
 fn create_and_run() -> Sample {
-    const RUNS: usize = SPAWN_BATCH * SPAWN_BATCHES;
     let mut stack = Some(new_stack());
-    Sample::take(RUNS, || {
-        for value in 0..RUNS {
+    Sample::take(SPAWN_BATCH, || {
+        for value in 0..SPAWN_BATCH {
             let reused = stack.take().expect("each coroutine gives it back");
             let mut coroutine: Coroutine<(), (), usize, _> =
                 Coroutine::with_stack(reused, move |_, ()| black_box(value));

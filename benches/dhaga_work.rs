@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use dhaga::sync::channel::{self, Receiver};
 
 use crate::parked::{Arrivals, Parked};
-use crate::runtime_work::{CAPTURED_BYTES, PARKED, ROUND_TRIPS, SPAWN_BATCH, SPAWN_BATCHES, Work, YIELDERS, YIELDS};
+use crate::runtime_work::{CAPTURED_BYTES, PARKED, ROUND_TRIPS, SPAWN_BATCH, Work, YIELDERS, YIELDS};
 use crate::sample::Sample;
 
 /// Measures one row, in its unit.
@@ -48,7 +48,7 @@ fn nanos_of(work: Work) -> Sample {
 
 /// Spawn + join, in batches.
 pub fn spawn_join(batch: usize) -> Sample {
-    Sample::take(batch * SPAWN_BATCHES, || (0..SPAWN_BATCHES).for_each(|_| spawn_and_join(batch)))
+    Sample::take(batch, || spawn_and_join(batch))
 }
 
 /// Spawns so many small closures, and then joins them.

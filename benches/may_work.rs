@@ -11,7 +11,7 @@ use may::sync::mpmc;
 use may::sync::mpsc::{Receiver, channel};
 
 use crate::parked::{Arrivals, Parked};
-use crate::runtime_work::{CAPTURED_BYTES, ROUND_TRIPS, SPAWN_BATCH, SPAWN_BATCHES, Work, YIELDERS, YIELDS};
+use crate::runtime_work::{CAPTURED_BYTES, ROUND_TRIPS, SPAWN_BATCH, Work, YIELDERS, YIELDS};
 use crate::sample::Sample;
 
 /// It fails near 32 000, since each stack is two kernel mappings.
@@ -41,7 +41,7 @@ pub fn measure(work: Work) -> io::Result<f64> {
 
 fn nanos_of(work: Work) -> Sample {
     match work {
-        Work::SpawnJoin => Sample::take(SPAWN_BATCH * SPAWN_BATCHES, spawn_join),
+        Work::SpawnJoin => Sample::take(SPAWN_BATCH, spawn_join),
         Work::Yield => yields(yield_now),
         Work::YieldDeep => yields(yield_three_calls_deep),
         Work::Channel => Sample::take(ROUND_TRIPS, || round_trips(|receiver| receiver.recv().ok())),
@@ -56,11 +56,9 @@ fn joined<T>(handle: JoinHandle<T>) -> T {
 }
 
 fn spawn_join() {
-    for _ in 0..SPAWN_BATCHES {
-        let handles: Vec<_> = (0..SPAWN_BATCH).map(|value| go!(move || black_box(value))).collect();
-        for handle in handles {
-            joined(handle);
-        }
+    let handles: Vec<_> = (0..SPAWN_BATCH).map(|value| go!(move || black_box(value))).collect();
+    for handle in handles {
+        joined(handle);
     }
 }
 

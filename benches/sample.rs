@@ -5,7 +5,7 @@ use std::time::Instant;
 use crate::spread::Spread;
 
 /// Batches of one measurement. Their median resists what else the machine does.
-const BATCHES: usize = 21;
+const BATCHES: usize = 101;
 
 /// Nanoseconds of one operation: the median, the least and the most of all batches.
 #[derive(Clone, Copy, Debug)]

@@ -19,6 +19,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let batch = Options::parse().batch;
     print_heading("spawn + join");
     print_line(&format!("dhaga, batches of {batch}"), in_one_worker(move || spawn_join(batch))?);
-    print_line("OS thread, batches of 200", thread_work::spawn_join());
+    print_line("OS thread, batches of 50", thread_work::spawn_join());
     Ok(())
 }

@@ -12,9 +12,9 @@ use crate::runtime_work::{CAPTURED_BYTES, Work, YIELDERS};
 use crate::sample::Sample;
 
 /// Threads are so much slower that fewer of everything give as good a median.
-const SPAWNS: usize = 200;
+const SPAWNS: usize = 50;
 const YIELDS: usize = 50;
-const ROUND_TRIPS: usize = 500;
+const ROUND_TRIPS: usize = 200;
 
 /// Far below the usual limit of processes.
 const PARKED: usize = 5_000;
@@ -48,12 +48,15 @@ pub fn spawn_join() -> Sample {
     })
 }
 
+/// Without what it takes to start and join so many threads, which is more than their yields.
 fn yields() -> Sample {
-    Sample::take(YIELDERS * YIELDS, || {
-        let spawn = |_| thread::spawn(|| (0..YIELDS).for_each(|_| thread::yield_now()));
-        let handles: Vec<_> = (0..YIELDERS).map(spawn).collect();
-        handles.into_iter().for_each(|handle| handle.join().expect("a yield cannot fail"));
-    })
+    Sample::take_difference(YIELDERS * YIELDS, || yield_in_turn(0), || yield_in_turn(YIELDS))
+}
+
+fn yield_in_turn(yields: usize) {
+    let spawn = |_| thread::spawn(move || (0..yields).for_each(|_| thread::yield_now()));
+    let handles: Vec<_> = (0..YIELDERS).map(spawn).collect();
+    handles.into_iter().for_each(|handle| handle.join().expect("a yield cannot fail"));
 }
 
 /// There and back, two threads.

@@ -13,7 +13,7 @@ use tokio::task::yield_now;
 use tokio::time::timeout_at;
 
 use crate::parked::{Arrivals, Parked};
-use crate::runtime_work::{CAPTURED_BYTES, PARKED, ROUND_TRIPS, SPAWN_BATCH, SPAWN_BATCHES, Work, YIELDERS, YIELDS};
+use crate::runtime_work::{CAPTURED_BYTES, PARKED, ROUND_TRIPS, SPAWN_BATCH, Work, YIELDERS, YIELDS};
 use crate::sample::Sample;
 
 /// tokio's scheduler for one thread, which needs no atomics between workers.
@@ -41,7 +41,7 @@ pub fn multi_thread(workers: usize) -> io::Result<Runtime> {
 /// Those of reading `/proc`.
 pub fn measure(runtime: &Runtime, work: Work) -> io::Result<f64> {
     let sample = match work {
-        Work::SpawnJoin => sample(runtime, SPAWN_BATCH * SPAWN_BATCHES, spawn_join),
+        Work::SpawnJoin => sample(runtime, SPAWN_BATCH, spawn_join),
         Work::Yield => sample(runtime, YIELDERS * YIELDS, || yields(yield_now)),
         Work::YieldDeep => sample(runtime, YIELDERS * YIELDS, || yields(yield_three_calls_deep)),
         Work::Channel => sample(runtime, ROUND_TRIPS, round_trips::<Plain>),
@@ -68,11 +68,9 @@ fn run<T: Send + 'static>(runtime: &Runtime, future: impl Future<Output = T> + S
 }
 
 async fn spawn_join() {
-    for _ in 0..SPAWN_BATCHES {
-        let handles: Vec<_> = (0..SPAWN_BATCH).map(|value| tokio::spawn(async move { black_box(value) })).collect();
-        for handle in handles {
-            handle.await.expect("a small task cannot panic");
-        }
+    let handles: Vec<_> = (0..SPAWN_BATCH).map(|value| tokio::spawn(async move { black_box(value) })).collect();
+    for handle in handles {
+        handle.await.expect("a small task cannot panic");
     }
 }
 

@@ -17,14 +17,13 @@ import (
 )
 
 const (
-	batches      = 21
-	yielders     = 100
-	yields       = 1_000
-	spawnBatch   = 1_000
-	spawnBatches = 10
-	roundTrips   = 10_000
-	parked       = 100_000
-	captured     = 64
+	batches    = 101
+	yielders   = 100
+	yields     = 500
+	spawnBatch = 1_000
+	roundTrips = 2_000
+	parked     = 100_000
+	captured   = 64
 )
 
 func main() {
@@ -41,7 +40,7 @@ func main() {
 }
 
 var rows = map[string]func() float64{
-	"spawn-join":   func() float64 { return sample(spawnBatch*spawnBatches, spawnJoin) },
+	"spawn-join":   func() float64 { return sample(spawnBatch, spawnJoin) },
 	"yield":        func() float64 { return sample(yielders*yields, func() { yieldInTurn(runtime.Gosched) }) },
 	"yield-deep":   func() float64 { return sample(yielders*yields, func() { yieldInTurn(yieldThreeDeep) }) },
 	"channel":      func() float64 { return sample(roundTrips, func() { roundTrip(receive) }) },
@@ -75,18 +74,16 @@ var sink atomic.Int64
 
 // A WaitGroup for the whole batch: Go's own way to join, and cheaper than a channel each.
 func spawnJoin() {
-	for range spawnBatches {
-		var group sync.WaitGroup
-		group.Add(spawnBatch)
-		results := make([]int, spawnBatch)
-		for value := range spawnBatch {
-			go func() {
-				results[value] = value
-				group.Done()
-			}()
-		}
-		group.Wait()
+	var group sync.WaitGroup
+	group.Add(spawnBatch)
+	results := make([]int, spawnBatch)
+	for value := range spawnBatch {
+		go func() {
+			results[value] = value
+			group.Done()
+		}()
 	}
+	group.Wait()
 }
 
 func yieldInTurn(giveWay func()) {
