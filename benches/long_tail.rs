@@ -63,13 +63,19 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
         if contenders.contains(&Contender::Go) { Vec::new() } else { vec![(Contender::Go, GO_NOT_FOUND.into())] };
     let facts = Facts::now("long_tail", options.rounds.into());
     let (course, realtime) = (options.course(), may_run_at_real_time());
-    let bar = progress::bar(options.cases.len() * course.runs(contestants.len()));
-    let mut cases = Vec::new();
-    for &slow in &options.cases {
-        let load = options.load(slow, realtime)?;
-        let comparison =
-            Comparison::run(&load, &contestants, &course, |name| progress::step(&bar, &slow.option(), name))?;
-        cases.push(TailCase { slow, contenders: contenders.clone(), comparison });
+    let bar = progress::bar(options.cases.len() * usize::from(options.rounds) * course.runs(contestants.len()));
+    let mut cases: Vec<TailCase> = Vec::new();
+    // The cases take turns as well, since they are held against each other.
+    for _ in 0..options.rounds {
+        for (index, &slow) in options.cases.iter().enumerate() {
+            let load = options.load(slow, realtime)?;
+            let round =
+                Comparison::run(&load, &contestants, &course, |name| progress::step(&bar, &slow.option(), name))?;
+            match cases.get_mut(index) {
+                Some(case) => case.comparison.append(round),
+                None => cases.push(TailCase { slow, contenders: contenders.clone(), comparison: round }),
+            }
+        }
     }
     bar.finish_and_clear();
     let results = TailResults { facts, rate: options.rate, connections: options.connections, realtime, cases, missing };
@@ -114,9 +120,10 @@ impl Options {
         Ok(if realtime { format!("{AT_REAL_TIME} {load}") } else { load })
     }
 
+    /// One round.
     fn course(&self) -> Course {
         Course {
-            rounds: self.rounds.into(),
+            rounds: 1,
             seconds: self.seconds,
             warm_up_seconds: self.warm_up_seconds,
             server_cpu: None,

@@ -100,7 +100,8 @@ impl Comparison {
             reports: Vec::new(),
             syscalls: None,
         });
-        let mut comparison = Comparison { load: load.to_owned(), contestants: runs.collect(), again: Vec::new() };
+        let mut comparison =
+            Comparison { load: without_directory(load), contestants: runs.collect(), again: Vec::new() };
         for _ in 0..course.rounds {
             for (contestant, runs) in contestants.iter().zip(&mut comparison.contestants) {
                 progress(&contestant.name);
@@ -110,23 +111,32 @@ impl Comparison {
             comparison.again.push(course.run_once(load, &contestants[0], Counting::Time)?);
         }
         if course.syscalls {
-            comparison.count_syscalls(contestants, course, progress)?;
+            comparison.count_syscalls(load, contestants, course, progress)?;
         }
         Ok(comparison)
     }
 
     fn count_syscalls(
         &mut self,
+        load: &str,
         contestants: &[Contestant],
         course: &Course,
         mut progress: impl FnMut(&str),
     ) -> io::Result<()> {
         for (contestant, runs) in contestants.iter().zip(&mut self.contestants) {
             progress(&contestant.name);
-            let report = course.run_once(&self.load, contestant, Counting::SystemCalls)?;
+            let report = course.run_once(load, contestant, Counting::SystemCalls)?;
             runs.syscalls = report.server_syscalls;
         }
         Ok(())
+    }
+
+    /// Adds later rounds of the same contestants under the same load.
+    pub fn append(&mut self, later: Comparison) {
+        for (runs, later) in self.contestants.iter_mut().zip(later.contestants) {
+            runs.reports.extend(later.reports);
+        }
+        self.again.extend(later.again);
     }
 
     /// The first contestant's value divided by that of another, round by round.
@@ -220,6 +230,15 @@ fn wait_until_listening(server: &mut Running, address: SocketAddr) -> io::Result
     Ok(())
 }
 
+/// The place of a program says nothing of what it does.
+fn without_directory(command: &str) -> String {
+    let names = command.split_whitespace().map(|word| match word.rsplit_once('/') {
+        Some((directory, name)) if directory.starts_with('/') => name,
+        _ => word,
+    });
+    names.collect::<Vec<_>>().join(" ")
+}
+
 fn words(command: &str) -> Vec<String> {
     command.split_whitespace().map(str::to_owned).collect()
 }
@@ -231,6 +250,11 @@ fn filled(command: &[String], address: SocketAddr) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_saved_load_names_no_place() {
+        assert_eq!(without_directory("chrt -f 1 /a/b/load --addr {addr}"), "chrt -f 1 load --addr {addr}");
+    }
 
     #[test]
     fn the_address_goes_where_the_command_wants_it() {
