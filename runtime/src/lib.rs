@@ -31,7 +31,7 @@
 //! | 0 | `atomic`: what threads share, real or modelled; `fork`: what a forked process is told; `stack`: guarded stacks, reused; `overflow`: names the dhaga that overflowed |
 //! | 1 | `coroutine`: a stack and a closure |
 //! | 2 | `context`: deadlines and cancellation; `job`, `handshake`: what was spawned; `timer`; `task`, `ready_queue`; `audit`: what a runtime holds; `run_queue`: how other threads reach a worker, by its `inbox` and as `thieves` |
-//! | 3 | `reactor`: who became ready; `extensions` |
+//! | 3 | `reactor`: who became ready; `front`: where an idle worker serves for one that is late; `extensions` |
 //! | 4 | `scheduler`: the loop |
 //! | 5 | [`park`]: the one way to wait |
 //! | 6 | [`sync`]; `machine` |
@@ -62,6 +62,7 @@ mod thieves;
 mod timer;
 
 mod extensions;
+mod front;
 mod reactor;
 
 mod scheduler;

@@ -326,11 +326,11 @@ impl Reactor {
     }
 
     /// Drops a source's entry, unless its place belongs to another by now. Its descriptor was taken out of the interest
-    /// list before.
-    pub(crate) fn forget(&mut self, token: usize) {
-        if self.find(token).is_some() {
-            self.sources.remove(token & u32::MAX as usize);
-        }
+    /// list before. Returns the entry, which the caller drops once the reactor is free.
+    #[must_use = "dropping it may close sources, which takes the reactor again"]
+    pub(crate) fn forget(&mut self, token: usize) -> Option<Arc<Readiness>> {
+        self.find(token)?;
+        Some(self.sources.remove(token & u32::MAX as usize).1)
     }
 
     /// How many sources it knows.
@@ -407,10 +407,10 @@ mod tests {
     fn a_place_is_forgotten_for_its_own_source_only() {
         let (mut reactor, first, second) = (reactor(), pipe(), pipe());
         let token = reactor.register(first.as_raw_fd(), &Arc::default()).expect("a pipe can be watched");
-        reactor.forget(token);
+        drop(reactor.forget(token));
         assert!(reactor.sources.is_empty());
         reactor.register(second.as_raw_fd(), &Arc::default()).expect("so can another");
-        reactor.forget(token);
+        drop(reactor.forget(token));
         assert_eq!(reactor.sources.len(), 1, "a late message for the place's last owner");
     }
 

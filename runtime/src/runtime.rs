@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::audit::Audit;
 use crate::fork;
+use crate::front::Front;
 use crate::job::Job;
 use crate::machine;
 use crate::overflow;
@@ -324,7 +325,9 @@ impl Runtime {
         let doors = started.and_then(|()| receiver.iter().collect::<io::Result<Vec<_>>>());
         // On an error the threads that did start find no doors, and end.
         let (doors, result) = doors.map_or_else(|error| (Vec::new(), Err(error)), |doors| (doors, Ok(())));
-        assert!(self.shared.injectors.set(doors.into()).is_ok(), "a runtime starts once");
+        let (injectors, fronts): (Vec<_>, Vec<_>) = doors.into_iter().unzip();
+        assert!(self.shared.fronts.set(fronts.into()).is_ok(), "a runtime starts once");
+        assert!(self.shared.injectors.set(injectors.into()).is_ok(), "a runtime starts once");
         result
     }
 
@@ -457,20 +460,23 @@ impl Runtime {
     }
 }
 
-type Door = io::Result<&'static Injector>;
+type Door = io::Result<(&'static Injector, Arc<Front>)>;
 
 /// The life of a worker's OS thread.
 fn run_thread(shared: Arc<Shared>, ended: &Ended, stacks: StackPool, core: Option<usize>, doors: mpsc::Sender<Door>) {
     let pinned = core.map_or(Ok(()), machine::pin_to);
-    let worker = match pinned.and_then(|()| Reactor::new()) {
-        Ok((reactor, doorbell)) => Worker::new(shared.clone(), reactor, doorbell, stacks),
+    let (worker, front) = match pinned.and_then(|()| Reactor::new()) {
+        Ok((reactor, doorbell)) => {
+            let front = Arc::new(Front::new(reactor));
+            (Worker::new(shared.clone(), front.clone(), doorbell, stacks), front)
+        }
         Err(error) => {
             // Nobody hears it if another worker failed first: the runtime is not built either way.
             let _ = doors.send(Err(error));
             return;
         }
     };
-    let _ = doors.send(Ok(worker.injector));
+    let _ = doors.send(Ok((worker.injector, front)));
     drop(doors);
     if shared.injectors.wait().is_empty() {
         worker.injector.hang_up();

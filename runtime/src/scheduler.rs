@@ -9,20 +9,21 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::time::{Duration, Instant};
 
 use crate::audit::Audit;
 use crate::context::Node;
 use crate::coroutine::{self, Outcome, Wake};
 use crate::fork;
+use crate::front::{AtEnd, Front};
 use crate::job::{Execution, Job};
-use crate::reactor::{OnReady, Reactor, Readiness, Report};
+use crate::reactor::{OnReady, Readiness, Report};
 use crate::ready_queue::ReadyQueue;
 use crate::run_queue::{Address, Doorbell, Injector, Message};
 use crate::stack::{Stack, StackError, StackPool};
 use crate::task::{State, Task, TaskId, TaskRef, TaskTable, WaitReason};
-use crate::thieves::{Thieves, shrink_if_emptied};
+use crate::thieves::{Door, Thieves, shrink_if_emptied};
 use crate::timer::Timers;
 
 /// How long ready dhagas run before timers and sockets are looked at again: long against a switch (nanoseconds) and a
@@ -40,6 +41,13 @@ const HAND_OFFS_MAX: u32 = 3;
 /// How long a worker that had work polls without blocking before it sleeps. Waking a sleeping thread costs the other
 /// side several microseconds, more than a loopback round trip.
 const DOZE_MAX: Duration = Duration::from_micros(50);
+/// A worker that has not finished a turn for so long is late: five times what a batch may take.
+const LATE_AFTER: Duration = Duration::from_micros(500);
+/// Between two looks of an idle worker after the others: the shortest that a poll can wait.
+const LOOK_PERIOD: Duration = Duration::from_millis(1);
+/// How often a worker wakes to look after the others when it has nothing to do itself: ten milliseconds, so that one wake of a
+/// neighbour in so long is the most that it costs to be called to this.
+const LOOKS: u32 = 10;
 /// A worker with fewer live dhagas never sends new ones away: the mean of small numbers says nothing.
 const PLACEMENT_LIVE_MIN: usize = 8;
 /// So many that a dhaga spawned without giving way are shared at once: a few times what it costs to wake a worker.
@@ -71,7 +79,11 @@ const CREDIT_LOT_MAX: usize = 256;
 pub(crate) struct Shared {
     /// The doors of all workers, in their order; filled once all have started.
     pub(crate) injectors: std::sync::OnceLock<Box<[&'static Injector]>>,
+    /// Their fronts, in the same order.
+    pub(crate) fronts: std::sync::OnceLock<Box<[Arc<Front>]>>,
     thieves: Thieves,
+    /// There are, or were, sources with callbacks.
+    calls_back: AtomicBool,
     /// Workers whose loop has ended.
     ended: AtomicUsize,
     /// Dhagas that may still be spawned.
@@ -87,7 +99,9 @@ impl Shared {
     pub(crate) fn new(workers: usize, tasks_max: usize, stack_bytes: usize, dozes: bool) -> Self {
         Self {
             injectors: std::sync::OnceLock::new(),
+            fronts: std::sync::OnceLock::new(),
             thieves: Thieves::new(),
+            calls_back: AtomicBool::new(false),
             ended: AtomicUsize::new(0),
             credit: AtomicUsize::new(tasks_max),
             workers,
@@ -132,6 +146,24 @@ impl Shared {
         }
     }
 
+    /// The doors and fronts of all workers.
+    fn doors(&self) -> impl Iterator<Item = (&'static Injector, &Front)> {
+        let fronts = self.fronts.get().map_or(&[][..], |list| list);
+        self.injectors().iter().copied().zip(fronts.iter().map(|front| &**front))
+    }
+
+    /// Whether idle workers look after the others: there is something that they could take over.
+    fn watches(&self) -> bool {
+        self.workers > 1 && self.calls_back.load(Ordering::Relaxed)
+    }
+
+    /// From now on sources with callbacks are about.
+    pub(crate) fn expect_callbacks(&self) {
+        if !self.calls_back.load(Ordering::Relaxed) {
+            self.calls_back.store(true, Ordering::Relaxed);
+        }
+    }
+
     fn has_unstarted(&self) -> bool {
         self.injectors().iter().any(|injector| injector.unstarted_len() > 0)
     }
@@ -139,13 +171,6 @@ impl Shared {
     fn wake_thief(&self) {
         self.thieves.wake_one(self.injectors().iter().copied());
     }
-}
-
-/// Work for the end of a turn. Belongs to our crates, runs on the worker's own context, and may only push or do I/O that
-/// cannot block.
-pub trait AtEnd: Send + Sync {
-    /// Called once, at the end of the turn in which it was asked for.
-    fn at_end(self: Arc<Self>);
 }
 
 /// An OS thread with a scheduler. Everything in it belongs to that thread; other threads reach its injector only.
@@ -171,7 +196,7 @@ pub(crate) struct Worker {
     /// Unstarted dhagas that must start here.
     local: RefCell<VecDeque<Job>>,
     timers: RefCell<Timers<TaskId>>,
-    reactor: RefCell<Reactor>,
+    front: Arc<Front>,
     stacks: RefCell<StackPool>,
     /// Dhagas that got no stack.
     refused: Cell<u64>,
@@ -181,7 +206,6 @@ pub(crate) struct Worker {
     trim_due: Cell<Option<Instant>>,
     /// The fewest stacks that lay unused at the end of a batch since the last trim.
     spare_stacks: Cell<usize>,
-    at_end: RefCell<Vec<Arc<dyn AtEnd>>>,
     /// Swapped with the inbox at each drain; kept for its capacity.
     inbox: RefCell<Vec<Message>>,
     /// Room for dhagas that is reserved already.
@@ -194,6 +218,10 @@ pub(crate) struct Worker {
     arrived: Cell<usize>,
     /// Callbacks whose sources became readable in the poll that runs now.
     callbacks: RefCell<Vec<Arc<dyn OnReady>>>,
+    /// What was last seen of all workers, in their order.
+    seen: RefCell<Box<[Seen]>>,
+    /// How often this worker still wakes to look after the others, if nothing happens to itself.
+    looks_left: Cell<u32>,
     /// Resumes between two looks at the clock, as the last batch found it.
     pace: Cell<u32>,
     /// Operations that the running dhaga may still do before it gives way.
@@ -255,7 +283,7 @@ impl Drop for AbortOnUnwind {
 }
 
 impl Worker {
-    pub(crate) fn new(shared: Arc<Shared>, reactor: Reactor, doorbell: Doorbell, stacks: StackPool) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, front: Arc<Front>, doorbell: Doorbell, stacks: StackPool) -> Self {
         let credit_lot = (shared.tasks_max / (16 * shared.workers)).clamp(1, CREDIT_LOT_MAX);
         Self {
             shared,
@@ -272,13 +300,14 @@ impl Worker {
             taken_back: Cell::new(0),
             local: RefCell::default(),
             timers: RefCell::new(Timers::new(now())),
-            reactor: RefCell::new(reactor),
+            front,
+            seen: RefCell::default(),
+            looks_left: Cell::new(0),
             stacks: RefCell::new(stacks),
             refused: Cell::new(0),
             reserve: RefCell::default(),
             trim_due: Cell::new(None),
             spare_stacks: Cell::new(usize::MAX),
-            at_end: RefCell::default(),
             inbox: RefCell::default(),
             credit: Cell::new(0),
             credit_lot,
@@ -305,6 +334,7 @@ impl Worker {
             self.share_unstarted();
             self.end_turn();
             self.poll();
+            self.front.note_turn();
         }
         self.close();
     }
@@ -429,12 +459,15 @@ impl Worker {
     }
 
     fn count_unstarted(&self) -> usize {
-        self.local.borrow().len() + self.fresh.borrow().len() + self.injector.unstarted_len()
+        self.local.borrow().len() + self.front.called_len() + self.fresh.borrow().len() + self.injector.unstarted_len()
     }
 
     #[inline(always)]
     fn has_unstarted(&self) -> bool {
-        !self.local.borrow().is_empty() || !self.fresh.borrow().is_empty() || self.injector.unstarted_len() > 0
+        !self.local.borrow().is_empty()
+            || self.front.called_len() > 0
+            || !self.fresh.borrow().is_empty()
+            || self.injector.unstarted_len() > 0
     }
 
     #[inline(always)]
@@ -480,14 +513,14 @@ impl Worker {
 
     /// Step 5: what was asked for the end of the turn: each dirty connection is flushed once.
     fn end_turn(&self) {
-        let mut list = self.at_end.take();
+        let mut list = self.front.take_at_end();
+        if list.is_empty() {
+            return;
+        }
         for work in list.drain(..) {
             work.at_end();
         }
-        let mut current = self.at_end.borrow_mut();
-        if current.is_empty() {
-            *current = list;
-        }
+        self.front.keep_at_end(list);
     }
 
     /// Step 6: the sockets. Blocks if there is nothing else to do, and asks only now and then if there is.
@@ -508,6 +541,7 @@ impl Worker {
         }
         let until = now() + DOZE_MAX;
         loop {
+            self.front.note_turn();
             if self.turn_reactor(Some(Duration::ZERO)) > 0
                 || self.has_work()
                 || self.injector.inbox.has_messages()
@@ -522,15 +556,31 @@ impl Worker {
         }
     }
 
-    /// Blocks in the poll until an event, a message, or the earliest deadline.
+    /// Blocks in the poll until an event, a message, or the earliest deadline; shortly, while others may need help.
     fn sleep(&self) {
         self.trim_stacks();
-        self.was_useful.set(false);
+        if self.was_useful.replace(false) {
+            self.looks_left.set(LOOKS);
+        }
+        if self.relieve_late() {
+            return;
+        }
+        // Before it says that it sleeps: else who serves at this front might take the ring that is to rouse it.
+        let mut reactor = self.front.reactor();
         // Who stops steals nothing, so what others have to share need not keep it up.
         let doors = if self.is_stopping.get() { &[] } else { self.shared.injectors() };
         let may_block = self.shared.thieves.fall_asleep(&self.injector.inbox, doors.iter().copied());
-        self.turn_reactor(if may_block { self.until_next_deadline() } else { Some(Duration::ZERO) });
+        self.poll_due.set(now() + POLL_PERIOD);
+        let look = (may_block && self.shared.watches() && self.is_watchful()).then_some(LOOK_PERIOD);
+        let timeout =
+            if may_block { self.until_next_deadline().into_iter().chain(look).min() } else { Some(Duration::ZERO) };
+        reactor.turn(timeout, |report| self.take_report(report));
+        drop(reactor);
+        self.call_back();
         self.shared.thieves.get_up(&self.injector.inbox);
+        if self.shared.watches() {
+            self.end_unwatchful_sleep();
+        }
         self.steal();
     }
 
@@ -579,7 +629,7 @@ impl Worker {
 
     fn turn_reactor(&self, timeout: Option<Duration>) -> usize {
         self.poll_due.set(now() + POLL_PERIOD);
-        let count = self.reactor.borrow_mut().turn(timeout, |report| self.take_report(report));
+        let count = self.front.reactor().turn(timeout, |report| self.take_report(report));
         self.call_back();
         count
     }
@@ -592,9 +642,15 @@ impl Worker {
     }
 
     /// Only now that the reactor is free again: a callback may be the last owner of a source, which is closed with it.
+    ///
+    /// Among several workers they are called one at a time, as dhagas are started, so that an idle one can take over those
+    /// that are left when the dhaga of the one before computes for long.
     fn call_back(&self) {
         if self.callbacks.borrow().is_empty() {
             return;
+        }
+        if self.shared.workers > 1 {
+            return self.front.push_called(self.callbacks.borrow_mut().drain(..));
         }
         let mut list = self.callbacks.take();
         list.drain(..).for_each(|callback| callback.on_ready());
@@ -602,10 +658,7 @@ impl Worker {
     }
 
     fn has_work(&self) -> bool {
-        !self.ready.is_empty()
-            || self.handed.get().is_some()
-            || self.has_unstarted()
-            || !self.at_end.borrow().is_empty()
+        !self.ready.is_empty() || self.handed.get().is_some() || self.has_unstarted() || self.front.at_end_len() > 0
     }
 
     /// Takes half of what another worker has not started. Returns whether it got some.
@@ -635,10 +688,86 @@ impl Worker {
             unstarted: self.fresh.borrow().len() + self.local.borrow().len() + self.injector.unstarted_len(),
             stacks: self.stacks.borrow().stats().in_use - reserve,
             timers: self.timers.borrow().len(),
-            sources: self.reactor.borrow().len(),
-            at_end: self.at_end.borrow().len(),
+            sources: self.front.reactor().len(),
+            at_end: self.front.at_end_len(),
             reserved: 0,
         }
+    }
+}
+
+/// Looking after each other.
+///
+/// An idle worker serves at the front of one that is late. To notice it, it wakes once a millisecond for a while after it
+/// had work itself, and then as long as the worker *after* it in the ring is awake. Beyond that it sleeps for good: an idle
+/// process makes no wake. Whoever gets up to work then rouses the one *before* it, if that sleeps for good:
+///
+/// ```text
+///   the one before: asleep, unwatchful = true │ fence │ next awake?      then look again in a millisecond
+///   the next:       awake                     │ fence │ before unwatchful?  then rouse it
+/// ```
+///
+/// so of the two one sees the other.
+impl Worker {
+    /// Serves at the fronts of others who have not finished a turn for a while. Returns whether there was something to do.
+    fn relieve_late(&self) -> bool {
+        if !self.shared.watches() || self.is_stopping.get() {
+            return false;
+        }
+        let now = now();
+        let (mut seen, mut at_end) = (self.seen.borrow_mut(), Vec::new());
+        if seen.is_empty() {
+            *seen = self.shared.doors().map(|(_, front)| Seen { turn: front.turn(), since: now }).collect();
+        }
+        for (seen, (injector, front)) in seen.iter_mut().zip(self.shared.doors()) {
+            if seen.is_late(front.turn(), now) && !injector.inbox.is_asleep() && !std::ptr::eq(injector, self.injector)
+            {
+                front.serve(|report| self.take_report(report));
+                at_end.append(&mut front.take_at_end());
+            }
+        }
+        drop(seen);
+        at_end.into_iter().for_each(|work| work.at_end());
+        self.call_back();
+        self.has_work()
+    }
+
+    /// Before it blocks: whether it looks after the others again soon.
+    fn is_watchful(&self) -> bool {
+        let left = self.looks_left.get();
+        if left > 0 {
+            self.looks_left.set(left - 1);
+            return true;
+        }
+        self.front.set_watchful(false);
+        fence(Ordering::SeqCst);
+        let is_needed = self.neighbour(1).is_some_and(|(next, _)| !next.inbox.is_asleep());
+        if is_needed {
+            self.front.set_watchful(true);
+        }
+        is_needed
+    }
+
+    /// After it blocked, and is known to be awake.
+    fn end_unwatchful_sleep(&self) {
+        if !self.front.is_watchful() {
+            self.front.set_watchful(true);
+            self.looks_left.set(LOOKS);
+        }
+        if !self.has_work() && !self.injector.inbox.has_messages() {
+            return;
+        }
+        fence(Ordering::SeqCst);
+        if let Some((before, front)) = self.neighbour(self.shared.workers - 1)
+            && !front.is_watchful()
+        {
+            before.rouse();
+        }
+    }
+
+    /// The worker so many places further in the ring.
+    fn neighbour(&self, places: usize) -> Option<(&'static Injector, &Front)> {
+        let here = self.shared.injectors().iter().position(|injector| std::ptr::eq(*injector, self.injector))?;
+        self.shared.doors().nth((here + places) % self.shared.workers)
     }
 }
 
@@ -659,8 +788,15 @@ impl Worker {
     }
 
     fn next_unstarted(&self) -> Option<Job> {
-        if let Some(job) = self.local.borrow_mut().pop_front() {
-            return Some(job);
+        loop {
+            let local = self.local.borrow_mut().pop_front();
+            if local.is_some() {
+                return local;
+            }
+            match self.front.pop_called() {
+                Some(callback) => callback.on_ready(),
+                None => break,
+            }
         }
         loop {
             let job = self.next_shareable()?;
@@ -865,7 +1001,7 @@ impl Worker {
     }
 
     pub(crate) fn push_at_end(&self, work: Arc<dyn AtEnd>) {
-        self.at_end.borrow_mut().push(work);
+        self.front.push_at_end(work);
     }
 }
 
@@ -981,11 +1117,17 @@ impl Worker {
         descriptor: std::os::fd::RawFd,
         readiness: &Arc<Readiness>,
     ) -> std::io::Result<usize> {
-        self.reactor.borrow_mut().register(descriptor, readiness)
+        self.front.reactor().register(descriptor, readiness)
     }
 
     pub(crate) fn forget(&self, source: usize) {
-        self.reactor.borrow_mut().forget(source);
+        if fork::check().is_err() {
+            // A copy of the parent's: whoever served at this front at that moment holds its reactor for ever.
+            return;
+        }
+        let forgotten = self.front.reactor().forget(source);
+        // Only now that the reactor is free again: it may own what is closed with it.
+        drop(forgotten);
     }
 
     pub(crate) fn describe_slot(&self, slot: u32) -> Option<String> {
@@ -1058,7 +1200,7 @@ impl Worker {
 
     /// The worker's last act: no dhaga of its own is left, and its injector is closed.
     fn close(&self) {
-        self.reactor.borrow_mut().close(|report| self.take_report(report));
+        self.front.close(|report| self.take_report(report));
         self.callbacks.take();
         self.end_turn();
         self.extensions.clear();
@@ -1101,6 +1243,22 @@ impl Batch {
     }
 }
 
+/// What a worker last saw of another.
+struct Seen {
+    turn: u32,
+    since: Instant,
+}
+
+impl Seen {
+    /// Whether the other has been in this turn for long, as far as was seen.
+    fn is_late(&mut self, turn: u32, now: Instant) -> bool {
+        if turn != self.turn {
+            *self = Self { turn, since: now };
+        }
+        now - self.since >= LATE_AFTER
+    }
+}
+
 /// The one door to the clock.
 #[inline(always)]
 pub(crate) fn now() -> Instant {
@@ -1124,6 +1282,16 @@ mod tests {
             }
         }
         assert!(expected.contains(&count), "{count} resumes of {resume:?}");
+    }
+
+    #[test]
+    fn who_stays_in_a_turn_is_late_and_who_goes_on_is_not() {
+        let since = now();
+        let mut seen = Seen { turn: 1, since };
+        assert!(!seen.is_late(1, since + LATE_AFTER / 2));
+        assert!(seen.is_late(1, since + LATE_AFTER));
+        assert!(!seen.is_late(2, since + LATE_AFTER));
+        assert!(seen.is_late(2, since + 2 * LATE_AFTER));
     }
 
     #[test]

@@ -14,9 +14,9 @@ use std::sync::Arc;
 
 use crate::net::TcpStream;
 
+pub use crate::front::AtEnd;
 pub use crate::reactor::OnReady;
 use crate::runtime::{SpawnError, submit, submit_at, submit_here};
-pub use crate::scheduler::AtEnd;
 use crate::scheduler::worker;
 use crate::spawn::detached;
 
@@ -29,8 +29,8 @@ pub fn at_end(work: Arc<dyn AtEnd>) {
 }
 
 /// Calls `callback` for each event that makes `stream` readable, from now on: on the worker with which the stream is
-/// registered, which is the caller's if nobody has waited for it before. Bytes that are there
-/// already count as an event.
+/// registered, which is the caller's if nobody has waited for it before, or on an idle one of the same runtime while a dhaga
+/// keeps that one from its sockets. Bytes that are there already count as an event.
 ///
 /// # Errors
 ///

@@ -5,6 +5,7 @@ mod common;
 mod faults;
 mod hostile;
 mod idle;
+mod late;
 mod ownership;
 mod pressure;
 mod shutdown;

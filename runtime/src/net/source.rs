@@ -228,10 +228,13 @@ impl<S: AsFd> Source<S> {
         Ok(())
     }
 
-    /// Calls `callback` for each event that makes the socket readable, from now on, on the caller's worker. What is there
-    /// already counts as an event.
+    /// Calls `callback` for each event that makes the socket readable, from now on, on the caller's worker, or on another of
+    /// its runtime while that one is late. What is there already counts as an event.
     pub(crate) fn on_ready(&self, callback: Arc<dyn OnReady>) -> io::Result<()> {
         self.readiness.set_callback(Some(callback.clone()));
+        if let Some(worker) = worker() {
+            worker.shared.expect_callbacks();
+        }
         if self.readiness.look().is_registered() {
             if self.readiness.look().is_ready(Direction::Read) {
                 callback.on_ready();
