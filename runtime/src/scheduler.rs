@@ -162,6 +162,8 @@ pub(crate) struct Worker {
     ready_left: Cell<usize>,
     /// and unstarted ones.
     unstarted_left: Cell<usize>,
+    /// How many these were when late ones last went before them.
+    unstarted_at_late: Cell<usize>,
     /// Unstarted dhagas that no other worker sees before the end of the batch.
     fresh: RefCell<VecDeque<Job>>,
     /// A great burst was shared, and a thief woken for it, before the end of this batch.
@@ -267,6 +269,7 @@ impl Worker {
             hand_offs: Cell::new(0),
             ready_left: Cell::default(),
             unstarted_left: Cell::default(),
+            unstarted_at_late: Cell::default(),
             fresh: RefCell::default(),
             has_shared_lot: Cell::new(false),
             taken_back: Cell::new(0),
@@ -338,7 +341,8 @@ impl Worker {
         self.publish_live();
     }
 
-    /// Step 2: dhagas whose deadline has passed go before those that are merely ready.
+    /// Step 2: dhagas whose deadline has passed go first, but keep nobody out: who compute and sleep may always be late. So
+    /// those of this round that are ready go before them, and between two late ones that go before the unstarted one starts.
     fn expire_timers(&self) {
         let mut timers = self.timers.borrow_mut();
         if timers.is_empty() {
@@ -347,16 +351,25 @@ impl Worker {
         let (now, tasks) = (now(), self.tasks.borrow());
         let mut late = Vec::new();
         while let Some(id) = timers.pop_expired(now) {
-            late.extend(tasks.get(id));
-        }
-        for task in late.into_iter().rev() {
+            let Some(task) = tasks.get(id) else { continue };
             task.timer.set(None);
             if let State::Parked(_) = task.state.get() {
                 task.state.set(State::Ready);
                 task.verdict.set(Wake::TimedOut);
-                self.ready.push_front(task);
-                self.ready_left.set(self.ready_left.get() + 1);
+                late.push(task);
             }
+        }
+        self.queue_late(late);
+    }
+
+    fn queue_late(&self, late: Vec<TaskRef>) {
+        if self.ready_left.get() > 0 {
+            return late.into_iter().for_each(|task| self.ready.push_back(task));
+        }
+        let (count, unstarted_left) = (late.len(), self.unstarted_left.get());
+        late.into_iter().rev().for_each(|task| self.ready.push_front(task));
+        if count > 0 && self.unstarted_at_late.replace(unstarted_left) != unstarted_left {
+            self.ready_left.set(count);
         }
     }
 

@@ -702,6 +702,31 @@ fn two_who_wake_each_other_keep_nobody_out() {
     });
 }
 
+#[test]
+fn those_who_compute_and_sleep_keep_nobody_out() {
+    on_workers(1, || {
+        let is_over = Arc::new(AtomicBool::new(false));
+        // Each is late by the time when the others have run.
+        let late: Vec<_> = (0..3)
+            .map(|_| {
+                let is_over = is_over.clone();
+                dhaga::spawn(move || {
+                    while !is_over.load(Ordering::Relaxed) {
+                        spin(Duration::from_millis(1));
+                        dhaga::sleep(Duration::from_micros(100));
+                    }
+                })
+            })
+            .collect();
+        for _ in 0..20 {
+            dhaga::yield_now();
+            dhaga::spawn(|| ()).join().expect("it starts");
+        }
+        is_over.store(true, Ordering::Relaxed);
+        late.into_iter().for_each(|handle| handle.join().expect("it ends"));
+    });
+}
+
 /// Dhagas that yield until it is over, and count their turns.
 fn yield_storm(is_over: &Arc<AtomicBool>, yields: &Arc<AtomicUsize>, count: usize) -> Vec<JoinHandle<()>> {
     let storm = (0..count).map(|_| {
