@@ -9,7 +9,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicIsize, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::audit::Audit;
@@ -74,8 +74,8 @@ pub(crate) struct Shared {
     thieves: Thieves,
     /// Workers whose loop has ended.
     ended: AtomicUsize,
-    /// Dhagas that may still be spawned.
-    credit: AtomicUsize,
+    /// Dhagas that may still be spawned; negative when some were started beyond the limit.
+    credit: AtomicIsize,
     pub(crate) workers: usize,
     pub(crate) tasks_max: usize,
     pub(crate) stack_bytes: usize,
@@ -89,7 +89,7 @@ impl Shared {
             injectors: std::sync::OnceLock::new(),
             thieves: Thieves::new(),
             ended: AtomicUsize::new(0),
-            credit: AtomicUsize::new(tasks_max),
+            credit: AtomicIsize::new(isize::try_from(tasks_max).unwrap_or(isize::MAX)),
             workers,
             tasks_max,
             stack_bytes,
@@ -105,18 +105,23 @@ impl Shared {
     pub(crate) fn draw_credit(&self, wanted: usize) -> usize {
         let mut drawn = 0;
         let _ = self.credit.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
-            drawn = wanted.min(left);
-            Some(left - drawn)
+            drawn = wanted.min(usize::try_from(left).unwrap_or(0));
+            Some(left - drawn as isize)
         });
         drawn
     }
 
+    /// Reserves room for a dhaga that must not be refused.
+    fn overdraw_credit(&self) {
+        self.credit.fetch_sub(1, Ordering::Relaxed);
+    }
+
     pub(crate) fn credit(&self) -> usize {
-        self.credit.load(Ordering::Relaxed)
+        usize::try_from(self.credit.load(Ordering::Relaxed)).unwrap_or(0)
     }
 
     pub(crate) fn return_credit(&self, count: usize) {
-        self.credit.fetch_add(count, Ordering::Relaxed);
+        self.credit.fetch_add(count as isize, Ordering::Relaxed);
     }
 
     /// The worker with the fewest live dhagas.
@@ -875,6 +880,14 @@ impl Worker {
     /// Queues a dhaga that must start on this worker.
     pub(crate) fn push_local(&self, job: Job) {
         self.local.borrow_mut().push_back(job);
+    }
+
+    /// As [`Worker::push_local`], whether there is room for it or not.
+    pub(crate) fn push_at_any_rate(&self, job: Job) {
+        if !self.take_credit() {
+            self.shared.overdraw_credit();
+        }
+        self.push_local(job);
     }
 
     pub(crate) fn push_at_end(&self, work: Arc<dyn AtEnd>) {
