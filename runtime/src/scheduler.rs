@@ -929,7 +929,7 @@ impl Worker {
         task.is_settled.set(true);
         task.head().is_some_and(|head| {
             head.settle(self.address(&task).home());
-            head.scope().is_cancelled()
+            head.scope().is_cancelled_by_now()
         })
     }
 
