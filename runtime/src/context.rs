@@ -106,8 +106,9 @@ struct Family(AtomicPtr<Mutex<Children>>);
 impl Family {
     #[inline(always)]
     fn get(&self) -> Option<&Mutex<Children>> {
+        // In one order with the flag of the scope: see `Scope::adopt`.
         // SAFETY: it is null, or was made from a box in `get_or_make` that lives as long as `self`.
-        unsafe { self.0.load(Ordering::Acquire).as_ref() }
+        unsafe { self.0.load(Ordering::SeqCst).as_ref() }
     }
 
     fn get_or_make(&self) -> &Mutex<Children> {
@@ -115,7 +116,7 @@ impl Family {
             return children;
         }
         let made = Box::into_raw(Box::<Mutex<Children>>::default());
-        if self.0.compare_exchange(ptr::null_mut(), made, Ordering::AcqRel, Ordering::Acquire).is_err() {
+        if self.0.compare_exchange(ptr::null_mut(), made, Ordering::SeqCst, Ordering::SeqCst).is_err() {
             // SAFETY: it was made above, and nobody else has seen it.
             drop(unsafe { Box::from_raw(made) });
         }
@@ -169,6 +170,12 @@ impl Scope {
         self.cancelled.load(Ordering::Relaxed)
     }
 
+    /// As `is_cancelled`, in one order with what else is sequentially consistent: for whoever has just said where a cancel
+    /// finds it.
+    pub(crate) fn is_cancelled_by_now(&self) -> bool {
+        self.cancelled.load(Ordering::SeqCst)
+    }
+
     /// Makes `child` follow this scope's cancellation from now on. A scope that is cancelled already flags it at once.
     pub(crate) fn adopt(&self, child: impl Node + Clone + 'static) {
         let mut children = lock(self.children.get_or_make());
@@ -180,7 +187,7 @@ impl Scope {
         list.push(Box::new(child.clone()));
         drop(children);
         // Behind the push: either `cancel` finds the link, or this load sees its flag.
-        if self.cancelled.load(Ordering::SeqCst) {
+        if self.is_cancelled_by_now() {
             cancel(&child);
         }
     }

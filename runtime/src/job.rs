@@ -135,7 +135,7 @@ impl Head {
     }
 
     /// Says where the dhaga lives, before its first wait. After this either a canceller finds it there, or the caller
-    /// sees the flag: both sides write, then read, with a full barrier between the two.
+    /// sees the flag: both sides write, then read, all four in one sequentially consistent order.
     pub(crate) fn settle(&self, home: Home) {
         self.id.store(home.id, Ordering::Relaxed);
         self.home.swap(home.door.as_ptr(), Ordering::SeqCst);

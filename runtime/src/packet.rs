@@ -96,10 +96,10 @@ impl<F: FnOnce() -> T, T> Packet<F, T> {
     }
 
     unsafe fn discard(head: NonNull<Head>) {
-        // SAFETY: as in `execute`.
-        let closure = unsafe { ptr::read(&raw const (*Self::payload(head)).closure) };
+        // SAFETY: as in `execute`; dropped where it lies, since it may be larger than this stack.
+        let drop_closure = || unsafe { ManuallyDrop::drop(&mut (*Self::payload(head)).closure) };
         // SAFETY: the caller owns the job, which keeps the head alive.
-        drop_quietly(unsafe { head.as_ref() }.label(), ManuallyDrop::into_inner(closure));
+        quietly(unsafe { head.as_ref() }.label(), drop_closure);
         // SAFETY: as in `execute`.
         unsafe { Self::put_ending(head, Ending::NeverRan) };
     }
@@ -119,7 +119,7 @@ impl<F: FnOnce() -> T, T> Packet<F, T> {
         if prefix.handshake.is_detached() {
             // SAFETY: the payload is ours before the end, and after `execute` or `discard` it is an ending.
             let ending = unsafe { take_ending::<T>(head.cast()) };
-            drop_quietly(prefix.head.label(), ending);
+            quietly(prefix.head.label(), || drop(ending));
         }
     }
 
@@ -170,9 +170,9 @@ unsafe fn take_ending<T>(prefix: NonNull<Prefix>) -> Ending<T> {
     }
 }
 
-/// Drops user values where a panic in their `Drop` has nobody to go to.
-fn drop_quietly<V>(label: &Label, value: V) {
-    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(value)))
+/// Drops user values by `drop`, where a panic in their `Drop` has nobody to go to.
+fn quietly(label: &Label, drop: impl FnOnce()) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(drop))
         && !payload.is::<Unwound>()
     {
         log::error!("a Drop panicked in dhaga {:?} spawned at {}", label.display_name(), label.site);

@@ -454,7 +454,7 @@ thread_local! {
     };
 }
 
-/// The parker of this OS thread; one for once while the thread's locals are destroyed.
+/// The parker of this OS thread. While the thread's locals are destroyed, one that nobody waits at: see `block_thread`.
 fn this_thread() -> Arc<ThreadParker> {
     THREAD.try_with(|thread| thread.parker.clone()).unwrap_or_default()
 }
@@ -467,6 +467,16 @@ fn next_thread_number() -> u32 {
 #[cold]
 fn block_thread(deadline: Option<Instant>) -> Wake {
     fork::assert_not_forked();
-    let parker = this_thread();
-    parker.park_until(deadline)
+    match THREAD.try_with(|thread| thread.parker.clone()) {
+        Ok(parker) => parker.park_until(deadline),
+        Err(_) => nap(deadline),
+    }
+}
+
+/// How often a thread whose locals are destroyed looks whether what it waits for has come, since no wake reaches it.
+const NAP: Duration = Duration::from_millis(1);
+
+fn nap(deadline: Option<Instant>) -> Wake {
+    std::thread::sleep(NAP);
+    if deadline.is_some_and(|deadline| deadline <= now()) { Wake::TimedOut } else { Wake::Ready }
 }

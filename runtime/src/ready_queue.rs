@@ -39,6 +39,11 @@ impl ReadyQueue {
         self.head.get() == self.tail.get()
     }
 
+    /// Counts those that were taken, less those that were put before the others. Begins anew when the ring grows.
+    pub(crate) fn head(&self) -> usize {
+        self.head.get()
+    }
+
     /// Adds one behind the others.
     #[inline(always)]
     pub(crate) fn push_back(&self, task: TaskRef) {

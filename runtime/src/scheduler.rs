@@ -9,7 +9,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicUsize, Ordering, fence};
 use std::time::{Duration, Instant};
 
 use crate::audit::Audit;
@@ -86,8 +86,8 @@ pub(crate) struct Shared {
     calls_back: AtomicBool,
     /// Workers whose loop has ended.
     ended: AtomicUsize,
-    /// Dhagas that may still be spawned.
-    credit: AtomicUsize,
+    /// Dhagas that may still be spawned; negative when some were started beyond the limit.
+    credit: AtomicIsize,
     pub(crate) workers: usize,
     pub(crate) tasks_max: usize,
     pub(crate) stack_bytes: usize,
@@ -103,7 +103,7 @@ impl Shared {
             thieves: Thieves::new(),
             calls_back: AtomicBool::new(false),
             ended: AtomicUsize::new(0),
-            credit: AtomicUsize::new(tasks_max),
+            credit: AtomicIsize::new(isize::try_from(tasks_max).unwrap_or(isize::MAX)),
             workers,
             tasks_max,
             stack_bytes,
@@ -119,18 +119,23 @@ impl Shared {
     pub(crate) fn draw_credit(&self, wanted: usize) -> usize {
         let mut drawn = 0;
         let _ = self.credit.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
-            drawn = wanted.min(left);
-            Some(left - drawn)
+            drawn = wanted.min(usize::try_from(left).unwrap_or(0));
+            Some(left - drawn as isize)
         });
         drawn
     }
 
+    /// Reserves room for a dhaga that must not be refused.
+    fn overdraw_credit(&self) {
+        self.credit.fetch_sub(1, Ordering::Relaxed);
+    }
+
     pub(crate) fn credit(&self) -> usize {
-        self.credit.load(Ordering::Relaxed)
+        usize::try_from(self.credit.load(Ordering::Relaxed)).unwrap_or(0)
     }
 
     pub(crate) fn return_credit(&self, count: usize) {
-        self.credit.fetch_add(count, Ordering::Relaxed);
+        self.credit.fetch_add(count as isize, Ordering::Relaxed);
     }
 
     /// The worker with the fewest live dhagas.
@@ -187,6 +192,8 @@ pub(crate) struct Worker {
     ready_left: Cell<usize>,
     /// and unstarted ones.
     unstarted_left: Cell<usize>,
+    /// The head of `ready` and `unstarted_left` when late ones last went before the others.
+    late_mark: Cell<(usize, usize)>,
     /// Unstarted dhagas that no other worker sees before the end of the batch.
     fresh: RefCell<VecDeque<Job>>,
     /// A great burst was shared, and a thief woken for it, before the end of this batch.
@@ -295,6 +302,7 @@ impl Worker {
             hand_offs: Cell::new(0),
             ready_left: Cell::default(),
             unstarted_left: Cell::default(),
+            late_mark: Cell::default(),
             fresh: RefCell::default(),
             has_shared_lot: Cell::new(false),
             taken_back: Cell::new(0),
@@ -368,7 +376,8 @@ impl Worker {
         self.publish_live();
     }
 
-    /// Step 2: dhagas whose deadline has passed go before those that are merely ready.
+    /// Step 2: dhagas whose deadline has passed go before those that are merely ready, but keep nobody out: who compute and
+    /// sleep may always be late.
     fn expire_timers(&self) {
         let mut timers = self.timers.borrow_mut();
         if timers.is_empty() {
@@ -377,17 +386,32 @@ impl Worker {
         let (now, tasks) = (now(), self.tasks.borrow());
         let mut late = Vec::new();
         while let Some(id) = timers.pop_expired(now) {
-            late.extend(tasks.get(id));
-        }
-        for task in late.into_iter().rev() {
+            let Some(task) = tasks.get(id) else { continue };
             task.timer.set(None);
             if let State::Parked(_) = task.state.get() {
                 task.state.set(State::Ready);
                 task.verdict.set(Wake::TimedOut);
-                self.ready.push_front(task);
-                self.ready_left.set(self.ready_left.get() + 1);
+                late.push(task);
             }
         }
+        self.queue_late(late);
+    }
+
+    /// Those of the last time may have had the whole batch: they go first again only if another has run since.
+    fn queue_late(&self, late: Vec<TaskRef>) {
+        if late.is_empty() {
+            return;
+        }
+        let mark = (self.ready.head(), self.unstarted_left.get());
+        let (head, unstarted_left) = self.late_mark.replace(mark);
+        let has_another_run = mark.0.wrapping_sub(head) as isize > 0 || mark.1 != unstarted_left;
+        if !has_another_run && self.has_work() {
+            return late.into_iter().for_each(|task| self.ready.push_back(task));
+        }
+        if self.ready_left.get() + self.unstarted_left.get() > 0 {
+            self.ready_left.set(self.ready_left.get() + late.len());
+        }
+        late.into_iter().rev().for_each(|task| self.ready.push_front(task));
     }
 
     /// Step 3: ready and unstarted dhagas, until none is left or the batch's time is over.
@@ -1000,6 +1024,14 @@ impl Worker {
         self.local.borrow_mut().push_back(job);
     }
 
+    /// As [`Worker::push_local`], whether there is room for it or not.
+    pub(crate) fn push_at_any_rate(&self, job: Job) {
+        if !self.take_credit() {
+            self.shared.overdraw_credit();
+        }
+        self.push_local(job);
+    }
+
     pub(crate) fn push_at_end(&self, work: Arc<dyn AtEnd>) {
         self.front.push_at_end(work);
     }
@@ -1039,7 +1071,7 @@ impl Worker {
         task.is_settled.set(true);
         task.head().is_some_and(|head| {
             head.settle(self.address(&task).home());
-            head.scope().is_cancelled()
+            head.scope().is_cancelled_by_now()
         })
     }
 

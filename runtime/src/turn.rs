@@ -102,7 +102,7 @@ pub fn drop_in_dhaga(value: impl Send + 'static) {
     match worker() {
         // Not refused at the limit of dhagas: it was there before, in a way.
         Some(worker) if worker.current().is_none() => {
-            worker.push_local(detached(Location::caller(), move || drop(value)));
+            worker.push_at_any_rate(detached(Location::caller(), move || drop(value)));
         }
         _ => drop(value),
     }

@@ -205,3 +205,17 @@ fn the_default_limit_comes_from_memory() {
     let limit = Runtime::builder().workers(1).tasks_max(7).build().expect("a runtime").tasks_max();
     assert_eq!(limit, 7);
 }
+
+#[test]
+fn a_closure_larger_than_a_stack_is_dropped_where_it_lies() {
+    child::succeeds(child::name_of!(a_closure_larger_than_a_stack_is_dropped_where_it_lies), || {
+        let runtime = Runtime::builder().workers(1).stack_size(64 << 10).build().expect("a runtime");
+        runtime.spawn(|| ()).join().expect("it keeps a stack of the smallest size");
+        limit(Resource::As, address_space() + (256 << 20));
+        let dropped = Arc::new(AtomicUsize::new(0));
+        let (large, counted) = ([1_u8; 60_000], Counted(dropped.clone()));
+        let refused = Builder::new().stack_size(1 << 30).spawn_on(&runtime, move || drop((large, counted)));
+        assert!(matches!(refused.expect("there is room for it").join(), Err(JoinError::NeverRan)));
+        assert_eq!(dropped.load(Ordering::SeqCst), 1);
+    });
+}

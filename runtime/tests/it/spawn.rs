@@ -410,6 +410,53 @@ fn the_limit_of_dhagas_is_an_error_and_room_comes_back() {
     });
 }
 
+/// Has something dropped on a worker's own context, where a dhaga must do it.
+struct DropsAtEnd(Arc<AtomicUsize>);
+
+impl AtEnd for DropsAtEnd {
+    fn at_end(self: Arc<Self>) {
+        turn::drop_in_dhaga(Counted(self.0.clone()));
+    }
+}
+
+/// Adds one when it is dropped.
+struct Counted(Arc<AtomicUsize>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn what_is_dropped_in_dhagas_of_their_own_leaves_the_limit_as_it_is() {
+    const LIMIT: usize = 16;
+    within_deadline(DEADLINE, || {
+        let runtime = Runtime::builder().workers(1).tasks_max(LIMIT).build().expect("a runtime");
+        let drop_many = || {
+            let dropped = Arc::new(AtomicUsize::new(0));
+            for _ in 0..10 * LIMIT {
+                turn::at_end(Arc::new(DropsAtEnd(dropped.clone())));
+            }
+            while dropped.load(Ordering::SeqCst) < 10 * LIMIT {
+                dhaga::yield_now();
+            }
+        };
+        runtime.spawn(drop_many).join().expect("nothing of it is refused");
+        let (release, released) = channel::bounded::<()>(1);
+        let wait = || {
+            Builder::new().spawn_on(&runtime, {
+                let released = released.clone();
+                move || released.recv().unwrap_or_default()
+            })
+        };
+        let waiting: Vec<_> = (0..10 * LIMIT).map_while(|_| wait().ok()).collect();
+        assert!((1..=LIMIT).contains(&waiting.len()), "{} of {LIMIT}", waiting.len());
+        drop(release);
+        waiting.into_iter().for_each(|handle| handle.join().expect("it ends"));
+    });
+}
+
 /// Leaves this process so many bytes of address space more than it uses.
 fn limit_address_space(room: u64) {
     let pages: u64 = std::fs::read_to_string("/proc/self/statm")
@@ -699,6 +746,31 @@ fn two_who_wake_each_other_keep_nobody_out() {
         is_over.store(true, Ordering::Relaxed);
         asker.join().expect("it ends");
         echo.join().expect("it ends").expect("the asker heard each answer");
+    });
+}
+
+#[test]
+fn those_who_compute_and_sleep_keep_nobody_out() {
+    on_workers(1, || {
+        let is_over = Arc::new(AtomicBool::new(false));
+        // Each is late by the time when the others have run.
+        let late: Vec<_> = (0..3)
+            .map(|_| {
+                let is_over = is_over.clone();
+                dhaga::spawn(move || {
+                    while !is_over.load(Ordering::Relaxed) {
+                        spin(Duration::from_millis(1));
+                        dhaga::sleep(Duration::from_micros(100));
+                    }
+                })
+            })
+            .collect();
+        for _ in 0..20 {
+            dhaga::yield_now();
+            dhaga::spawn(|| ()).join().expect("it starts");
+        }
+        is_over.store(true, Ordering::Relaxed);
+        late.into_iter().for_each(|handle| handle.join().expect("it ends"));
     });
 }
 

@@ -15,7 +15,7 @@ use dhaga::sync::{
     TryAcquireError, TryLockError, oneshot,
 };
 
-use crate::common::{Part, everywhere, on_all_mixtures};
+use crate::common::{DEADLINE, Part, everywhere, on_all_mixtures, within_deadline};
 
 /// How many parts a stress test has, and how often each does its work.
 const PARTS: usize = 4;
@@ -879,4 +879,31 @@ fn a_lock_can_be_taken_while_a_threads_locals_are_destroyed() {
     });
     user.join().expect("the thread ends in order");
     assert!(*locked(&LOCK));
+}
+
+#[test]
+fn a_thread_waits_also_while_its_locals_are_destroyed() {
+    struct WaitsInDrop;
+    impl Drop for WaitsInDrop {
+        fn drop(&mut self) {
+            let (sender, receiver) = oneshot::channel();
+            let answer = dhaga::spawn(move || {
+                dhaga::sleep(Duration::from_millis(20));
+                sender.send(7)
+            });
+            assert_eq!(receiver.recv(), Ok(7));
+            assert_eq!(answer.join().expect("it ends"), Ok(()));
+            let (_silent, mut receiver) = oneshot::channel::<()>();
+            assert_eq!(receiver.recv_timeout(Duration::from_millis(20)), Err(RecvTimeoutError::Timeout));
+        }
+    }
+    thread_local!(static LOCAL: WaitsInDrop = const { WaitsInDrop });
+    within_deadline(DEADLINE, || {
+        let thread = thread::spawn(|| {
+            // Ours comes later, so it is destroyed before.
+            LOCAL.with(|_| ());
+            dhaga::spawn(dhaga::yield_now).join().expect("it ends");
+        });
+        thread.join().expect("the thread ends well");
+    });
 }
