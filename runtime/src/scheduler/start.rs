@@ -1,0 +1,153 @@
+//! Starting, resuming and ending dhagas.
+
+use super::Worker;
+use crate::coroutine::Outcome;
+use crate::fork;
+use crate::job::{Execution, Job};
+use crate::stack::{Stack, StackError};
+use crate::task::TaskRef;
+
+/// Operations that do not wait between two times that a dhaga gives way: a hundred microseconds of socket calls.
+pub(super) const BUDGET_MAX: u32 = 64;
+
+impl Worker {
+    /// Starts the next unstarted dhaga. Returns whether there was one.
+    #[inline(never)]
+    pub(super) fn start_next(&self) -> bool {
+        let Some(job) = self.next_unstarted() else {
+            return false;
+        };
+        if self.is_stopping.get() {
+            self.start(job, Job::discard);
+        } else {
+            self.start(job, Job::execute);
+        }
+        true
+    }
+
+    #[inline(always)]
+    pub(super) fn start(&self, job: Job, end_of: impl FnOnce(Job) -> Execution + 'static) {
+        let stack_bytes = match job.stack_bytes() {
+            0 => self.shared.stack_bytes,
+            asked => asked,
+        };
+        let stack = self.stacks.borrow_mut().take(stack_bytes);
+        match stack {
+            Ok(stack) => self.start_on(stack, job, end_of),
+            Err(error) => self.refuse(job, &error),
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn start_on(&self, stack: Stack, job: Job, end_of: impl FnOnce(Job) -> Execution + 'static) {
+        stack.set_label(job.label().name(), job.label().site);
+        let task = self.tasks.borrow_mut().insert(stack, move |task| {
+            // SAFETY: the job's half of the pair keeps the head alive up to `complete`, and `run_job` forgets it before.
+            unsafe { task.set_head(job.pointer()) };
+            run_job(task, job, end_of);
+        });
+        let id = task.id();
+        self.resume(task);
+        if self.is_stopping.get() {
+            // What waits while it is dropped must not hold up the shutdown.
+            self.unwind(id);
+        }
+    }
+
+    /// There is no memory for a stack. The closure is lost, which whoever joins it learns; nobody else may know. To drop
+    /// it is user code too, so it gets the stack that was kept for this.
+    #[cold]
+    pub(super) fn refuse(&self, job: Job, error: &StackError) {
+        let refused = self.refused.get() + 1;
+        self.refused.set(refused);
+        // A burst of them is a burst of one kind: the 1st, 2nd, 4th, 8th ... tells of all.
+        if refused.is_power_of_two() {
+            let label = job.label();
+            log::error!(
+                "dhaga {:?} spawned at {} never ran, as {refused} of this worker by now: {error}",
+                label.display_name(),
+                label.site
+            );
+        }
+        match self.reserve.take() {
+            Some(stack) => self.start_on(stack, job, Job::discard),
+            None => {
+                // Even that one is in use, by a `Drop` that waits. A wait in this one panics, and is logged.
+                drop(job);
+                self.return_one_credit();
+            }
+        }
+    }
+
+    /// Keeps a stack for the case that there is no other.
+    pub(super) fn keep_reserve(&self) {
+        if self.reserve.borrow().is_none() {
+            *self.reserve.borrow_mut() = self.stacks.borrow_mut().take(self.shared.stack_bytes).ok();
+        }
+    }
+
+    /// The one place where a dhaga is resumed.
+    #[inline(always)]
+    pub(super) fn resume(&self, task: TaskRef) {
+        self.budget.set(BUDGET_MAX);
+        self.current.set(Some(task));
+        let outcome = task.resume();
+        self.current.set(None);
+        if let Outcome::Finished = outcome {
+            self.end(task);
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn end(&self, task: TaskRef) {
+        fork::abort_if_forked();
+        let stack = self.tasks.borrow_mut().remove(task);
+        self.stacks.borrow_mut().give_back(stack);
+        self.keep_reserve();
+        self.return_one_credit();
+    }
+
+    /// Reserves room for one dhaga.
+    #[inline(always)]
+    pub(crate) fn take_credit(&self) -> bool {
+        if self.credit.get() == 0 {
+            self.credit.set(self.shared.draw_credit(self.credit_lot));
+            if self.credit.get() == 0 {
+                return false;
+            }
+        }
+        self.credit.set(self.credit.get() - 1);
+        true
+    }
+
+    #[inline(always)]
+    pub(crate) fn return_one_credit(&self) {
+        let (credit, kept) = (self.credit.get() + 1, self.credit_lot - 1);
+        if credit <= 2 * kept {
+            self.credit.set(credit);
+        } else {
+            self.shared.return_credit(credit - kept);
+            self.credit.set(kept);
+        }
+    }
+}
+
+/// What a dhaga does, from its first instruction to its last, on its own stack.
+#[inline(always)]
+fn run_job(task: TaskRef, job: Job, end_of: impl FnOnce(Job) -> Execution) {
+    let head = job.pointer();
+    let mut execution = end_of(job);
+    loop {
+        execution.drop_unwanted();
+        task.forget_head();
+        match execution.complete() {
+            Ok(()) => return,
+            // The handle went away at this very moment, and the result is to be dropped as by a dhaga.
+            Err(again) => {
+                // SAFETY: the job's half is still ours, and keeps the head alive.
+                unsafe { task.set_head(head) };
+                execution = again;
+            }
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Waiting and waking.
+
+use std::time::Instant;
+
+use super::Worker;
+use crate::context::Node;
+use crate::coroutine;
+use crate::coroutine::Wake;
+use crate::run_queue::{Address, Message};
+use crate::task::{State, Task, TaskId, TaskRef, WaitReason};
+
+impl Worker {
+    #[inline(always)]
+    pub(crate) fn current(&self) -> Option<TaskRef> {
+        self.current.get()
+    }
+
+    pub(crate) fn address(&self, task: &Task) -> Address {
+        Address { injector: self.injector, task: task.id() }
+    }
+
+    /// Suspends the running dhaga until it is unparked or the deadline passes. The one way to wait.
+    #[inline(always)]
+    pub(crate) fn suspend(&self, task: TaskRef, reason: WaitReason, deadline: Option<Instant>) -> Wake {
+        if task.permit.replace(false) || !task.is_settled.get() && self.settle(task) {
+            return Wake::Ready;
+        }
+        if let Some(deadline) = deadline {
+            self.arm(task, deadline);
+        }
+        task.state.set(State::Parked(reason));
+        let wake = coroutine::suspend();
+        if deadline.is_some() {
+            self.disarm(task);
+        }
+        wake
+    }
+
+    /// Before its first wait a dhaga says where it lives, for those who may cancel it. Returns whether one already has.
+    #[inline(never)]
+    pub(super) fn settle(&self, task: TaskRef) -> bool {
+        task.is_settled.set(true);
+        task.head().is_some_and(|head| {
+            head.settle(self.address(&task).home());
+            head.scope().is_cancelled_by_now()
+        })
+    }
+
+    #[inline(never)]
+    pub(super) fn arm(&self, task: TaskRef, deadline: Instant) {
+        task.timer.set(Some(self.timers.borrow_mut().arm(deadline, task.id())));
+    }
+
+    #[inline(never)]
+    pub(super) fn disarm(&self, task: TaskRef) {
+        if let Some(key) = task.timer.take() {
+            self.timers.borrow_mut().cancel(key);
+        }
+    }
+
+    /// Counts an operation of the running dhaga. Returns whether it shall give way.
+    #[inline(always)]
+    pub(crate) fn spend(&self) -> bool {
+        let left = self.budget.get();
+        self.budget.set(left.saturating_sub(1));
+        left == 0
+    }
+
+    /// Sends the running dhaga to the tail of the queue.
+    #[inline(always)]
+    pub(crate) fn yield_now(&self, task: TaskRef) -> Wake {
+        self.ready.push_back(task);
+        coroutine::suspend()
+    }
+
+    /// Makes a dhaga of this worker ready, or saves it the wake if it is not parked. The last one that the running dhaga
+    /// wakes is next.
+    #[inline(always)]
+    pub(crate) fn unpark(&self, id: TaskId) {
+        if let Some(woken) = self.wake(id) {
+            let queued = if self.current.get().is_some() { self.handed.replace(Some(woken)) } else { Some(woken) };
+            if let Some(queued) = queued {
+                self.ready.push_back(queued);
+            }
+        }
+    }
+
+    /// As [`Worker::unpark`], behind all who are ready.
+    pub(crate) fn unpark_in_turn(&self, id: TaskId) {
+        if let Some(woken) = self.wake(id) {
+            self.ready.push_back(woken);
+        }
+    }
+
+    /// A dhaga that was parked and is to be queued.
+    #[inline(always)]
+    pub(super) fn wake(&self, id: TaskId) -> Option<TaskRef> {
+        let task = self.tasks.borrow().get(id)?;
+        if task.state.get() == State::Ready {
+            task.permit.set(true);
+            return None;
+        }
+        task.state.set(State::Ready);
+        Some(task)
+    }
+
+    /// Makes a dhaga of any worker ready.
+    #[inline(always)]
+    pub(crate) fn unpark_anywhere(&self, address: Address) {
+        if std::ptr::eq(address.injector, self.injector) {
+            self.unpark(address.task);
+        } else {
+            // A worker that has ended has no dhaga left to wake.
+            let _ = address.injector.push(Message::Wake(address.task));
+        }
+    }
+
+    pub(crate) fn describe_slot(&self, slot: u32) -> Option<String> {
+        self.tasks.borrow().live().find(|task| task.slot == slot).map(|task| describe(&task))
+    }
+}
+
+fn describe(task: &Task) -> String {
+    let Some(head) = task.head() else {
+        return "a dhaga that has ended".to_owned();
+    };
+    let state = match task.state.get() {
+        State::Parked(reason) => format!("waits ({reason:?})"),
+        State::Ready => "runs or is ready to".to_owned(),
+    };
+    format!("dhaga {:?} (spawned at {}): {state}", head.label().display_name(), head.label().site)
+}
