@@ -184,6 +184,10 @@ pub(crate) struct Worker {
     refused: Cell<u64>,
     /// A stack for dropping what gets none.
     reserve: RefCell<Option<Stack>>,
+    /// What waits for that stack, which is in use by a `Drop` that waits.
+    stackless: RefCell<VecDeque<Job>>,
+    /// The reserve is out, or somebody waits for it.
+    is_short: Cell<bool>,
     /// When to trim stacks; `None` while there are none to trim.
     trim_due: Cell<Option<Instant>>,
     /// The fewest stacks that lay unused at the end of a batch since the last trim.
@@ -284,6 +288,8 @@ impl Worker {
             stacks: RefCell::new(stacks),
             refused: Cell::new(0),
             reserve: RefCell::default(),
+            stackless: RefCell::default(),
+            is_short: Cell::new(true),
             trim_due: Cell::new(None),
             spare_stacks: Cell::new(usize::MAX),
             at_end: RefCell::default(),
@@ -650,7 +656,7 @@ impl Worker {
         let reserve = usize::from(self.reserve.borrow().is_some());
         Audit {
             tasks: self.tasks.borrow().len(),
-            unstarted: self.fresh.borrow().len() + self.local.borrow().len() + self.injector.unstarted_len(),
+            unstarted: self.count_unstarted() + self.stackless.borrow().len(),
             stacks: self.stacks.borrow().stats().in_use - reserve,
             timers: self.timers.borrow().len(),
             sources: self.reactor.borrow().len(),
@@ -780,6 +786,12 @@ impl Worker {
     /// it is user code too, so it gets the stack that was kept for this.
     #[cold]
     fn refuse(&self, job: Job, error: &StackError) {
+        let reserve = self.reserve.take();
+        self.is_short.set(true);
+        if reserve.is_none() && self.tasks.borrow().len() > 0 {
+            // Somebody's end will bring a stack.
+            return self.stackless.borrow_mut().push_back(job);
+        }
         let refused = self.refused.get() + 1;
         self.refused.set(refused);
         // A burst of them is a burst of one kind: the 1st, 2nd, 4th, 8th ... tells of all.
@@ -791,21 +803,28 @@ impl Worker {
                 label.site
             );
         }
-        match self.reserve.take() {
+        match reserve {
             Some(stack) => self.start_on(stack, job, Job::discard),
             None => {
-                // Even that one is in use, by a `Drop` that waits. A wait in this one panics, and is logged.
+                // There is no stack at all, and nobody who could give one back. A wait in this `Drop` panics, and is logged.
                 drop(job);
+                self.keep_reserve();
                 self.return_one_credit();
             }
         }
     }
 
-    /// Keeps a stack for the case that there is no other.
+    /// Keeps a stack for the case that there is no other, and lets one try again who waits for it.
+    #[cold]
     fn keep_reserve(&self) {
-        if self.reserve.borrow().is_none() {
-            *self.reserve.borrow_mut() = self.stacks.borrow_mut().take(self.shared.stack_bytes).ok();
+        let (mut reserve, mut stackless) = (self.reserve.borrow_mut(), self.stackless.borrow_mut());
+        if reserve.is_none() {
+            *reserve = self.stacks.borrow_mut().take(self.shared.stack_bytes).ok();
         }
+        if reserve.is_some() || self.tasks.borrow().len() == 0 {
+            self.local.borrow_mut().extend(stackless.pop_front());
+        }
+        self.is_short.set(reserve.is_none() || !stackless.is_empty());
     }
 
     fn publish_live(&self) {
@@ -829,7 +848,9 @@ impl Worker {
         fork::abort_if_forked();
         let stack = self.tasks.borrow_mut().remove(task);
         self.stacks.borrow_mut().give_back(stack);
-        self.keep_reserve();
+        if self.is_short.get() {
+            self.keep_reserve();
+        }
         self.return_one_credit();
     }
 
