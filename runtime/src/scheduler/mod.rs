@@ -79,6 +79,10 @@ pub(crate) struct Worker {
     refused: Cell<u64>,
     /// A stack for dropping what gets none.
     reserve: RefCell<Option<Stack>>,
+    /// What waits for that stack, which is in use by a `Drop` that waits.
+    stackless: RefCell<VecDeque<Job>>,
+    /// The reserve is out, or somebody waits for it.
+    is_short: Cell<bool>,
     /// When to trim stacks; `None` while there are none to trim.
     trim_due: Cell<Option<Instant>>,
     /// The fewest stacks that lay unused at the end of a batch since the last trim.
@@ -184,6 +188,8 @@ impl Worker {
             stacks: RefCell::new(stacks),
             refused: Cell::new(0),
             reserve: RefCell::default(),
+            stackless: RefCell::default(),
+            is_short: Cell::new(true),
             trim_due: Cell::new(None),
             spare_stacks: Cell::new(usize::MAX),
             inbox: RefCell::default(),
@@ -478,7 +484,7 @@ impl Worker {
         let reserve = usize::from(self.reserve.borrow().is_some());
         Audit {
             tasks: self.tasks.borrow().len(),
-            unstarted: self.fresh.borrow().len() + self.local.borrow().len() + self.injector.unstarted_len(),
+            unstarted: self.count_unstarted() + self.stackless.borrow().len(),
             stacks: self.stacks.borrow().stats().in_use - reserve,
             timers: self.timers.borrow().len(),
             sources: self.front.reactor().len(),

@@ -58,6 +58,12 @@ impl Worker {
     /// it is user code too, so it gets the stack that was kept for this.
     #[cold]
     pub(super) fn refuse(&self, job: Job, error: &StackError) {
+        let reserve = self.reserve.take();
+        self.is_short.set(true);
+        if reserve.is_none() && self.tasks.borrow().len() > 0 {
+            // Somebody's end will bring a stack.
+            return self.stackless.borrow_mut().push_back(job);
+        }
         let refused = self.refused.get() + 1;
         self.refused.set(refused);
         // A burst of them is a burst of one kind: the 1st, 2nd, 4th, 8th ... tells of all.
@@ -69,21 +75,28 @@ impl Worker {
                 label.site
             );
         }
-        match self.reserve.take() {
+        match reserve {
             Some(stack) => self.start_on(stack, job, Job::discard),
             None => {
-                // Even that one is in use, by a `Drop` that waits. A wait in this one panics, and is logged.
+                // There is no stack at all, and nobody who could give one back. A wait in this `Drop` panics, and is logged.
                 drop(job);
+                self.keep_reserve();
                 self.return_one_credit();
             }
         }
     }
 
-    /// Keeps a stack for the case that there is no other.
+    /// Keeps a stack for the case that there is no other, and lets one try again who waits for it.
+    #[cold]
     pub(super) fn keep_reserve(&self) {
-        if self.reserve.borrow().is_none() {
-            *self.reserve.borrow_mut() = self.stacks.borrow_mut().take(self.shared.stack_bytes).ok();
+        let (mut reserve, mut stackless) = (self.reserve.borrow_mut(), self.stackless.borrow_mut());
+        if reserve.is_none() {
+            *reserve = self.stacks.borrow_mut().take(self.shared.stack_bytes).ok();
         }
+        if reserve.is_some() || self.tasks.borrow().len() == 0 {
+            self.local.borrow_mut().extend(stackless.pop_front());
+        }
+        self.is_short.set(reserve.is_none() || !stackless.is_empty());
     }
 
     /// The one place where a dhaga is resumed.
@@ -103,7 +116,9 @@ impl Worker {
         fork::abort_if_forked();
         let stack = self.tasks.borrow_mut().remove(task);
         self.stacks.borrow_mut().give_back(stack);
-        self.keep_reserve();
+        if self.is_short.get() {
+            self.keep_reserve();
+        }
         self.return_one_credit();
     }
 

@@ -2,10 +2,10 @@
 
 use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 
-use dhaga::sync::channel;
+use dhaga::sync::{Semaphore, channel};
 use dhaga::{Builder, JoinError, Runtime, RuntimeBuilder, SpawnError};
 use rustix::mm::{MlockAllFlags, mlockall};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -217,5 +217,38 @@ fn a_closure_larger_than_a_stack_is_dropped_where_it_lies() {
         let refused = Builder::new().stack_size(1 << 30).spawn_on(&runtime, move || drop((large, counted)));
         assert!(matches!(refused.expect("there is room for it").join(), Err(JoinError::NeverRan)));
         assert_eq!(dropped.load(Ordering::SeqCst), 1);
+    });
+}
+
+/// Says where it is dropped, and waits there.
+struct WaitsInDrop(Arc<Semaphore>, mpsc::Sender<bool>);
+
+impl Drop for WaitsInDrop {
+    fn drop(&mut self) {
+        self.1.send(dhaga::current().is_dhaga()).expect("the test listens");
+        drop(self.0.acquire().expect("it is open"));
+    }
+}
+
+#[test]
+fn what_gets_no_stack_is_dropped_in_a_dhaga_however_long_that_takes() {
+    child::succeeds(child::name_of!(what_gets_no_stack_is_dropped_in_a_dhaga_however_long_that_takes), || {
+        let runtime = Runtime::builder().workers(1).build().expect("a runtime");
+        runtime.spawn(|| ()).join().expect("it has a stack");
+        limit(Resource::As, address_space() + (256 << 20));
+        let (permits, (dropped, is_dropped)) = (Arc::new(Semaphore::new(0)), mpsc::channel());
+        let refused: Vec<_> = (0..10)
+            .map(|_| {
+                let waits = WaitsInDrop(permits.clone(), dropped.clone());
+                Builder::new().stack_size(1 << 30).spawn_on(&runtime, || drop(waits)).expect("there is room for it")
+            })
+            .collect();
+        assert!(is_dropped.recv().expect("the first is dropped"));
+        assert_eq!(runtime.spawn(|| 1).join().expect("others go on"), 1);
+        permits.add_permits(1);
+        for handle in refused {
+            assert!(matches!(handle.join(), Err(JoinError::NeverRan)));
+        }
+        assert!(is_dropped.try_iter().take(9).all(|in_dhaga| in_dhaga));
     });
 }
