@@ -338,7 +338,8 @@ impl Worker {
             self.ready_left.set(self.ready_left.get() - 1);
             return self.resume_next();
         }
-        self.unstarted_left.set(self.unstarted_left.get() - 1);
+        // Saturating: others may have taken the only one since it was seen.
+        self.unstarted_left.set(self.unstarted_left.get().saturating_sub(1));
         if self.start_next() {
             return true;
         }
