@@ -323,7 +323,7 @@ impl Worker {
             }
             self.ready_left.set(self.ready.len());
         }
-        self.ready_left.set(self.ready_left.get().wrapping_sub(1));
+        self.ready_left.set(self.ready_left.get().saturating_sub(1));
         self.resume_next()
     }
 

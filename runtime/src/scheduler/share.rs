@@ -31,7 +31,7 @@ impl Worker {
     }
 
     #[cold]
-    pub(super) fn share_lot(&self) {
+    fn share_lot(&self) {
         self.publish_fresh();
         if !self.has_shared_lot.replace(true) {
             self.shared.wake_thief();
@@ -57,7 +57,7 @@ impl Worker {
         self.injector.note_arrival();
     }
 
-    pub(super) fn set_arrived(&self, count: usize) {
+    fn set_arrived(&self, count: usize) {
         self.arrived.set(count);
         self.publish_live();
     }
@@ -75,7 +75,7 @@ impl Worker {
         }
     }
 
-    pub(super) fn publish_fresh(&self) {
+    fn publish_fresh(&self) {
         let mut fresh = self.fresh.borrow_mut();
         if !fresh.is_empty() {
             self.injector.publish(fresh.drain(..));
@@ -128,7 +128,7 @@ impl Worker {
     }
 
     /// The oldest first: what was published before what is fresh.
-    pub(super) fn next_shareable(&self) -> Option<Job> {
+    fn next_shareable(&self) -> Option<Job> {
         let mut fresh = self.fresh.borrow_mut();
         if self.taken_back.get() == 0 && self.injector.unstarted_len() > 0 {
             // Some at a time, for the sake of the lock, and never all, for the sake of the thieves.
@@ -147,7 +147,7 @@ impl Worker {
     /// Where a new dhaga belongs, if not here. Asked again after so many starts only, because the answer lies in lines that
     /// other workers write.
     #[inline(always)]
-    pub(super) fn placement(&self) -> Option<&'static Injector> {
+    fn placement(&self) -> Option<&'static Injector> {
         if self.shared.workers < 2 {
             return None;
         }
@@ -163,7 +163,7 @@ impl Worker {
     /// What counts are dhagas that wait, since those that start and end within a turn are not there when it is over. So
     /// the tolerance can be small, and is there for the lateness of the counts.
     #[inline(never)]
-    pub(super) fn place_next(&self) {
+    fn place_next(&self) {
         self.placed_on.set(None);
         self.placed_left.set(STARTS_PER_PLACEMENT);
         self.publish_live();
@@ -193,7 +193,7 @@ impl Worker {
             || self.injector.unstarted_len() > 0
     }
 
-    pub(super) fn publish_live(&self) {
+    fn publish_live(&self) {
         self.injector.set_live(self.tasks.borrow().len() + self.arrived.get());
     }
 }

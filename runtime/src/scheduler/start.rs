@@ -39,7 +39,7 @@ impl Worker {
     }
 
     #[inline(always)]
-    pub(super) fn start_on(&self, stack: Stack, job: Job, end_of: impl FnOnce(Job) -> Execution + 'static) {
+    fn start_on(&self, stack: Stack, job: Job, end_of: impl FnOnce(Job) -> Execution + 'static) {
         stack.set_label(job.label().name(), job.label().site);
         let task = self.tasks.borrow_mut().insert(stack, move |task| {
             // SAFETY: the job's half of the pair keeps the head alive up to `complete`, and `run_job` forgets it before.
@@ -57,7 +57,7 @@ impl Worker {
     /// There is no memory for a stack. The closure is lost, which whoever joins it learns; nobody else may know. To drop
     /// it is user code too, so it gets the stack that was kept for this.
     #[cold]
-    pub(super) fn refuse(&self, job: Job, error: &StackError) {
+    fn refuse(&self, job: Job, error: &StackError) {
         let reserve = self.reserve.take();
         self.is_short.set(true);
         if reserve.is_none() && self.tasks.borrow().len() > 0 {
@@ -112,7 +112,7 @@ impl Worker {
     }
 
     #[inline(always)]
-    pub(super) fn end(&self, task: TaskRef) {
+    fn end(&self, task: TaskRef) {
         fork::abort_if_forked();
         let stack = self.tasks.borrow_mut().remove(task);
         self.stacks.borrow_mut().give_back(stack);

@@ -42,7 +42,7 @@ impl Worker {
     }
 
     /// Trims so many stacks, or as many as there is time for, and returns how many.
-    pub(super) fn trim(&self, count: usize, began: Instant) -> usize {
+    fn trim(&self, count: usize, began: Instant) -> usize {
         let (mut stacks, mut left) = (self.stacks.borrow_mut(), count);
         loop {
             let step = left.min(TRIMMED_PER_LOOK);

@@ -4,8 +4,7 @@ use std::time::Instant;
 
 use super::Worker;
 use crate::context::Node;
-use crate::coroutine;
-use crate::coroutine::Wake;
+use crate::coroutine::{self, Wake};
 use crate::run_queue::{Address, Message};
 use crate::task::{State, Task, TaskId, TaskRef, WaitReason};
 
@@ -38,7 +37,7 @@ impl Worker {
 
     /// Before its first wait a dhaga says where it lives, for those who may cancel it. Returns whether one already has.
     #[inline(never)]
-    pub(super) fn settle(&self, task: TaskRef) -> bool {
+    fn settle(&self, task: TaskRef) -> bool {
         task.is_settled.set(true);
         task.head().is_some_and(|head| {
             head.settle(self.address(&task).home());
@@ -47,12 +46,12 @@ impl Worker {
     }
 
     #[inline(never)]
-    pub(super) fn arm(&self, task: TaskRef, deadline: Instant) {
+    fn arm(&self, task: TaskRef, deadline: Instant) {
         task.timer.set(Some(self.timers.borrow_mut().arm(deadline, task.id())));
     }
 
     #[inline(never)]
-    pub(super) fn disarm(&self, task: TaskRef) {
+    fn disarm(&self, task: TaskRef) {
         if let Some(key) = task.timer.take() {
             self.timers.borrow_mut().cancel(key);
         }
@@ -94,7 +93,7 @@ impl Worker {
 
     /// A dhaga that was parked and is to be queued.
     #[inline(always)]
-    pub(super) fn wake(&self, id: TaskId) -> Option<TaskRef> {
+    fn wake(&self, id: TaskId) -> Option<TaskRef> {
         let task = self.tasks.borrow().get(id)?;
         if task.state.get() == State::Ready {
             task.permit.set(true);

@@ -85,7 +85,7 @@ impl Worker {
     }
 
     /// The worker so many places further in the ring.
-    pub(super) fn neighbour(&self, places: usize) -> Option<(&'static Injector, &Front)> {
+    fn neighbour(&self, places: usize) -> Option<(&'static Injector, &Front)> {
         let here = self.shared.injectors().iter().position(|injector| std::ptr::eq(*injector, self.injector))?;
         self.shared.doors().nth((here + places) % self.shared.workers)
     }
