@@ -30,6 +30,7 @@ use crate::in_flight::{Full, InFlight};
 use crate::incoming::Flow;
 use crate::limits::Limits;
 use crate::message::{self, Message};
+use crate::outbox::NoRoom;
 use crate::waiters::Waiters;
 
 /// Calls methods of one server. Cheap to clone; all clones, on all threads, share its connections, which are closed when
@@ -337,11 +338,11 @@ impl Shared {
     }
 }
 
-fn overloaded(connection: &Arc<Connection<Calling>>) -> impl Fn(Interrupt) -> CallError {
+fn overloaded(connection: &Arc<Connection<Calling>>) -> impl Fn(NoRoom) -> CallError {
     let limit = connection.limits.unsent_bytes_max;
-    move |interrupt| match interrupt {
-        Interrupt::DeadlineExceeded => CallError::Overloaded { limit },
-        other => other.into(),
+    move |why| match why {
+        NoRoom::Late | NoRoom::Interrupted(Interrupt::DeadlineExceeded { .. }) => CallError::Overloaded { limit },
+        NoRoom::Interrupted(other) => other.into(),
     }
 }
 

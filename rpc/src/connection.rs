@@ -18,13 +18,13 @@ use std::time::Instant;
 
 use dhaga::net::TcpStream;
 use dhaga::turn::{self, AtEnd, OnReady};
-use dhaga::{Interrupt, yield_now};
+use dhaga::yield_now;
 
 use crate::error::Cause;
 use crate::frame::FrameError;
 use crate::incoming::{Flow, Incoming};
 use crate::limits::Limits;
-use crate::outbox::{Appended, Flushed, Outbox};
+use crate::outbox::{Appended, Flushed, NoRoom, Outbox};
 
 /// What a connection is for: the serving or the calling side.
 pub(crate) trait Side: Send + Sync + Sized + 'static {
@@ -132,7 +132,7 @@ impl<S: Side> Connection<S> {
     }
 
     /// Waits for room among the unsent bytes.
-    pub(crate) fn wait_for_room(&self, deadline: Option<Instant>) -> Result<(), Interrupt> {
+    pub(crate) fn wait_for_room(&self, deadline: Option<Instant>) -> Result<(), NoRoom> {
         self.outbox.wait_for_room(deadline)
     }
 

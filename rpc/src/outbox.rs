@@ -56,6 +56,21 @@ pub(crate) enum Appended {
     Closed,
 }
 
+/// Why a sender got no room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoRoom {
+    /// None came before the deadline.
+    Late,
+    /// What [`park::check`] says.
+    Interrupted(Interrupt),
+}
+
+impl From<Interrupt> for NoRoom {
+    fn from(interrupt: Interrupt) -> Self {
+        Self::Interrupted(interrupt)
+    }
+}
+
 /// What became of a flush.
 #[derive(Debug)]
 pub(crate) enum Flushed {
@@ -98,7 +113,7 @@ impl Outbox {
     /// # Errors
     ///
     /// The deadline passed first, or what [`park::check`] says.
-    pub(crate) fn wait_for_room(&self, deadline: Option<Instant>) -> Result<(), Interrupt> {
+    pub(crate) fn wait_for_room(&self, deadline: Option<Instant>) -> Result<(), NoRoom> {
         let mut place = Place { outbox: self, number: None };
         loop {
             park::check()?;
@@ -110,7 +125,7 @@ impl Outbox {
             drop(state);
             if park::park_until(WaitReason::Write, deadline) == Parked::TimedOut {
                 park::check()?;
-                return Err(Interrupt::DeadlineExceeded);
+                return Err(NoRoom::Late);
             }
         }
     }
@@ -351,7 +366,7 @@ mod tests {
         let outbox = Outbox::new(1);
         outbox.append(|buffer| buffer.push(1));
         for _ in 0..10 {
-            assert_eq!(outbox.wait_for_room(Some(Instant::now())), Err(Interrupt::DeadlineExceeded));
+            assert_eq!(outbox.wait_for_room(Some(Instant::now())), Err(NoRoom::Late));
         }
         assert!(outbox.lock().waiting.is_empty());
     }

@@ -1,83 +1,22 @@
-//! The deadline and cancel tree: what a dhaga inherits from the code that started it.
+//! The cancel tree: who is cancelled with whom.
 //!
-//! A *scope* is a stretch of sequential code with an optional deadline and a cancel flag. Each spawned dhaga is one, and
-//! `within` opens more inside it. Scopes form a tree; cancelling one flags everything below it:
+//! A *scope* is a stretch of code with a cancel flag: a dhaga from its start to its end, or the body of a `scope`. Scopes
+//! form a tree; cancelling one flags everything below it:
 //!
 //! ```text
-//!   request (deadline 3 s) ──┬── scoped child      inherits deadline and cancel
-//!                            ├── within(1 s)       inherits both, tightens the deadline
-//!                            └╌╌ plain spawn       inherits the deadline only: not linked, so not cancelled
+//!   request ──┬── scope ──┬── scoped child      linked: cancelled with the scope, and with the request
+//!             │           └── scoped child
+//!             └╌╌ plain spawn                   not linked, so not cancelled
 //! ```
 //!
 //! This floor only keeps the books. Whoever cancels gets a call of [`Node::wake`] for each flagged scope; the floors
-//! above decide how a sleeper is woken.
+//! above decide how a sleeper is woken. Deadlines are in `ambient`: they need no tree, since they never come later.
 
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
-/// Why a fallible wait gave up although nothing was wrong with what it waited for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Interrupt {
-    /// The deadline of the scope around the wait has passed.
-    DeadlineExceeded,
-    /// The dhaga, or a scope around the wait, was cancelled.
-    Cancelled,
-    /// The wait was called while its dhaga or thread unwinds from a panic (from a `Drop`, that is). A dhaga never
-    /// switches while it unwinds, because std counts panics per OS thread.
-    Panicking,
-}
-
-impl std::fmt::Display for Interrupt {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::DeadlineExceeded => "the deadline of the surrounding scope has passed",
-            Self::Cancelled => "the surrounding scope was cancelled",
-            Self::Panicking => "refused to wait while the stack unwinds from a panic",
-        })
-    }
-}
-
-impl std::error::Error for Interrupt {}
-
-/// A wait ended because its dhaga was cancelled: the inner error of an [`std::io::Error`] of kind `Other`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cancelled;
-
-impl std::fmt::Display for Cancelled {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        Interrupt::Cancelled.fmt(f)
-    }
-}
-
-impl std::error::Error for Cancelled {}
-
-/// A wait was refused because its thread unwinds from a panic: the inner error of an [`std::io::Error`] of kind `Other`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Panicking;
-
-impl std::fmt::Display for Panicking {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        Interrupt::Panicking.fmt(f)
-    }
-}
-
-impl std::error::Error for Panicking {}
-
-/// A deadline becomes `TimedOut`; the others become `Other`, never `Interrupted`, on which std's helpers would loop.
-impl From<Interrupt> for std::io::Error {
-    fn from(interrupt: Interrupt) -> Self {
-        match interrupt {
-            Interrupt::DeadlineExceeded => Self::new(std::io::ErrorKind::TimedOut, interrupt),
-            Interrupt::Cancelled => Self::other(Cancelled),
-            Interrupt::Panicking => Self::other(Panicking),
-        }
-    }
-}
-
-/// Whatever carries a scope: a spawned dhaga, or a stretch of code inside one.
+/// Whatever carries a scope: a spawned dhaga, or the body of a `scope`.
 pub(crate) trait Node: Send + Sync {
     /// The scope that this node carries.
     fn scope(&self) -> &Scope;
@@ -93,8 +32,6 @@ pub(crate) trait Node: Send + Sync {
 #[derive(Default)]
 pub(crate) struct Scope {
     cancelled: AtomicBool,
-    /// The earliest deadline of this scope and those around it.
-    deadline: Option<Instant>,
     /// Who is flagged with this scope.
     children: Family,
 }
@@ -151,20 +88,6 @@ impl Default for Children {
 const CHILDREN_SWEEP_MIN: usize = 32;
 
 impl Scope {
-    /// A scope whose deadline is the earlier of its own and its parent's.
-    pub(crate) fn new(inherited: Option<Instant>, own: Option<Instant>) -> Self {
-        let deadline = match (inherited, own) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        };
-        Self { deadline, ..Self::default() }
-    }
-
-    #[inline(always)]
-    pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.deadline
-    }
-
     #[inline(always)]
     pub(crate) fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Relaxed)
@@ -231,7 +154,6 @@ mod tests {
     use super::*;
     use std::sync::Arc;
     use std::sync::atomic::AtomicUsize;
-    use std::time::Duration;
 
     #[derive(Default)]
     struct Probe {
@@ -323,17 +245,5 @@ mod tests {
         drop(child_of(&root));
         let children = lock(root.scope.children.get().expect("there are some"));
         assert!(children.sweep_at >= children.list.len() + alive.len() / 2);
-    }
-
-    #[test]
-    fn the_earlier_deadline_counts() {
-        let now = Instant::now();
-        let later = now + Duration::from_secs(1);
-        let check = |inherited, own, expected| assert_eq!(Scope::new(inherited, own).deadline(), expected);
-        check(None, None, None);
-        check(Some(now), None, Some(now));
-        check(None, Some(now), Some(now));
-        check(Some(now), Some(later), Some(now));
-        check(Some(later), Some(now), Some(now));
     }
 }

@@ -10,10 +10,12 @@
 //!   JobRef … ────┘   └────────────────────────────────────────────┘
 //! ```
 
-use std::panic::Location;
+use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::ptr::{self, NonNull};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, AtomicU64};
 
+use crate::ambient::{Ambient, Deadline};
 use crate::atomic::{AtomicU32, Ordering};
 use crate::context::{Node, Scope};
 
@@ -65,13 +67,59 @@ pub(crate) struct Operations {
 pub(crate) struct Head {
     operations: &'static Operations,
     references: References,
-    /// Bytes of stack asked for; 0: the runtime's default. A stack is at most 1 GiB.
-    stack_bytes: u32,
+    wish: Wish,
     label: Label,
     scope: Scope,
+    /// What was in force where it was spawned; most often nothing.
+    ambient: Option<Arc<Ambient>>,
+    /// Its number in the process; 0 until somebody asks.
+    number: AtomicU64,
     /// Its worker's door, and its id there; null before it first waits. Words without meaning on this floor.
     home: AtomicPtr<()>,
     id: AtomicU64,
+}
+
+/// What unwinds a dhaga at shutdown. Private, so that nobody else can throw it.
+pub(crate) struct Unwound;
+
+/// Drops user values by `drop`, where a panic in their `Drop` has nobody to go to.
+pub(crate) fn quietly(label: &Label, drop: impl FnOnce()) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(drop))
+        && !payload.is::<Unwound>()
+    {
+        log::error!("a Drop panicked in dhaga {:?} spawned at {}", label.display_name(), label.site);
+        std::mem::forget(payload);
+    }
+}
+
+/// How a dhaga shall be: bytes of stack, at most 1 GiB, and whether it runs in the background.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Wish(u32);
+
+impl Wish {
+    const BACKGROUND: u32 = 1 << 31;
+
+    /// 0: the runtime's default.
+    #[inline(always)]
+    pub(crate) fn of_stack(bytes: u32) -> Self {
+        debug_assert!(bytes < Self::BACKGROUND, "a stack is at most 1 GiB");
+        Self(bytes)
+    }
+
+    /// An orderly shutdown does not wait until it has finished.
+    pub(crate) fn in_background(self) -> Self {
+        Self(self.0 | Self::BACKGROUND)
+    }
+
+    #[allow(dead_code, reason = "an orderly shutdown will ask")]
+    pub(crate) fn is_background(self) -> bool {
+        self.0 & Self::BACKGROUND != 0
+    }
+
+    #[inline(always)]
+    fn stack_bytes(self) -> usize {
+        (self.0 & !Self::BACKGROUND) as usize
+    }
 }
 
 /// One for the pair, one for each [`JobRef`].
@@ -118,13 +166,20 @@ impl Head {
     }
 
     #[inline(always)]
-    pub(crate) fn new(operations: &'static Operations, label: Label, stack_bytes: u32, scope: Scope) -> Self {
+    pub(crate) fn new(
+        operations: &'static Operations,
+        label: Label,
+        wish: Wish,
+        ambient: Option<Arc<Ambient>>,
+    ) -> Self {
         Self {
             operations,
             references: References::of_a_pair(),
-            stack_bytes,
+            wish,
             label,
-            scope,
+            scope: Scope::default(),
+            ambient,
+            number: AtomicU64::new(0),
             home: AtomicPtr::new(ptr::null_mut()),
             id: AtomicU64::new(0),
         }
@@ -132,6 +187,31 @@ impl Head {
 
     pub(crate) fn label(&self) -> &Label {
         &self.label
+    }
+
+    #[allow(dead_code, reason = "an orderly shutdown will ask")]
+    pub(crate) fn wish(&self) -> Wish {
+        self.wish
+    }
+
+    #[inline(always)]
+    pub(crate) fn ambient(&self) -> Option<&Arc<Ambient>> {
+        self.ambient.as_ref()
+    }
+
+    #[inline(always)]
+    pub(crate) fn deadline(&self) -> Option<Deadline> {
+        self.ambient.as_ref().and_then(|ambient| ambient.deadline)
+    }
+
+    /// Its number in the process, which nobody else ever has. `next` gives one that was never given.
+    pub(crate) fn number(&self, next: impl FnOnce() -> u64) -> u64 {
+        let number = self.number.load(Ordering::Relaxed);
+        if number != 0 {
+            return number;
+        }
+        let next = next();
+        self.number.compare_exchange(0, next, Ordering::Relaxed, Ordering::Relaxed).map_or_else(|first| first, |_| next)
     }
 
     /// Says where the dhaga lives, before its first wait. After this either a canceller finds it there, or the caller
@@ -221,7 +301,7 @@ impl Job {
     /// Bytes of stack asked for; 0: the runtime's default.
     #[inline(always)]
     pub(crate) fn stack_bytes(&self) -> usize {
-        self.head().stack_bytes as usize
+        self.head().wish.stack_bytes()
     }
 
     /// Runs the closure to its end. Never unwinds. What is left to do is [`Execution::drop_unwanted`] and

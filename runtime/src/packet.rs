@@ -14,11 +14,13 @@ use std::marker::PhantomData;
 use std::mem::{ManuallyDrop, offset_of};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::{self, NonNull};
+use std::sync::Arc;
 
-use crate::context::{Node, Scope};
+use crate::ambient::Ambient;
+use crate::context::Node;
 use crate::handshake::{Ended, Handshake};
-use crate::job::{Head, Home, Job, JobRef, Label, Operations};
-use crate::park::{self, Unparker, Unwound};
+use crate::job::{Head, Home, Job, JobRef, Label, Operations, Unwound, Wish, quietly};
+use crate::park::{self, Unparker};
 use crate::run_queue::Address;
 
 /// How a dhaga ended.
@@ -63,9 +65,9 @@ impl<F: FnOnce() -> T, T> Packet<F, T> {
     };
 
     #[inline(always)]
-    fn allocate(label: Label, stack_bytes: u32, scope: Scope, is_detached: bool, closure: F) -> NonNull<Prefix> {
+    fn allocate(plan: Plan, is_detached: bool, closure: F) -> NonNull<Prefix> {
         let prefix = Prefix {
-            head: Head::new(&Self::OPERATIONS, label, stack_bytes, scope),
+            head: Head::new(&Self::OPERATIONS, plan.label, plan.wish, plan.ambient),
             handshake: Handshake::new(is_detached),
         };
         let payload = UnsafeCell::new(Payload { closure: ManuallyDrop::new(closure) });
@@ -170,25 +172,22 @@ unsafe fn take_ending<T>(prefix: NonNull<Prefix>) -> Ending<T> {
     }
 }
 
-/// Drops user values by `drop`, where a panic in their `Drop` has nobody to go to.
-fn quietly(label: &Label, drop: impl FnOnce()) {
-    if let Err(payload) = catch_unwind(AssertUnwindSafe(drop))
-        && !payload.is::<Unwound>()
-    {
-        log::error!("a Drop panicked in dhaga {:?} spawned at {}", label.display_name(), label.site);
-        std::mem::forget(payload);
-    }
+/// What a dhaga will be, besides its closure.
+pub(crate) struct Plan {
+    pub(crate) label: Label,
+    pub(crate) wish: Wish,
+    pub(crate) ambient: Option<Arc<Ambient>>,
 }
 
 /// The closure of a dhaga, and the handle for its result.
 #[inline(always)]
-pub(crate) fn pair<F, T>(label: Label, stack_bytes: u32, scope: Scope, closure: F) -> (Job, Handle<T>)
+pub(crate) fn pair<F, T>(plan: Plan, closure: F) -> (Job, Handle<T>)
 where
     F: FnOnce() -> T + Send + 'static,
     T: Send + 'static,
 {
     // SAFETY: the job may go to any thread, because the closure and its result may.
-    unsafe { pair_unchecked(label, stack_bytes, scope, closure) }
+    unsafe { pair_unchecked(plan, closure) }
 }
 
 /// As [`pair`], for a closure that stays on its thread.
@@ -197,19 +196,19 @@ where
 ///
 /// The job is run, discarded or dropped on the caller's OS thread.
 #[inline(always)]
-pub(crate) unsafe fn pair_unchecked<F, T>(label: Label, stack_bytes: u32, scope: Scope, closure: F) -> (Job, Handle<T>)
+pub(crate) unsafe fn pair_unchecked<F, T>(plan: Plan, closure: F) -> (Job, Handle<T>)
 where
     F: FnOnce() -> T + 'static,
     T: 'static,
 {
-    let prefix = Packet::<F, T>::allocate(label, stack_bytes, scope, false, closure);
+    let prefix = Packet::<F, T>::allocate(plan, false, closure);
     // SAFETY: the packet is new, and nobody else has its two halves.
     (unsafe { Job::new(prefix.cast()) }, Handle { prefix, result: PhantomData })
 }
 
 /// A dhaga of a library: it has no handle and inherits nothing.
 pub(crate) fn detached(label: Label, closure: impl FnOnce() + Send + 'static) -> Job {
-    let prefix = Packet::allocate(label, 0, Scope::default(), true, closure);
+    let prefix = Packet::allocate(Plan { label, wish: Wish::default(), ambient: None }, true, closure);
     // SAFETY: the packet is new, and nobody has its job.
     unsafe { Job::new(prefix.cast()) }
 }

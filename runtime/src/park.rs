@@ -10,23 +10,20 @@
 //!            suspend        block on a condvar  block the OS thread: never switch while unwinding
 //! ```
 
-use std::cell::RefCell;
-use std::panic::resume_unwind;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::panicking;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-pub use crate::context::Interrupt;
-use crate::context::{Node, Scope};
+use crate::around::throw;
+pub use crate::around::{check, check_attempt, earliest, now};
 use crate::coroutine::Wake;
 use crate::fork;
+pub use crate::interrupt::Interrupt;
+use crate::plain_thread::{ThreadParker, block_thread, this_thread};
 use crate::run_queue::{Address, Message};
-use crate::scheduler::{Worker, current_task, worker};
+use crate::scheduler::{current_task, worker};
 pub use crate::task::WaitReason;
-use crate::task::{Task, TaskId};
-
-/// How long a lock that is taken while its thread panics may block the OS thread.
-pub(crate) const UNWIND_BLOCK_MAX: Duration = Duration::from_secs(10);
+use crate::task::{Attention, Task, refuse_in_no_suspend};
 
 /// What ended a park.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,16 +137,13 @@ pub fn park_until(reason: WaitReason, deadline: Option<Instant>) -> Parked {
 #[inline(always)]
 pub(crate) fn park_raw(reason: WaitReason, deadline: Option<Instant>) -> Wake {
     let Some(worker) = worker() else {
-        return block_thread(deadline);
+        return block_thread(reason, deadline);
     };
     let Some(task) = worker.current() else {
         refuse_on_worker(reason);
     };
     if panicking() {
-        return block_thread(deadline);
-    }
-    if task.is_unwinding.get() {
-        return Wake::Unwind;
+        return block_thread(reason, deadline);
     }
     worker.suspend(task, reason, deadline)
 }
@@ -159,10 +153,10 @@ pub(crate) fn park_through(reason: WaitReason) -> Wake {
     match worker().and_then(|worker| Some((worker, worker.current()?))) {
         Some((worker, task)) if !panicking() => {
             fork::abort_if_forked();
-            let wake = worker.suspend(task, reason, None);
-            if task.is_unwinding.get() { Wake::Unwind } else { wake }
+            let wake = worker.suspend_to_the_end(task, reason);
+            if task.is_unwinding() { Wake::Unwind } else { wake }
         }
-        _ => block_thread(None),
+        _ => block_thread(reason, None),
     }
 }
 
@@ -182,8 +176,8 @@ pub(crate) fn yield_now() {
         if panicking() {
             return;
         }
-        if task.is_unwinding.get() {
-            throw();
+        if task.attention.has(Attention::UNWINDING | Attention::NO_SUSPEND) {
+            refuse_to_yield(&task);
         }
         worker.yield_now(task);
     } else {
@@ -191,19 +185,16 @@ pub(crate) fn yield_now() {
     }
 }
 
-/// What unwinds a dhaga at shutdown. Private, so that nobody else can throw it.
-pub(crate) struct Unwound;
-
-/// Throws without the panic hook: nothing has gone wrong.
 #[cold]
-pub(crate) fn throw() -> ! {
-    fork::abort_if_forked();
-    resume_unwind(Box::new(Unwound))
+fn refuse_to_yield(task: &Task) {
+    if task.is_unwinding() {
+        throw();
+    }
+    refuse_in_no_suspend(WaitReason::Yield);
 }
-
 /// Whether shutdown unwinds the calling dhaga: nothing it drops was left in disorder by a bug, so locks are not poisoned.
 pub fn is_torn_down() -> bool {
-    current_task().is_some_and(|task| task.is_unwinding.get())
+    current_task().is_some_and(|task| task.is_unwinding())
 }
 
 /// Counts an operation that may well not wait. Now and then it gives way first, so that a dhaga whose operations never wait
@@ -219,264 +210,11 @@ pub fn spend() {
 
 #[cold]
 fn give_way() {
-    if !panicking() && is_in_dhaga() {
+    if !panicking() && current_task().is_some_and(|task| !task.attention.has(Attention::NO_SUSPEND)) {
         yield_now();
     }
 }
-
-/// What stands against a fallible wait: the deadline or cancellation of the scope around it, or that the thread panics.
-///
-/// # Errors
-///
-/// One variant for each.
-#[inline(always)]
-pub fn check() -> Result<(), Interrupt> {
-    if panicking() {
-        return Err(Interrupt::Panicking);
-    }
-    match current_task() {
-        Some(task) => check_task(&task),
-        None => check_thread(),
-    }
-}
-
-/// As [`check`], before an attempt that will not wait: a panic in flight stops no attempt, so that a `Drop` may still say
-/// good-bye.
-///
-/// # Errors
-///
-/// As [`check`], without [`Interrupt::Panicking`].
-#[inline(always)]
-pub fn check_attempt() -> Result<(), Interrupt> {
-    match check() {
-        Err(Interrupt::Panicking) => Ok(()),
-        checked => checked,
-    }
-}
-
-#[inline(always)]
-fn check_task(task: &Task) -> Result<(), Interrupt> {
-    if task.is_unwinding.get() {
-        throw();
-    }
-    if task.shields.get() > 0 {
-        return Ok(());
-    }
-    task.scope().map_or(Ok(()), check_scope)
-}
-
-#[cold]
-fn check_thread() -> Result<(), Interrupt> {
-    THREAD
-        .try_with(|thread| thread.scope.borrow().as_ref().map_or(Ok(()), |node| check_scope(node.scope())))
-        .unwrap_or(Ok(()))
-}
-
-#[inline(always)]
-fn check_scope(scope: &Scope) -> Result<(), Interrupt> {
-    if scope.is_cancelled() {
-        return Err(Interrupt::Cancelled);
-    }
-    match scope.deadline() {
-        Some(deadline) if deadline <= now() => Err(Interrupt::DeadlineExceeded),
-        _ => Ok(()),
-    }
-}
-
-/// The deadline of the scope around the caller; `None` if there is none, or in an `uncancellable` section.
-#[inline(always)]
-pub(crate) fn scope_deadline() -> Option<Instant> {
-    match current_task() {
-        Some(task) if task.shields.get() > 0 => None,
-        Some(task) => task.scope().and_then(Scope::deadline),
-        None => thread_deadline(),
-    }
-}
-
-#[cold]
-fn thread_deadline() -> Option<Instant> {
-    THREAD.try_with(|thread| thread.scope.borrow().as_ref().and_then(|node| node.scope().deadline())).unwrap_or(None)
-}
-
-/// The earlier of a wait's own deadline and that of the scope around it.
-#[inline(always)]
-pub fn earliest(own: Option<Instant>) -> Option<Instant> {
-    match (own, scope_deadline()) {
-        (Some(own), Some(around)) => Some(own.min(around)),
-        (own, around) => own.or(around),
-    }
-}
-
-/// The clock that all deadlines are measured by: monotonic.
-#[inline(always)]
-pub fn now() -> Instant {
-    crate::scheduler::now()
-}
-
-/// The instant `timeout` from now. `None` (no deadline) when it lies beyond what the clock can tell.
-pub(crate) fn after(timeout: Duration) -> Option<Instant> {
-    now().checked_add(timeout)
-}
-
-/// Calls `f` with the innermost scope around the caller, if there is one.
-pub(crate) fn with_current_scope(f: impl FnOnce(&Scope)) {
-    if let Some(task) = current_task() {
-        return task.scope().map_or((), f);
-    }
-    // While a thread's locals are destroyed there is no scope any more.
-    let _ = THREAD.try_with(|thread| thread.scope.borrow().as_ref().map_or((), |node| f(node.scope())));
-}
-
-/// Who holds something: a dhaga, or a plain thread. One word, so that a lock can keep it beside its state.
-///
-/// ```text
-///   63 ........... 48   47 ........ 16   15 ........ 0
-///   ┌─────────────────┬────────────────┬──────────────┐
-///   │ worker's number │ slot           │ generation   │   a dhaga
-///   │ 0               │ thread, from 1 │ 0            │   a plain thread
-///   └─────────────────┴────────────────┴──────────────┘
-/// ```
-///
-/// Only the low half of the generation fits. It serves reports and the question who shares a worker, where a mistake in
-/// 65 536 uses of a slot does no harm.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Here(u64);
-
-impl Here {
-    #[inline(always)]
-    fn dhaga(worker: &Worker, task: &Task) -> Self {
-        let TaskId { slot, generation } = task.id();
-        Self(u64::from(worker.injector.number) << 48 | u64::from(slot) << 16 | u64::from(generation as u16))
-    }
-
-    fn worker(self) -> u64 {
-        self.0 >> 48
-    }
-
-    fn slot(self) -> u32 {
-        (self.0 >> 16) as u32
-    }
-
-    #[inline(always)]
-    pub(crate) fn to_bits(self) -> u64 {
-        self.0
-    }
-
-    pub(crate) fn from_bits(bits: u64) -> Self {
-        Self(bits)
-    }
-}
-
 /// Whether the caller is a dhaga, which parks, rather than a plain thread, which blocks.
 pub(crate) fn is_in_dhaga() -> bool {
     current_task().is_some()
-}
-
-/// Identifies the caller, for as long as it lives.
-#[inline(always)]
-pub(crate) fn here() -> Here {
-    match worker().and_then(|worker| Some((worker, worker.current()?))) {
-        Some((worker, task)) => Here::dhaga(worker, &task),
-        None => here_on_thread(),
-    }
-}
-
-#[inline(never)]
-fn here_on_thread() -> Here {
-    // While a thread's locals are destroyed it has no number any more: it is some thread.
-    let number = THREAD.try_with(|thread| thread.number).unwrap_or(u32::MAX);
-    Here(u64::from(number) << 16)
-}
-
-/// Whether the caller, who unwinds from a panic and so cannot switch, would wait for a dhaga of its own worker.
-pub(crate) fn would_deadlock_while_unwinding(owner: Here) -> bool {
-    panicking() && owner.worker() != 0 && here().worker() == owner.worker()
-}
-
-/// Ends the process: `owner` holds what the caller needs, and cannot run while the caller unwinds.
-pub(crate) fn abort_deadlock(what: &str, owner: Here) -> ! {
-    let describe = |who: Here| {
-        let found = worker().and_then(|worker| worker.describe_slot(who.slot()));
-        found.filter(|_| who.worker() != 0).unwrap_or_else(|| "a plain thread".to_owned())
-    };
-    eprintln!(
-        "\n{} unwinds from a panic and waits for {what}, which is held by {} of the same OS thread. A dhaga never switches while \
-         it unwinds, so the wait would never end: aborting. Release {what} before a panic can pass, or keep it out of `Drop`.",
-        describe(here()),
-        describe(owner),
-    );
-    std::process::abort()
-}
-
-/// A plain thread's side of a park: one saved permit under a lock.
-#[derive(Default)]
-struct ThreadParker {
-    permit: Mutex<bool>,
-    condvar: Condvar,
-}
-
-impl ThreadParker {
-    fn unpark(&self) {
-        *self.permit.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.condvar.notify_one();
-    }
-
-    fn park_until(&self, deadline: Option<Instant>) -> Wake {
-        let mut permit = self.permit.lock().unwrap_or_else(PoisonError::into_inner);
-        while !*permit {
-            permit = match deadline {
-                None => self.condvar.wait(permit).unwrap_or_else(PoisonError::into_inner),
-                Some(deadline) => {
-                    let left = deadline.saturating_duration_since(now());
-                    if left.is_zero() {
-                        return Wake::TimedOut;
-                    }
-                    self.condvar.wait_timeout(permit, left).unwrap_or_else(PoisonError::into_inner).0
-                }
-            };
-        }
-        *permit = false;
-        Wake::Ready
-    }
-}
-
-struct PlainThread {
-    parker: Arc<ThreadParker>,
-    number: u32,
-    scope: RefCell<Option<Arc<dyn Node>>>,
-}
-
-thread_local! {
-    static THREAD: PlainThread = PlainThread {
-        parker: Arc::default(),
-        number: next_thread_number(),
-        scope: RefCell::default(),
-    };
-}
-
-/// The parker of this OS thread. While the thread's locals are destroyed, one that nobody waits at: see `block_thread`.
-fn this_thread() -> Arc<ThreadParker> {
-    THREAD.try_with(|thread| thread.parker.clone()).unwrap_or_default()
-}
-
-fn next_thread_number() -> u32 {
-    static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(1);
-    NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
-}
-
-#[cold]
-fn block_thread(deadline: Option<Instant>) -> Wake {
-    fork::assert_not_forked();
-    match THREAD.try_with(|thread| thread.parker.clone()) {
-        Ok(parker) => parker.park_until(deadline),
-        Err(_) => nap(deadline),
-    }
-}
-
-/// How often a thread whose locals are destroyed looks whether what it waits for has come, since no wake reaches it.
-const NAP: Duration = Duration::from_millis(1);
-
-fn nap(deadline: Option<Instant>) -> Wake {
-    std::thread::sleep(NAP);
-    if deadline.is_some_and(|deadline| deadline <= now()) { Wake::TimedOut } else { Wake::Ready }
 }

@@ -6,12 +6,14 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
+use crate::around;
 use crate::audit::Audit;
 use crate::fork;
 use crate::front::Front;
 use crate::job::Job;
 use crate::machine;
 use crate::overflow;
+use crate::panic_message;
 use crate::park::{self, Unparker, WaitReason};
 use crate::reactor::Reactor;
 use crate::run_queue::{Injector, Message};
@@ -144,6 +146,7 @@ impl RuntimeBuilder {
     /// `Unsupported`: this process was forked from one that had a runtime; see [`SpawnError::Forked`].
     pub fn build(self) -> io::Result<Runtime> {
         fork::watch(in_forked_child)?;
+        panic_message::name_dhagas();
         let cores = machine::cores();
         let workers = self.workers.unwrap_or(cores);
         let limit = Limit::new(self.tasks_max);
@@ -427,7 +430,7 @@ impl Ended {
 
     /// Waits until `workers` have ended; false when `grace` is over before.
     fn wait(&self, workers: usize, grace: Duration) -> bool {
-        let deadline = park::after(grace);
+        let deadline = around::after(grace);
         *self.waiter.lock().unwrap_or_else(PoisonError::into_inner) = Some(park::unparker());
         loop {
             if self.count() >= workers {

@@ -9,15 +9,21 @@ use std::panic::{AssertUnwindSafe, Location, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::around;
+use crate::context::{self, Node};
 use crate::coroutine::Wake;
-use crate::park::{self, Unparker, Unwound, WaitReason};
+use crate::frame;
+use crate::identity::{Dhaga, current};
+use crate::job::Unwound;
+use crate::park::{self, Unparker, WaitReason};
 use crate::runtime::SpawnError;
-use crate::spawn::{Builder, Inherit, JoinError, JoinHandle};
+use crate::spawn::{Builder, JoinError, JoinHandle, spawn_linked};
 
 /// Runs `f`, which may spawn dhagas that borrow what lives outside of it, and waits until all of them have ended. As
 /// `std::thread::scope`. They inherit the caller's deadline, and are cancelled with it.
 ///
-/// The wait goes on in spite of a deadline or a cancel: they reach the dhagas inside, which then end by themselves.
+/// The wait goes on in spite of a deadline or a cancel: they reach the dhagas inside, which then end by themselves. See
+/// [`try_scope`](crate::try_scope) for dhagas that stand and fall together.
 ///
 /// # Panics
 ///
@@ -39,17 +45,8 @@ pub fn scope<'env, F, T>(f: F) -> T
 where
     F: for<'scope> FnOnce(&'scope Scope<'scope, 'env>) -> T,
 {
-    let scope = Scope { data: Arc::default(), scope: PhantomData, env: PhantomData };
-    let result = catch_unwind(AssertUnwindSafe(|| f(&scope)));
-    let was_unwound = scope.data.wait_for_all();
-    match result {
-        Err(payload) => resume_unwind(payload),
-        Ok(_) if was_unwound => park::throw(),
-        Ok(_) if scope.data.has_failed.load(Ordering::SeqCst) => {
-            panic!("a scoped dhaga panicked or never ran, and was not joined")
-        }
-        Ok(value) => value,
-    }
+    let scope = Scope::new();
+    scope.run(|| f(&scope))
 }
 
 /// Where scoped dhagas are spawned. Made by [`scope`].
@@ -60,8 +57,11 @@ pub struct Scope<'scope, 'env: 'scope> {
     env: PhantomData<&'env mut &'env ()>,
 }
 
-#[derive(Default)]
 struct Data {
+    /// What its dhagas, and the code of `scope` itself, are cancelled by.
+    cancelled: context::Scope,
+    /// Whose code `scope` runs.
+    owner: Unparker,
     running: AtomicUsize,
     has_failed: AtomicBool,
     /// Who waits in `scope`.
@@ -69,6 +69,18 @@ struct Data {
 }
 
 impl Data {
+    fn new() -> Arc<Self> {
+        let data = Arc::new(Self {
+            cancelled: context::Scope::default(),
+            owner: park::unparker(),
+            running: AtomicUsize::new(0),
+            has_failed: AtomicBool::new(false),
+            waiter: Mutex::new(None),
+        });
+        around::with_enclosing_scope(|around| around.adopt(Link(data.clone())));
+        data
+    }
+
     /// Parks until no dhaga of the scope is left. Returns whether shutdown wants this dhaga to unwind.
     fn wait_for_all(&self) -> bool {
         let mut was_unwound = false;
@@ -79,6 +91,25 @@ impl Data {
             }
             was_unwound |= park::park_through(WaitReason::Scope) == Wake::Unwind;
         }
+    }
+}
+
+/// By which a scope is cancelled with the code around it.
+#[derive(Clone)]
+struct Link(Arc<Data>);
+
+impl Node for Link {
+    fn scope(&self) -> &context::Scope {
+        &self.0.cancelled
+    }
+
+    fn wake(&self) {
+        self.0.owner.unpark();
+    }
+
+    fn is_over(&self) -> bool {
+        // Neither `scope` nor one of its dhagas is left.
+        Arc::strong_count(&self.0) == 1
     }
 }
 
@@ -142,13 +173,39 @@ struct Body<F, T> {
 }
 
 impl<F: FnOnce() -> T, T> Body<F, T> {
-    fn run(self) {
+    /// `at_end` comes after the closure, and before anybody learns of its end.
+    fn run(self, at_end: impl FnOnce()) {
         let Self { closure, slot, running } = self;
         let outcome = catch_unwind(AssertUnwindSafe(closure));
+        at_end();
         *slot.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Outcome::Ended(outcome);
         // If the handle is gone, the result is dropped here; a panic in its `Drop` has nobody else to go to.
         if catch_unwind(AssertUnwindSafe(|| drop(slot))).is_err() {
             running.0.has_failed.store(true, Ordering::SeqCst);
+        }
+    }
+}
+
+impl Scope<'_, '_> {
+    /// Not to be given away: whoever makes one runs the code that may spawn in it by [`Scope::run`].
+    pub(crate) fn new() -> Self {
+        around::expect_may_suspend(WaitReason::Scope);
+        Self { data: Data::new(), scope: PhantomData, env: PhantomData }
+    }
+
+    /// Runs the code of the scope, and waits for its dhagas.
+    pub(crate) fn run<T>(&self, f: impl FnOnce() -> T) -> T {
+        let run = || catch_unwind(AssertUnwindSafe(f));
+        let result =
+            around::with_frames(|frames| frame::inside_scope(frames, &self.data.cancelled, around::ambient(), run));
+        let was_unwound = self.data.wait_for_all();
+        match result {
+            Err(payload) => resume_unwind(payload),
+            Ok(_) if was_unwound => around::throw(),
+            Ok(_) if self.data.has_failed.load(Ordering::SeqCst) => {
+                panic!("a scoped dhaga panicked or never ran, and was not joined")
+            }
+            Ok(value) => value,
         }
     }
 }
@@ -166,13 +223,32 @@ impl<'scope> Scope<'scope, '_> {
         F: FnOnce() -> T + Send + 'scope,
         T: Send + 'scope,
     {
-        match self.try_spawn(Builder::new(), Location::caller(), f) {
+        match self.spawn_with(Builder::new(), Location::caller(), f) {
             Ok(handle) => handle,
             Err(error) => panic!("cannot spawn a dhaga: {error}"),
         }
     }
 
-    fn try_spawn<F, T>(
+    /// Cancels the code of the scope and all its dhagas: their waits that can fail return an error from now on. The scope
+    /// ends when they do. What comes after the scope is not touched.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let (sender, receiver) = dhaga::sync::channel::bounded::<u32>(1);
+    /// dhaga::scope(|s| {
+    ///     s.spawn(|| receiver.recv());
+    ///     s.cancel(); // or this scope would never end
+    ///     assert!(dhaga::is_cancelled());
+    /// });
+    /// assert!(!dhaga::is_cancelled());
+    /// # drop(sender);
+    /// ```
+    pub fn cancel(&self) {
+        context::cancel(&Link(self.data.clone()));
+    }
+
+    pub(crate) fn spawn_with<F, T>(
         &'scope self,
         builder: Builder,
         site: &'static Location<'static>,
@@ -185,10 +261,11 @@ impl<'scope> Scope<'scope, '_> {
         let slot = Arc::new(Slot { outcome: Mutex::new(Outcome::Pending), data: self.data.clone() });
         let body = Body { closure: f, slot: slot.clone(), running: Running::new(&self.data) };
         if std::thread::panicking() {
-            body.run();
+            // What `local!` keeps is the caller's.
+            body.run(|| ());
             return Ok(ScopedJoinHandle { handle: None, slot, scope: PhantomData });
         }
-        let closure: Box<dyn FnOnce() + Send + 'scope> = Box::new(move || body.run());
+        let closure: Box<dyn FnOnce() + Send + 'scope> = Box::new(move || body.run(around::drop_locals));
         // SAFETY: only the lifetime changes. Whatever `closure` borrows lives until `scope` returns or unwinds, and that
         // happens after `running` fell to zero; `Running` is the last field of `Body`, so by then the closure and its
         // result are dropped, whether it ran, panicked, was unwound, or was discarded unrun. Should a dhaga be leaked at a
@@ -196,8 +273,40 @@ impl<'scope> Scope<'scope, '_> {
         let closure = unsafe {
             std::mem::transmute::<Box<dyn FnOnce() + Send + 'scope>, Box<dyn FnOnce() + Send + 'static>>(closure)
         };
-        let handle = builder.inherit(Inherit::DeadlineAndCancel).spawn_at(site, closure)?;
+        let handle = spawn_linked(builder, &self.data.cancelled, site, closure)?;
         Ok(ScopedJoinHandle { handle: Some(handle), slot, scope: PhantomData })
+    }
+}
+
+impl Builder {
+    /// As [`Scope::spawn`], with a name and a stack of your choice, and a limit that is met as an error.
+    ///
+    /// # Errors
+    ///
+    /// As [`Builder::spawn`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let text = String::from("borrowed");
+    /// dhaga::scope(|s| {
+    ///     let length = dhaga::Builder::new().name("measurer").spawn_scoped(s, || text.len())?;
+    ///     assert_eq!(length.join()?, 8);
+    ///     Ok::<(), Box<dyn std::error::Error>>(())
+    /// })
+    /// # .unwrap();
+    /// ```
+    #[track_caller]
+    pub fn spawn_scoped<'scope, F, T>(
+        self,
+        scope: &'scope Scope<'scope, '_>,
+        f: F,
+    ) -> Result<ScopedJoinHandle<'scope, T>, SpawnError>
+    where
+        F: FnOnce() -> T + Send + 'scope,
+        T: Send + 'scope,
+    {
+        scope.spawn_with(self, Location::caller(), f)
     }
 }
 
@@ -235,6 +344,11 @@ impl<T> ScopedJoinHandle<'_, T> {
             Outcome::Ended(Err(payload)) => Err(JoinError::panicked(payload)),
             Outcome::Pending | Outcome::Taken => Err(JoinError::NeverRan),
         }
+    }
+
+    /// The dhaga that this handle is for; the caller, if it ran inline (see [`Scope::spawn`]).
+    pub fn dhaga(&self) -> Dhaga {
+        self.handle.as_ref().map_or_else(current, JoinHandle::dhaga)
     }
 
     /// As [`JoinHandle::is_finished`].

@@ -3,14 +3,18 @@
 use std::any::Any;
 use std::panic::Location;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::context::{self, Interrupt, Scope};
-use crate::job::{Job, JobRef, Label};
-use crate::packet::{self, Ending, Handle};
+use crate::ambient::Deadline;
+use crate::around;
+use crate::context;
+use crate::identity::Dhaga;
+use crate::interrupt::Interrupt;
+use crate::job::{Job, Label, Wish};
+use crate::packet::{self, Ending, Handle, Plan};
 use crate::park::{self, WaitReason};
 use crate::runtime::{Runtime, SpawnError, submit, submit_here};
-use crate::scheduler::{current_task, worker};
+use crate::scheduler::worker;
 use crate::stack::{STACK_BYTES_MAX, STACK_BYTES_MIN};
 
 /// Starts a dhaga that runs `f`, on the caller's runtime or else on the default one. Does not wait.
@@ -121,10 +125,8 @@ pub struct Builder {
 /// What a new dhaga takes over from the code that spawns it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Inherit {
-    /// Its deadline: a plain spawn.
-    Deadline,
-    /// Its deadline and its cancellation: a scoped spawn.
-    DeadlineAndCancel,
+    /// Its deadline and the values of its context.
+    Ambient,
     /// Nothing: what a library keeps.
     Nothing,
 }
@@ -136,9 +138,9 @@ impl Default for Builder {
 }
 
 impl Builder {
-    /// No name, the runtime's stack size, the caller's deadline.
+    /// No name, the runtime's stack size, the caller's deadline and context.
     pub fn new() -> Self {
-        Self { name: None, stack_bytes: 0, inherit: Inherit::Deadline }
+        Self { name: None, stack_bytes: 0, inherit: Inherit::Ambient }
     }
 
     /// The name shown in reports, in the message of a stack overflow, and by [`current`].
@@ -153,14 +155,10 @@ impl Builder {
         self
     }
 
-    /// Inherits no deadline: for what outlives the code that happens to start it, as a library's keepalive does.
+    /// Inherits neither the caller's deadline nor its context, and an orderly [`shutdown`](Runtime::shutdown) does not wait
+    /// until it has finished: for what outlives the code that happens to start it, as a library's keepalive does.
     pub fn detached(mut self) -> Self {
         self.inherit = Inherit::Nothing;
-        self
-    }
-
-    pub(crate) fn inherit(mut self, inherit: Inherit) -> Self {
-        self.inherit = inherit;
         self
     }
 
@@ -206,22 +204,11 @@ impl Builder {
         if worker().is_none() {
             return Err(SpawnError::NoWorker);
         }
-        let inherit = self.inherit;
-        let (label, stack_bytes) = self.check(Location::caller())?;
+        let plan = self.check(Location::caller())?;
         // SAFETY: `submit_here` puts the job into the queue of this thread's worker that nobody steals from, or drops it here.
-        let (job, handle) = unsafe { packet::pair_unchecked(label, stack_bytes, inherit.scope(), f) };
-        inherit.link(&handle);
+        let (job, handle) = unsafe { packet::pair_unchecked(plan, f) };
         submit_here(job)?;
         Ok(JoinHandle { handle })
-    }
-
-    /// As `spawn`, for a closure that another module's caller wrote.
-    pub(crate) fn spawn_at<F, T>(self, site: &'static Location<'static>, f: F) -> Result<JoinHandle<T>, SpawnError>
-    where
-        F: FnOnce() -> T + Send + 'static,
-        T: Send + 'static,
-    {
-        self.submit(None, site, f)
     }
 
     #[inline]
@@ -235,20 +222,22 @@ impl Builder {
         F: FnOnce() -> T + Send + 'static,
         T: Send + 'static,
     {
-        let inherit = self.inherit;
-        let (label, stack_bytes) = self.check(site)?;
-        let (job, handle) = packet::pair(label, stack_bytes, inherit.scope(), f);
-        inherit.link(&handle);
+        let (job, handle) = packet::pair(self.check(site)?, f);
         submit(runtime, job)?;
         Ok(JoinHandle { handle })
     }
 
     #[inline(always)]
-    fn check(self, site: &'static Location<'static>) -> Result<(Label, u32), SpawnError> {
+    fn check(self, site: &'static Location<'static>) -> Result<Plan, SpawnError> {
         if self.stack_bytes != 0 && !(STACK_BYTES_MIN..=STACK_BYTES_MAX).contains(&self.stack_bytes) {
             return Err(SpawnError::StackSize { bytes: self.stack_bytes });
         }
-        Ok((Label { name: self.name, site }, self.stack_bytes as u32))
+        let wish = Wish::of_stack(self.stack_bytes as u32);
+        let label = Label { name: self.name, site };
+        Ok(match self.inherit {
+            Inherit::Ambient => Plan { label, wish, ambient: around::inherited() },
+            Inherit::Nothing => Plan { label, wish: wish.in_background(), ambient: None },
+        })
     }
 }
 
@@ -263,27 +252,26 @@ where
     F: FnOnce() -> T + Send + 'static,
     T: Send + 'static,
 {
-    let (job, handle) = packet::pair(Label::of_site(site), 0, Inherit::Deadline.scope(), f);
+    let plan = Plan { label: Label::of_site(site), wish: Wish::default(), ambient: around::inherited() };
+    let (job, handle) = packet::pair(plan, f);
     (job, JoinHandle { handle })
 }
 
-impl Inherit {
-    /// The scope of a new dhaga.
-    #[inline(always)]
-    fn scope(self) -> Scope {
-        match self {
-            Self::Nothing => Scope::default(),
-            Self::Deadline | Self::DeadlineAndCancel => Scope::new(park::scope_deadline(), None),
-        }
-    }
-
-    /// Makes the new dhaga follow a cancel of its spawner, if it shall.
-    #[inline(always)]
-    fn link<T>(self, handle: &Handle<T>) {
-        if self == Self::DeadlineAndCancel {
-            park::with_current_scope(|scope| scope.adopt(handle.reference()));
-        }
-    }
+/// Queues the closure of a dhaga that is cancelled with `scope`.
+pub(crate) fn spawn_linked<F, T>(
+    builder: Builder,
+    scope: &context::Scope,
+    site: &'static Location<'static>,
+    f: F,
+) -> Result<JoinHandle<T>, SpawnError>
+where
+    F: FnOnce() -> T + Send + 'static,
+    T: Send + 'static,
+{
+    let (job, handle) = packet::pair(builder.check(site)?, f);
+    scope.adopt(handle.reference());
+    submit(None, job)?;
+    Ok(JoinHandle { handle })
 }
 
 /// Owns the right to a dhaga's result. Dropping it detaches the dhaga, which runs on.
@@ -310,13 +298,14 @@ impl<T> JoinHandle<T> {
     ///
     /// As [`JoinHandle::join`]; when the time is over, [`JoinError::Stopped`] with [`Interrupt::DeadlineExceeded`] and the
     /// handle.
+    #[track_caller]
     pub fn join_timeout(self, timeout: Duration) -> Result<T, JoinError<T>> {
-        let deadline = park::after(timeout);
+        let deadline = around::after(timeout).map(|at| Deadline { at, set_at: Location::caller() });
         self.join_until(WaitReason::Join, deadline)
     }
 
     #[inline]
-    pub(crate) fn join_until(mut self, reason: WaitReason, deadline: Option<Instant>) -> Result<T, JoinError<T>> {
+    pub(crate) fn join_until(mut self, reason: WaitReason, deadline: Option<Deadline>) -> Result<T, JoinError<T>> {
         if let Err(interrupt) = park::check() {
             return Err(JoinError::Stopped(interrupt, self));
         }
@@ -336,8 +325,8 @@ impl<T> JoinHandle<T> {
 
     /// Waits until the dhaga has ended.
     #[inline(never)]
-    fn wait(&mut self, reason: WaitReason, deadline: Option<Instant>) -> Result<(), Interrupt> {
-        let wait = park::earliest(deadline);
+    fn wait(&mut self, reason: WaitReason, deadline: Option<Deadline>) -> Result<(), Interrupt> {
+        let wait = park::earliest(deadline.map(|deadline| deadline.at));
         if !self.handle.register(park::unparker()) {
             return Ok(());
         }
@@ -347,7 +336,8 @@ impl<T> JoinHandle<T> {
             if self.handle.has_ended() {
                 return Ok(());
             }
-            let stopped = park::check().err().or(is_late.then_some(Interrupt::DeadlineExceeded));
+            let own = deadline.filter(|_| is_late).map(Deadline::interrupt);
+            let stopped = park::check().err().or(own);
             if let Some(interrupt) = stopped {
                 self.handle.retract();
                 return if self.handle.has_ended() { Ok(()) } else { Err(interrupt) };
@@ -368,7 +358,7 @@ impl<T> JoinHandle<T> {
 
     /// The dhaga that this handle is for.
     pub fn dhaga(&self) -> Dhaga {
-        Dhaga(Who::Dhaga(self.handle.reference()))
+        Dhaga::of_job(self.handle.reference())
     }
 
     /// Lets the dhaga run on by itself; its result is dropped when it ends. The same as dropping the handle.
@@ -453,50 +443,5 @@ impl Panic {
 impl std::fmt::Debug for Panic {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Panic({:?})", self.message)
-    }
-}
-
-/// A dhaga, or a plain thread, as others may know it.
-#[derive(Clone)]
-pub struct Dhaga(Who);
-
-#[derive(Clone)]
-enum Who {
-    Dhaga(JobRef),
-    Thread(std::thread::Thread),
-}
-
-/// Who runs the caller.
-pub fn current() -> Dhaga {
-    let job = current_task().and_then(|task| task.reference());
-    Dhaga(job.map_or_else(|| Who::Thread(std::thread::current()), Who::Dhaga))
-}
-
-impl Dhaga {
-    /// Its name, if it was given one.
-    pub fn name(&self) -> Option<&str> {
-        match &self.0 {
-            Who::Dhaga(job) => job.head().label().name(),
-            Who::Thread(thread) => thread.name(),
-        }
-    }
-
-    /// Where it was spawned; `None` for a plain thread.
-    pub fn spawn_site(&self) -> Option<&'static Location<'static>> {
-        match &self.0 {
-            Who::Dhaga(job) => Some(job.head().label().site),
-            Who::Thread(_) => None,
-        }
-    }
-
-    /// Whether it is a dhaga rather than a plain thread.
-    pub fn is_dhaga(&self) -> bool {
-        matches!(self.0, Who::Dhaga(_))
-    }
-}
-
-impl std::fmt::Debug for Dhaga {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Dhaga").field("name", &self.name()).field("spawn_site", &self.spawn_site()).finish()
     }
 }

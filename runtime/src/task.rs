@@ -25,7 +25,9 @@ use std::ptr::{self, NonNull};
 
 use crate::context::{Node, Scope};
 use crate::coroutine::{Coroutine, Outcome, Wake, prefetch_lines};
-use crate::job::{Head, JobRef};
+use crate::frame::{self, Frame, Innermost};
+use crate::job::{Head, JobRef, quietly};
+use crate::local_slots::LocalSlots;
 use crate::stack::{HEAD_BYTES, Stack};
 use crate::timer::TimerKey;
 
@@ -71,10 +73,26 @@ pub enum WaitReason {
     Read,
     /// For a socket to become writable.
     Write,
+    /// For all others to reach a barrier.
+    Barrier,
+    /// For somebody else to initialise a value.
+    Once,
+    /// For a group of tasks to be done.
+    WaitGroup,
+    /// For a value to change.
+    Watch,
+    /// For the first of several events.
+    Select,
     /// For a closure on the blocking pool.
     Blocking,
     /// For the answer of a remote call.
     Call,
+}
+
+/// A wait in a section that was promised not to have any.
+#[cold]
+pub(crate) fn refuse_in_no_suspend(reason: WaitReason) -> ! {
+    panic!("a wait ({reason:?}) was called where `no_suspend` forbids it");
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,17 +113,56 @@ pub(crate) struct Task {
     pub(crate) state: Cell<State>,
     /// What the next resume tells it.
     pub(crate) verdict: Cell<Wake>,
-    /// An `unpark` that came while the dhaga was not parked.
-    pub(crate) permit: Cell<bool>,
-    /// The runtime shuts down and this dhaga was told to unwind: every further wait throws again.
-    pub(crate) is_unwinding: Cell<bool>,
-    /// Others know where it lives, so that a cancel can wake it.
-    pub(crate) is_settled: Cell<bool>,
+    pub(crate) attention: Attention,
     /// What it runs; null once its result was handed over.
     head: Cell<*const Head>,
     pub(crate) timer: Cell<Option<TimerKey>>,
-    /// Depth of `uncancellable` sections.
-    pub(crate) shields: Cell<u32>,
+    /// The innermost `within`, `scope` or the like that its code is in.
+    pub(crate) frames: Innermost,
+    /// What `local!` keeps for it.
+    pub(crate) locals: LocalSlots,
+    /// How deep it is in `no_suspend` sections.
+    pub(crate) no_suspend: Cell<u32>,
+    /// Sleeps in a row that were cut short by the end of a scope.
+    pub(crate) early_sleeps: Cell<u32>,
+}
+
+/// What stands against a wait, in one byte: in the usual case, nothing, a wait looks at it once.
+#[derive(Debug)]
+pub(crate) struct Attention(Cell<u8>);
+
+impl Attention {
+    /// An `unpark` came while the dhaga was not parked.
+    pub(crate) const PERMIT: u8 = 1;
+    /// The runtime shuts down and this dhaga was told to unwind: every further wait throws again.
+    pub(crate) const UNWINDING: u8 = 2;
+    /// Others do not know yet where it lives, so a cancel could not wake it.
+    pub(crate) const UNSETTLED: u8 = 4;
+    /// It is in a `no_suspend` section.
+    pub(crate) const NO_SUSPEND: u8 = 8;
+
+    #[inline(always)]
+    pub(crate) fn has(&self, bits: u8) -> bool {
+        self.0.get() & bits != 0
+    }
+
+    #[inline(always)]
+    pub(crate) fn is_needed(&self) -> bool {
+        self.0.get() != 0
+    }
+
+    #[inline(always)]
+    pub(crate) fn add(&self, bit: u8) {
+        self.0.set(self.0.get() | bit);
+    }
+
+    /// Returns whether it was there.
+    #[inline(always)]
+    pub(crate) fn take(&self, bit: u8) -> bool {
+        let was_there = self.has(bit);
+        self.0.set(self.0.get() & !bit);
+        was_there
+    }
 }
 
 const CACHE_LINE_BYTES: usize = 64;
@@ -114,7 +171,7 @@ const TASK_LINES: usize = size_of::<Task>() / CACHE_LINE_BYTES;
 
 const _: () = assert!(size_of::<Task>() <= HEAD_BYTES, "a task fits above the base of its stack");
 // A sanitizer has its own books in the coroutine.
-const SWITCH_IS_NEAR: bool = cfg!(feature = "sanitizer") || offset_of!(Task, is_settled) < CACHE_LINE_BYTES;
+const SWITCH_IS_NEAR: bool = cfg!(feature = "sanitizer") || offset_of!(Task, attention) < CACHE_LINE_BYTES;
 const _: () = assert!(SWITCH_IS_NEAR, "a switch touches one line of a task");
 
 impl Task {
@@ -137,10 +194,32 @@ impl Task {
         Some(unsafe { Head::reference(head) })
     }
 
-    /// The innermost scope around its code; `None` once that has ended.
+    /// The scope of all its code; `None` once that has ended.
     #[inline(always)]
     pub(crate) fn scope(&self) -> Option<&Scope> {
         self.head().map(Node::scope)
+    }
+
+    /// The innermost frame. Only for code of the dhaga itself.
+    #[inline(always)]
+    pub(crate) fn frame(&self) -> Option<&Frame> {
+        // SAFETY: only `frame::inside` and its like change it, and the caller runs on the stack that the frame is on.
+        unsafe { frame::innermost(&self.frames) }
+    }
+
+    #[inline(always)]
+    pub(crate) fn is_unwinding(&self) -> bool {
+        self.attention.has(Attention::UNWINDING)
+    }
+
+    /// Drops what `local!` keeps for it, on its own stack.
+    pub(crate) fn drop_locals(&self) {
+        while let Some(value) = self.locals.take_last() {
+            match self.head() {
+                Some(head) => quietly(head.label(), || drop(value)),
+                None => drop(value),
+            }
+        }
     }
 
     /// Says what it runs.
@@ -237,12 +316,13 @@ impl TaskTable {
             generation: place.generation,
             state: Cell::new(State::Ready),
             verdict: Cell::new(Wake::Ready),
-            permit: Cell::new(false),
-            is_unwinding: Cell::new(false),
-            is_settled: Cell::new(false),
+            attention: Attention(Cell::new(Attention::UNSETTLED)),
             head: Cell::new(ptr::null()),
             timer: Cell::new(None),
-            shields: Cell::new(0),
+            frames: Cell::new(ptr::null()),
+            locals: LocalSlots::default(),
+            no_suspend: Cell::new(0),
+            early_sleeps: Cell::new(0),
         };
         // SAFETY: the head of the stack has room and alignment for a task (asserted above), and nobody else uses it while
         // the stack is out.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use crate::around;
 use crate::park::{self, Parked, WaitReason};
 use crate::reactor::{Direction, Left, OnReady, Readiness};
 use crate::run_queue::{Address, Injector, Message};
@@ -117,7 +118,7 @@ impl<S: AsFd> Source<S> {
             if self.is_nonblocking.load(Ordering::Relaxed) {
                 return Err(io::ErrorKind::WouldBlock.into());
             }
-            let own = *deadline.get_or_insert_with(|| manner.timeout.and_then(park::after));
+            let own = *deadline.get_or_insert_with(|| manner.timeout.and_then(around::after));
             if self.wait(manner, own, &mut turn)? == Parked::TimedOut {
                 park::check()?;
                 if own.is_some_and(|own| own <= now()) {

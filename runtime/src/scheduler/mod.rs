@@ -29,7 +29,7 @@ use crate::reactor::{OnReady, Readiness, Report};
 use crate::ready_queue::ReadyQueue;
 use crate::run_queue::{Doorbell, Injector, Message};
 use crate::stack::{Stack, StackPool};
-use crate::task::{State, TaskId, TaskRef, TaskTable};
+use crate::task::{Attention, State, TaskId, TaskRef, TaskTable};
 use crate::timer::Timers;
 
 use self::batch::Batch;
@@ -135,7 +135,7 @@ pub(crate) fn current_task() -> Option<TaskRef> {
 /// In the child of a fork: the dhaga that forked goes no further than its next wait (see `fork`).
 pub(crate) extern "C" fn in_forked_child() {
     if let Some(task) = current_task() {
-        task.is_unwinding.set(true);
+        task.attention.add(Attention::UNWINDING);
     }
 }
 
@@ -495,8 +495,6 @@ impl Worker {
     }
 }
 
-impl Worker {}
-
 /// Starting and resuming dhagas.
 impl Worker {
     pub(crate) fn push_at_end(&self, work: Arc<dyn AtEnd>) {
@@ -524,9 +522,6 @@ impl Worker {
         drop(forgotten);
     }
 }
-
-/// Stopping.
-impl Worker {}
 
 /// The one door to the clock.
 #[inline(always)]

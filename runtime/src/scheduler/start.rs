@@ -154,6 +154,7 @@ fn run_job(task: TaskRef, job: Job, end_of: impl FnOnce(Job) -> Execution) {
     let mut execution = end_of(job);
     loop {
         execution.drop_unwanted();
+        task.drop_locals();
         task.forget_head();
         match execution.complete() {
             Ok(()) => return,

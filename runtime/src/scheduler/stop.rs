@@ -2,7 +2,7 @@
 
 use super::Worker;
 use crate::coroutine::Wake;
-use crate::task::{State, TaskId};
+use crate::task::{Attention, State, TaskId};
 
 impl Worker {
     /// Unwinds every dhaga; what is unstarted will be discarded instead of run.
@@ -19,7 +19,7 @@ impl Worker {
             return;
         }
         let Some(task) = self.tasks.borrow().get(id) else { return };
-        task.is_unwinding.set(true);
+        task.attention.add(Attention::UNWINDING);
         if let State::Parked(_) = task.state.get() {
             task.state.set(State::Ready);
             task.verdict.set(Wake::Unwind);

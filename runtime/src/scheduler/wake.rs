@@ -6,7 +6,7 @@ use super::Worker;
 use crate::context::Node;
 use crate::coroutine::{self, Wake};
 use crate::run_queue::{Address, Message};
-use crate::task::{State, Task, TaskId, TaskRef, WaitReason};
+use crate::task::{Attention, State, Task, TaskId, TaskRef, WaitReason, refuse_in_no_suspend};
 
 impl Worker {
     #[inline(always)]
@@ -21,8 +21,10 @@ impl Worker {
     /// Suspends the running dhaga until it is unparked or the deadline passes. The one way to wait.
     #[inline(always)]
     pub(crate) fn suspend(&self, task: TaskRef, reason: WaitReason, deadline: Option<Instant>) -> Wake {
-        if task.permit.replace(false) || !task.is_settled.get() && self.settle(task) {
-            return Wake::Ready;
+        if task.attention.is_needed()
+            && let Some(wake) = self.attend(task, reason)
+        {
+            return wake;
         }
         if let Some(deadline) = deadline {
             self.arm(task, deadline);
@@ -35,10 +37,32 @@ impl Worker {
         wake
     }
 
-    /// Before its first wait a dhaga says where it lives, for those who may cancel it. Returns whether one already has.
+    /// As `suspend`, for a wait that nothing may refuse: neither an order to unwind nor a `no_suspend` section.
+    pub(crate) fn suspend_to_the_end(&self, task: TaskRef, reason: WaitReason) -> Wake {
+        const REFUSALS: [u8; 2] = [Attention::UNWINDING, Attention::NO_SUSPEND];
+        let refusals = REFUSALS.map(|bit| if task.attention.take(bit) { bit } else { 0 });
+        let wake = self.suspend(task, reason, None);
+        refusals.into_iter().for_each(|bit| task.attention.add(bit));
+        wake
+    }
+
+    /// Something stands against this wait: the answer, unless it may go on.
     #[inline(never)]
+    fn attend(&self, task: TaskRef, reason: WaitReason) -> Option<Wake> {
+        let attention = &task.attention;
+        if attention.has(Attention::UNWINDING) {
+            return Some(Wake::Unwind);
+        }
+        if attention.has(Attention::NO_SUSPEND) {
+            refuse_in_no_suspend(reason);
+        }
+        let is_ready = attention.take(Attention::PERMIT);
+        let is_cancelled = attention.take(Attention::UNSETTLED) && self.settle(task);
+        (is_ready || is_cancelled).then_some(Wake::Ready)
+    }
+
+    /// Before its first wait a dhaga says where it lives, for those who may cancel it. Returns whether one already has.
     fn settle(&self, task: TaskRef) -> bool {
-        task.is_settled.set(true);
         task.head().is_some_and(|head| {
             head.settle(self.address(&task).home());
             head.scope().is_cancelled_by_now()
@@ -96,7 +120,7 @@ impl Worker {
     fn wake(&self, id: TaskId) -> Option<TaskRef> {
         let task = self.tasks.borrow().get(id)?;
         if task.state.get() == State::Ready {
-            task.permit.set(true);
+            task.attention.add(Attention::PERMIT);
             return None;
         }
         task.state.set(State::Ready);

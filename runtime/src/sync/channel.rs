@@ -27,6 +27,7 @@ use super::short_lock::{ShortGuard, ShortLock};
 use super::wait_queue::{
     Stage, Stopped, WaitQueue, Waiter, check_scope, check_unwinding, park_until_decided, unpark_each,
 };
+use crate::around;
 use crate::park::{self, Unparker, WaitReason};
 
 /// A channel that holds up to `capacity` messages; when it is full, senders wait. With a capacity of
@@ -121,7 +122,7 @@ impl<T> Sender<T> {
     /// If the time is over, all receivers are gone, or the scope is cancelled or out of time. The
     /// message is inside, and nobody has received it.
     pub fn send_timeout(&self, value: T, timeout: Duration) -> Result<(), SendTimeoutError<T>> {
-        self.channel.send(value, || park::after(timeout))
+        self.channel.send(value, || around::after(timeout))
     }
 
     /// How many messages the channel holds.
@@ -178,7 +179,7 @@ impl<T> Receiver<T> {
     /// If the time is over, all senders are gone and nothing is left, or the scope is cancelled or
     /// out of time.
     pub fn recv_timeout(&self, timeout: Duration) -> Result<T, RecvTimeoutError> {
-        self.channel.recv(|| park::after(timeout))
+        self.channel.recv(|| around::after(timeout))
     }
 
     /// Receives a message. Suspends until there is one or the deadline passes.

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use super::mutex::MutexGuard;
 use super::short_lock::ShortLock;
 use super::wait_queue::{Stage, Stopped, WaitQueue, Waiter, park_until_decided};
+use crate::around;
+use crate::owner;
 use crate::park::{self, Interrupt, Parked, Unparker, WaitReason};
 
 /// A condition variable, as [`std::sync::Condvar`], for a [`Mutex`](super::Mutex).
@@ -118,7 +120,7 @@ impl Condvar {
         guard: MutexGuard<'a, T>,
         timeout: Duration,
     ) -> LockResult<(MutexGuard<'a, T>, WaitTimeoutResult)> {
-        self.wait_until(guard, park::after(timeout))
+        self.wait_until(guard, around::after(timeout))
     }
 
     /// Waits for as long as `condition` holds, for `timeout` at most. The result tells of a timeout
@@ -133,7 +135,7 @@ impl Condvar {
         timeout: Duration,
         mut condition: impl FnMut(&mut T) -> bool,
     ) -> LockResult<(MutexGuard<'a, T>, WaitTimeoutResult)> {
-        let deadline = park::after(timeout);
+        let deadline = around::after(timeout);
         let mut result = WaitTimeoutResult(None);
         while condition(&mut guard) {
             if result.timed_out() {
@@ -172,7 +174,7 @@ impl Condvar {
         // others run. A loop that ignores the result would otherwise keep them out for ever.
         let deadline = match park::check() {
             Ok(()) => deadline,
-            Err(_) => park::after(Duration::ZERO),
+            Err(_) => around::after(Duration::ZERO),
         };
         let waiter = Waiter::new(());
         let waiting = self.join(&waiter);
@@ -237,13 +239,13 @@ impl Waiting<'_> {
     /// Waits as one who unwinds: on the OS thread. Nobody owns a condition, so nothing tells a long
     /// wait from a deadlock; it says so, and returns as a spurious wake.
     fn block_while_unwinding(self) {
-        let deadline = park::after(park::UNWIND_BLOCK_MAX);
+        let deadline = around::after(owner::UNWIND_BLOCK_MAX);
         let mut parked = Parked::Woken;
         while !self.waiter.is_decided() && parked != Parked::TimedOut {
             parked = park::park_until(WaitReason::Condvar, deadline);
         }
         if self.end() == Stage::Waiting {
-            let waited = park::UNWIND_BLOCK_MAX;
+            let waited = owner::UNWIND_BLOCK_MAX;
             log::error!("a panicking thread has waited {waited:?} on a condvar");
         }
     }

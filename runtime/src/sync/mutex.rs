@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use super::raw_lock::RawLock;
 use super::wait_queue::Stopped;
+use crate::around;
 use crate::park::{self, Interrupt};
 
 /// A lock around a value, as [`std::sync::Mutex`], whose waiters are parked.
@@ -126,7 +127,7 @@ impl<T: ?Sized> Mutex<T> {
     /// If the time is over, if the scope is cancelled or out of time, and with the guard if the
     /// mutex is poisoned.
     pub fn lock_timeout(&self, timeout: Duration) -> Result<MutexGuard<'_, T>, LockTimeoutError<MutexGuard<'_, T>>> {
-        match self.lock.acquire_until(|| park::after(timeout)) {
+        match self.lock.acquire_until(|| around::after(timeout)) {
             Ok(()) => self.guard().map_err(LockTimeoutError::Poisoned),
             Err(Stopped::TimedOut) => Err(LockTimeoutError::Timeout),
             Err(Stopped::Interrupted(interrupt)) => Err(LockTimeoutError::Interrupted(interrupt)),

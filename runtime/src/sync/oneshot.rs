@@ -17,6 +17,7 @@ pub use super::error::{RecvError, RecvTimeoutError, TryRecvError};
 #[cfg(not(all(test, loom)))]
 use super::short_lock::ShortLock;
 use super::wait_queue::{Stopped, check_scope, check_unwinding, why_stopped};
+use crate::around;
 #[cfg(all(test, loom))]
 use crate::atomic::ModelLock as ShortLock;
 use crate::park::{self, Unparker, WaitReason};
@@ -111,7 +112,7 @@ impl<T> Receiver<T> {
     /// If the time is over, the sender is gone and has sent nothing, the message was received
     /// already, or the scope is cancelled or out of time.
     pub fn recv_timeout(&mut self, timeout: Duration) -> Result<T, RecvTimeoutError> {
-        self.wait(|| park::after(timeout))
+        self.wait(|| around::after(timeout))
     }
 
     #[inline(always)]

@@ -20,7 +20,9 @@ use std::time::Instant;
 
 use super::short_lock::{ShortGuard, ShortLock};
 use super::wait_queue::{Stage, Stopped, WaitQueue, Waiter, check_scope, check_unwinding, why_stopped};
-use crate::park::{self, Here, Parked, Unparker, WaitReason};
+use crate::around;
+use crate::owner::{self, Here};
+use crate::park::{self, Parked, Unparker, WaitReason};
 
 const LOCKED: u32 = 1;
 const QUEUED: u32 = 2;
@@ -110,7 +112,7 @@ impl RawLock {
 
     #[inline]
     fn record_owner(&self) {
-        self.owner.store(park::here().to_bits(), Ordering::Relaxed);
+        self.owner.store(owner::here().to_bits(), Ordering::Relaxed);
     }
 
     #[cold]
@@ -231,7 +233,7 @@ impl Queue {
 impl Contender {
     /// The caller, who has not tried yet.
     fn waiter() -> Waiter<Self> {
-        Waiter::new(Self { here: park::here(), lost: 0, handed_over: false })
+        Waiter::new(Self { here: owner::here(), lost: 0, handed_over: false })
     }
 }
 
@@ -286,16 +288,16 @@ impl Waiting<'_> {
     fn block_while_unwinding(self) {
         const WHAT: &str = "a mutex";
         let mut waiting = self;
-        let deadline = park::after(park::UNWIND_BLOCK_MAX);
+        let deadline = around::after(owner::UNWIND_BLOCK_MAX);
         loop {
             let owner = waiting.lock.owner();
-            if owner.to_bits() != NOBODY && park::would_deadlock_while_unwinding(owner) {
-                park::abort_deadlock(WHAT, owner);
+            if owner.to_bits() != NOBODY && owner::would_deadlock_while_unwinding(owner) {
+                owner::abort_deadlock(WHAT, owner);
             }
             let parked = park::park_until(WaitReason::Lock, deadline);
             match waiting.retry() {
                 Ok(()) => return,
-                Err(_) if parked == Parked::TimedOut => park::abort_deadlock(WHAT, owner),
+                Err(_) if parked == Parked::TimedOut => owner::abort_deadlock(WHAT, owner),
                 Err(still_waiting) => waiting = still_waiting,
             }
         }
@@ -365,7 +367,7 @@ mod tests {
     fn a_waiter_that_often_came_in_vain_is_handed_the_lock() {
         let (lock, contender) = (RawLock::new(), Contender::waiter());
         let waiting = hand_over(&lock, contended(&lock, &contender));
-        assert_eq!(lock.owner(), park::here());
+        assert_eq!(lock.owner(), owner::here());
         assert!(waiting.retry().is_ok());
     }
 

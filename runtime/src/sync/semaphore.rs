@@ -9,6 +9,7 @@ use super::short_lock::{ShortGuard, ShortLock};
 use super::wait_queue::{
     Stage, Stopped, WaitQueue, Waiter, check_scope, check_unwinding, park_until_decided, unpark_each,
 };
+use crate::around;
 use crate::park::{self, Interrupt, Unparker, WaitReason};
 
 /// Limits how many do something at once.
@@ -134,7 +135,7 @@ impl Semaphore {
         count: usize,
         timeout: Duration,
     ) -> Result<SemaphorePermit<'_>, AcquireTimeoutError> {
-        self.take_or_wait(count, || park::after(timeout))?;
+        self.take_or_wait(count, || around::after(timeout))?;
         Ok(self.permit(count))
     }
 

@@ -269,7 +269,7 @@ fn a_result_is_joined_once() {
             let (deadline, timeout) = pace.timeout();
             match handle.join_timeout(timeout) {
                 Ok(value) => return value,
-                Err(JoinError::Stopped(Interrupt::DeadlineExceeded, back)) => {
+                Err(JoinError::Stopped(Interrupt::DeadlineExceeded { .. }, back)) => {
                     is_over(deadline);
                     handle = back;
                 }

@@ -85,7 +85,7 @@ fn a_join_with_a_timeout_gives_the_handle_back() {
         let (go, gone) = oneshot::channel();
         let handle = dhaga::spawn(move || gone.recv());
         assert!(!handle.is_finished());
-        let Err(JoinError::Stopped(Interrupt::DeadlineExceeded, handle)) = handle.join_timeout(SHORT) else {
+        let Err(JoinError::Stopped(Interrupt::DeadlineExceeded { .. }, handle)) = handle.join_timeout(SHORT) else {
             panic!("it ended before it was told to");
         };
         go.send(5).expect("it waits");

@@ -1,0 +1,142 @@
+//! What code finds around it without an argument: a deadline, and values that a caller left for all below it.
+//!
+//! Both are handed down, to inner code and to dhagas that are spawned, and never up. A deadline only gets earlier on the
+//! way down. What a dhaga inherited is shared with its siblings by one pointer, and most inherit nothing.
+//!
+//! ```text
+//!   within(3 s) ──▶ REQUEST.with("r-17") ──▶ within(1 s) ──▶ spawn
+//!   3 s              3 s                      1 s             1 s
+//!   -                REQUEST = "r-17"         REQUEST         REQUEST
+//! ```
+
+use std::any::Any;
+use std::panic::Location;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::interrupt::Interrupt;
+
+/// An instant after which fallible waits fail, and where it was set.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Deadline {
+    pub(crate) at: Instant,
+    pub(crate) set_at: &'static Location<'static>,
+}
+
+impl Deadline {
+    /// What a wait is told that meets it.
+    pub(crate) fn interrupt(self) -> Interrupt {
+        Interrupt::DeadlineExceeded { set_at: self.set_at }
+    }
+
+    /// The earlier of two; of equal ones the outer, since it is the outer code that is out of time.
+    pub(crate) fn earlier(outer: Option<Self>, inner: Option<Self>) -> Option<Self> {
+        match (outer, inner) {
+            (Some(outer), Some(inner)) => Some(if inner.at < outer.at { inner } else { outer }),
+            (outer, inner) => outer.or(inner),
+        }
+    }
+}
+
+/// All that is handed down.
+#[derive(Clone, Default)]
+pub(crate) struct Ambient {
+    pub(crate) deadline: Option<Deadline>,
+    pub(crate) values: Values,
+}
+
+impl Ambient {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.deadline.is_none() && self.values.0.is_none()
+    }
+}
+
+/// Values by key, innermost first: a list that inner code extends and shares.
+#[derive(Clone, Default)]
+pub(crate) struct Values(Option<Arc<Entry>>);
+
+struct Entry {
+    key: u64,
+    value: Arc<dyn Any + Send + Sync>,
+    outer: Values,
+}
+
+impl Values {
+    pub(crate) fn with(&self, key: u64, value: Arc<dyn Any + Send + Sync>) -> Self {
+        // One that is hidden at once is left out: else code that sets the same key for each child would make the list longer
+        // with every generation.
+        let outer = match &self.0 {
+            Some(entry) if entry.key == key => entry.outer.clone(),
+            _ => self.clone(),
+        };
+        Self(Some(Arc::new(Entry { key, value, outer })))
+    }
+
+    pub(crate) fn get(&self, key: u64) -> Option<&Arc<dyn Any + Send + Sync>> {
+        let mut entry = self.0.as_ref();
+        while let Some(found) = entry {
+            if found.key == key {
+                return Some(&found.value);
+            }
+            entry = found.outer.0.as_ref();
+        }
+        None
+    }
+}
+
+impl Drop for Values {
+    /// In a loop: the list may be long, and the stack is short.
+    fn drop(&mut self) {
+        let mut next = self.0.take();
+        while let Some(entry) = next {
+            next = Arc::into_inner(entry).and_then(|mut last| last.outer.0.take());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn text(values: &Values, key: u64) -> Option<&str> {
+        values.get(key).and_then(|value| value.downcast_ref::<&str>()).copied()
+    }
+
+    #[test]
+    fn the_innermost_value_of_a_key_counts() {
+        let outer = Values::default().with(1, Arc::new("a")).with(2, Arc::new("b"));
+        let inner = outer.with(1, Arc::new("c"));
+        assert_eq!([1, 2, 3].map(|key| text(&inner, key)), [Some("c"), Some("b"), None]);
+        assert_eq!([1, 2, 3].map(|key| text(&outer, key)), [Some("a"), Some("b"), None]);
+    }
+
+    #[test]
+    fn a_list_of_a_million_is_dropped_without_recursion() {
+        let values = (0..1_000_000).fold(Values::default(), |values, key| values.with(key, Arc::new(key)));
+        assert_eq!(values.get(0).and_then(|value| value.downcast_ref()), Some(&0_u64));
+    }
+
+    #[test]
+    fn a_key_that_is_set_again_and_again_takes_one_entry() {
+        let values = (0..1000).fold(Values::default(), |values, round| values.with(7, Arc::new(round)));
+        assert!(values.0.as_ref().is_some_and(|entry| entry.outer.0.is_none()));
+    }
+
+    #[test]
+    fn the_earlier_deadline_counts_and_of_equal_ones_the_outer() {
+        let (now, here) = (Instant::now(), Location::caller());
+        let deadline = |millis, set_at| Some(Deadline { at: now + Duration::from_millis(millis), set_at });
+        let other = Location::caller();
+        let check = |outer, inner, expected: Option<Deadline>| {
+            let found = Deadline::earlier(outer, inner);
+            assert_eq!(found.map(|found| (found.at, found.set_at)), expected.map(|found| (found.at, found.set_at)));
+        };
+        check(None, None, None);
+        check(deadline(1, here), None, deadline(1, here));
+        check(None, deadline(1, here), deadline(1, here));
+        check(deadline(1, here), deadline(2, other), deadline(1, here));
+        check(deadline(2, here), deadline(1, other), deadline(1, other));
+        check(deadline(1, here), deadline(1, other), deadline(1, here));
+    }
+}

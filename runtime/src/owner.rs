@@ -1,0 +1,86 @@
+//! Who holds something, in one word; and the end of a process in which two of one thread would wait for each other.
+
+use std::thread::panicking;
+use std::time::Duration;
+
+use crate::plain_thread::THREAD;
+use crate::scheduler::{Worker, worker};
+use crate::task::{Task, TaskId};
+
+/// How long a lock that is taken while its thread panics may block the OS thread.
+pub(crate) const UNWIND_BLOCK_MAX: Duration = Duration::from_secs(10);
+
+/// Who holds something: a dhaga, or a plain thread. One word, so that a lock can keep it beside its state.
+///
+/// ```text
+///   63 ........... 48   47 ........ 16   15 ........ 0
+///   ┌─────────────────┬────────────────┬──────────────┐
+///   │ worker's number │ slot           │ generation   │   a dhaga
+///   │ 0               │ thread, from 1 │ 0            │   a plain thread
+///   └─────────────────┴────────────────┴──────────────┘
+/// ```
+///
+/// Only the low half of the generation fits. It serves reports and the question who shares a worker, where a mistake in
+/// 65 536 uses of a slot does no harm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Here(u64);
+
+impl Here {
+    #[inline(always)]
+    fn dhaga(worker: &Worker, task: &Task) -> Self {
+        let TaskId { slot, generation } = task.id();
+        Self(u64::from(worker.injector.number) << 48 | u64::from(slot) << 16 | u64::from(generation as u16))
+    }
+
+    fn worker(self) -> u64 {
+        self.0 >> 48
+    }
+
+    fn slot(self) -> u32 {
+        (self.0 >> 16) as u32
+    }
+
+    #[inline(always)]
+    pub(crate) fn to_bits(self) -> u64 {
+        self.0
+    }
+
+    pub(crate) fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+}
+/// Identifies the caller, for as long as it lives.
+#[inline(always)]
+pub(crate) fn here() -> Here {
+    match worker().and_then(|worker| Some((worker, worker.current()?))) {
+        Some((worker, task)) => Here::dhaga(worker, &task),
+        None => here_on_thread(),
+    }
+}
+
+#[inline(never)]
+fn here_on_thread() -> Here {
+    // While a thread's locals are destroyed it has no number any more: it is some thread.
+    let number = THREAD.try_with(|thread| thread.number).unwrap_or(u32::MAX);
+    Here(u64::from(number) << 16)
+}
+
+/// Whether the caller, who unwinds from a panic and so cannot switch, would wait for a dhaga of its own worker.
+pub(crate) fn would_deadlock_while_unwinding(owner: Here) -> bool {
+    panicking() && owner.worker() != 0 && here().worker() == owner.worker()
+}
+
+/// Ends the process: `owner` holds what the caller needs, and cannot run while the caller unwinds.
+pub(crate) fn abort_deadlock(what: &str, owner: Here) -> ! {
+    let describe = |who: Here| {
+        let found = worker().and_then(|worker| worker.describe_slot(who.slot()));
+        found.filter(|_| who.worker() != 0).unwrap_or_else(|| "a plain thread".to_owned())
+    };
+    eprintln!(
+        "\n{} unwinds from a panic and waits for {what}, which is held by {} of the same OS thread. A dhaga never switches while \
+         it unwinds, so the wait would never end: aborting. Release {what} before a panic can pass, or keep it out of `Drop`.",
+        describe(here()),
+        describe(owner),
+    );
+    std::process::abort()
+}
