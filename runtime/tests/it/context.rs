@@ -37,7 +37,7 @@ fn a_value_is_found_below_and_not_beside() {
 fn a_value_is_inherited_by_what_is_spawned_and_lives_as_long() {
     everywhere(|| {
         let value = Arc::new("a".to_owned());
-        let (go, mut gone) = dhaga::sync::oneshot::channel();
+        let (go, gone) = dhaga::sync::oneshot::channel();
         let child = REQUEST.with_shared(value.clone(), || {
             dhaga::spawn(move || {
                 gone.recv().expect("the test sends");
