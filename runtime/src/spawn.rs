@@ -300,7 +300,8 @@ impl<T> JoinHandle<T> {
     /// handle.
     #[track_caller]
     pub fn join_timeout(self, timeout: Duration) -> Result<T, JoinError<T>> {
-        let deadline = around::after(timeout).map(|at| Deadline { at, set_at: Location::caller() });
+        let set_at = Location::caller();
+        let deadline = around::after(timeout).map(|at| Deadline { at, set_at });
         self.join_until(WaitReason::Join, deadline)
     }
 

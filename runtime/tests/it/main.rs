@@ -23,4 +23,5 @@ mod spawn;
 mod stacks;
 mod storm;
 mod sync;
+mod verdicts;
 mod within;

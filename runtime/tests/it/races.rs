@@ -19,14 +19,14 @@ const TIMES: usize = if cfg!(feature = "sanitizer") { 500 } else { 2000 };
 const GRID: Duration = Duration::from_micros(131);
 
 /// What one side does before it wakes, or when the other side's wait ends: mostly the same instant of the grid.
-struct Pace {
-    dice: Dice,
+pub struct Pace {
+    pub dice: Dice,
     start: Instant,
 }
 
 impl Pace {
     /// The next point of the grid, the one after that, or an instant that has passed.
-    fn deadline(&mut self) -> Instant {
+    pub fn deadline(&mut self) -> Instant {
         let now = Instant::now();
         let ticks = (now - self.start).as_nanos() / GRID.as_nanos();
         let ahead = match self.dice.below(8) {
@@ -42,7 +42,7 @@ impl Pace {
         (deadline, deadline.saturating_duration_since(Instant::now()))
     }
 
-    fn pause(&mut self) {
+    pub fn pause(&mut self) {
         match self.dice.below(4) {
             0 => (0..self.dice.below(4)).for_each(|_| dhaga::yield_now()),
             _ => dhaga::sleep_until(self.deadline()),
@@ -51,11 +51,11 @@ impl Pace {
 }
 
 /// The members of one group, each of which runs in a dhaga or on a thread.
-type Member = Box<dyn FnOnce(Pace) + Send>;
+pub type Member = Box<dyn FnOnce(Pace) + Send>;
 
 /// Runs groups beside each other on two workers, every eighth member on a plain thread, and expects that they all end and
 /// leave nothing behind.
-fn race(group: impl Fn() -> Vec<Member> + Send + 'static) {
+pub fn race(group: impl Fn() -> Vec<Member> + Send + 'static) {
     within_deadline(2 * DEADLINE, move || {
         seeded::rounds(1, |mut dice| {
             let runtime = Runtime::builder().workers(2).build().expect("a test can start a runtime");
