@@ -39,6 +39,10 @@
 //! | 8 | `time`, `blocking`, [`net`] |
 //! | 9 | [`turn`]: the seam for protocol crates |
 
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/safety.md")]
+struct ProgramsOfThePages;
+
 #[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
 compile_error!("dhaga runs on Linux, on x86-64 and aarch64");
 
