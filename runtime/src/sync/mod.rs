@@ -13,8 +13,10 @@
 //! - `short_lock`: around the inside of each primitive; `wait_queue`: who waits, in order, and what each was given;
 //! - `raw_lock`: one enters at a time; [`Mutex`] puts a value behind it, [`Condvar`] waits outside it;
 //! - [`Semaphore`]: up to n enter at a time;
-//! - [`oneshot`]: one message; [`channel`]: many, bounded, unbounded or handed over; [`mpsc`]: the same by std's names.
+//! - [`oneshot`]: one message; [`channel`]: many, bounded, unbounded or handed over; [`mpsc`]: the same by std's names;
+//! - [`broadcast`]: each message to every receiver.
 
+pub mod broadcast;
 pub mod channel;
 mod condvar;
 mod error;

@@ -3,6 +3,7 @@
 #[cfg(not(feature = "sanitizer"))]
 mod aborting;
 mod blocking;
+mod broadcast;
 mod child;
 mod common;
 mod fork;
