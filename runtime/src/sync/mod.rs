@@ -14,7 +14,7 @@
 //! - `raw_lock`: one enters at a time; [`Mutex`] puts a value behind it, [`Condvar`] waits outside it;
 //! - [`Semaphore`]: up to n enter at a time;
 //! - [`oneshot`]: one message; [`channel`]: many, bounded, unbounded or handed over; [`mpsc`]: the same by std's names;
-//! - [`broadcast`]: each message to every receiver.
+//! - [`broadcast`]: each message to every receiver; [`watch`]: the latest value, and who wants to know of changes.
 
 pub mod broadcast;
 pub mod channel;
@@ -27,6 +27,7 @@ mod raw_lock;
 mod semaphore;
 mod short_lock;
 mod wait_queue;
+pub mod watch;
 
 pub use std::sync::{LockResult, PoisonError, TryLockError, TryLockResult};
 

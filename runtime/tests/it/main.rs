@@ -24,3 +24,4 @@ mod spawn;
 mod stacks;
 mod storm;
 mod sync;
+mod watch;
