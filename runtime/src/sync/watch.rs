@@ -94,7 +94,7 @@ impl<T> Sender<T> {
     }
 
     /// Replaces the value, and wakes all receivers that wait, if there are any. Returns the old value. Suspends while
-    /// another sender modifies it.
+    /// another sender modifies it, as [`send_if_modified`](Self::send_if_modified) does.
     pub fn send_replace(&self, value: T) -> Ref<T> {
         let turn = self.channel.turn();
         let value = self.channel.replace(Arc::new(value));
@@ -122,6 +122,10 @@ impl<T> Sender<T> {
     /// false or panics: nobody ever sees half a change. It may look at the channel and may wait, which holds up others who
     /// modify but nobody who looks or [`send`](Self::send)s. A value that is sent meanwhile stays: it counts as sent after
     /// the change. A `modify` that modifies or replaces the same value by a call of its own waits for itself, for ever.
+    ///
+    /// # Aborts
+    ///
+    /// Where [`Mutex::lock`] does: if the caller unwinds, and another dhaga of its worker waits inside its `modify`.
     ///
     /// # Examples
     ///

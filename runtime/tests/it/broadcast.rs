@@ -15,7 +15,7 @@ use crate::panicking::while_panicking;
 const SHORT: Duration = Duration::from_millis(5);
 /// How many of each side race, and how many messages each sender sends.
 const PARTS: usize = 4;
-const EACH: usize = 10_000;
+const EACH: usize = 4_000;
 
 fn send_all(sender: &Sender<usize>, numbers: impl IntoIterator<Item = usize>) {
     for number in numbers {
