@@ -67,7 +67,7 @@ pub enum RecvTimeoutError {
 }
 
 const NO_RECEIVER: &str = "all receivers are gone";
-const NO_SENDER: &str = "all senders are gone and nothing is left to receive";
+pub(super) const NO_SENDER: &str = "all senders are gone and nothing is left to receive";
 
 impl<T> SendError<T> {
     /// The message.
@@ -210,7 +210,7 @@ channel_error!(TryRecvError, TryRecvError::Disconnected,);
 channel_error!(RecvTimeoutError, RecvTimeoutError::Disconnected, RecvTimeoutError::Interrupted(why) => why);
 
 /// A wait without a timeout fails as one with a timeout that never passes.
-const NO_TIMEOUT: &str = "a wait without a timeout timed out";
+pub(super) const NO_TIMEOUT: &str = "a wait without a timeout timed out";
 
 impl<T> SendTimeoutError<T> {
     pub(super) fn without_timeout(self) -> SendError<T> {

@@ -19,6 +19,7 @@ use std::marker::PhantomPinned;
 use std::ptr;
 use std::time::Instant;
 
+use super::short_lock::{ShortGuard, ShortLock};
 use crate::atomic::{AtomicU8, Ordering, UnsafeCell};
 use crate::park::{self, Interrupt, Parked, Unparker, WaitReason};
 
@@ -274,6 +275,48 @@ pub(super) fn check_scope() -> Result<(), Interrupt> {
 #[inline(always)]
 pub(super) fn check_unwinding() -> Result<(), Interrupt> {
     if std::thread::panicking() { Err(Interrupt::Panicking) } else { Ok(()) }
+}
+
+/// Waits for nothing but a wake, in a queue behind a lock that is held already. Says what ended the wait instead, if
+/// anything did.
+#[inline(always)]
+pub(super) fn wait_for_wake<S, V>(
+    lock: &ShortLock<S>,
+    mut state: ShortGuard<'_, S>,
+    queue: fn(&mut S) -> &mut WaitQueue<V>,
+    wants: V,
+    reason: WaitReason,
+    deadline: impl FnOnce() -> Option<Instant>,
+) -> Option<Stopped> {
+    let waiter = Waiter::new(wants);
+    // SAFETY: `place` leaves the queue before `waiter` goes, unless it is decided.
+    unsafe { queue(&mut state).join(&waiter, park::unparker()) };
+    drop(state);
+    let place = Place { lock, queue, waiter: &waiter };
+    let stopped = park_until_decided(&waiter, reason, deadline());
+    let stage = if stopped.is_some() { place.leave() } else { waiter.stage() };
+    std::mem::forget(place);
+    stopped.filter(|_| stage == Stage::Waiting)
+}
+
+/// A place in a queue whose waiters are given nothing. If it is dropped by an unwinding, nothing is lost to others.
+struct Place<'a, S, V> {
+    lock: &'a ShortLock<S>,
+    queue: fn(&mut S) -> &mut WaitQueue<V>,
+    waiter: &'a Waiter<V>,
+}
+
+impl<S, V> Place<'_, S, V> {
+    fn leave(&self) -> Stage {
+        let mut state = self.lock.lock();
+        (self.queue)(&mut state).leave(self.waiter)
+    }
+}
+
+impl<S, V> Drop for Place<'_, S, V> {
+    fn drop(&mut self) {
+        self.leave();
+    }
 }
 
 /// Unparks one after the other, none of them while `next` holds its lock.

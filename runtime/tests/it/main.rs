@@ -3,6 +3,7 @@
 #[cfg(not(feature = "sanitizer"))]
 mod aborting;
 mod blocking;
+mod broadcast;
 mod child;
 mod common;
 mod context;
@@ -11,6 +12,7 @@ mod leaks;
 mod limits;
 mod machine;
 mod many;
+mod mpsc;
 mod net;
 mod overflow;
 mod panicking;
@@ -24,4 +26,6 @@ mod stacks;
 mod storm;
 mod sync;
 mod verdicts;
+
+mod watch;
 mod within;
