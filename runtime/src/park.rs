@@ -349,6 +349,10 @@ impl Here {
         Self(u64::from(worker.injector.number) << 48 | u64::from(slot) << 16 | u64::from(generation as u16))
     }
 
+    fn on_thread(number: u32) -> Self {
+        Self(u64::from(number) << 16)
+    }
+
     fn worker(self) -> u64 {
         self.0 >> 48
     }
@@ -367,6 +371,9 @@ impl Here {
     }
 }
 
+/// While a thread's locals are destroyed it has no number any more: it is some thread.
+const UNNUMBERED: u32 = u32::MAX;
+
 /// Whether the caller is a dhaga, which parks, rather than a plain thread, which blocks.
 pub(crate) fn is_in_dhaga() -> bool {
     current_task().is_some()
@@ -383,9 +390,7 @@ pub(crate) fn here() -> Here {
 
 #[inline(never)]
 fn here_on_thread() -> Here {
-    // While a thread's locals are destroyed it has no number any more: it is some thread.
-    let number = THREAD.try_with(|thread| thread.number).unwrap_or(u32::MAX);
-    Here(u64::from(number) << 16)
+    Here::on_thread(THREAD.try_with(|thread| thread.number).unwrap_or(UNNUMBERED))
 }
 
 /// Whether the caller, who unwinds from a panic and so cannot switch, would wait for a dhaga of its own worker.
@@ -393,12 +398,13 @@ pub(crate) fn would_deadlock_while_unwinding(owner: Here) -> bool {
     panicking() && owner.worker() != 0 && here().worker() == owner.worker()
 }
 
+/// Whether the caller is `owner`. Of a thread whose locals are destroyed nobody can tell.
+pub(crate) fn is_here(owner: Here) -> bool {
+    owner == here() && owner != Here::on_thread(UNNUMBERED)
+}
+
 /// Ends the process: `owner` holds what the caller needs, and cannot run while the caller unwinds.
 pub(crate) fn abort_deadlock(what: &str, owner: Here) -> ! {
-    let describe = |who: Here| {
-        let found = worker().and_then(|worker| worker.describe_slot(who.slot()));
-        found.filter(|_| who.worker() != 0).unwrap_or_else(|| "a plain thread".to_owned())
-    };
     eprintln!(
         "\n{} unwinds from a panic and waits for {what}, which is held by {} of the same OS thread. A dhaga never switches while \
          it unwinds, so the wait would never end: aborting. Release {what} before a panic can pass, or keep it out of `Drop`.",
@@ -406,6 +412,22 @@ pub(crate) fn abort_deadlock(what: &str, owner: Here) -> ! {
         describe(owner),
     );
     std::process::abort()
+}
+
+/// Ends the process: the caller unwinds and has blocked its OS thread for as long as it may, for something of which nobody
+/// can tell who would bring it.
+pub(crate) fn abort_unwinding_wait(what: &str) -> ! {
+    eprintln!(
+        "\n{} unwinds from a panic and has waited {UNWIND_BLOCK_MAX:?} for {what}. A dhaga never switches while it unwinds, so \
+         nothing else of its OS thread ran, and the wait may never end: aborting. Keep such a wait out of `Drop`.",
+        describe(here()),
+    );
+    std::process::abort()
+}
+
+fn describe(who: Here) -> String {
+    let found = worker().and_then(|worker| worker.describe_slot(who.slot()));
+    found.filter(|_| who.worker() != 0).unwrap_or_else(|| "a plain thread".to_owned())
 }
 
 /// A plain thread's side of a park: one saved permit under a lock.
