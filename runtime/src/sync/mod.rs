@@ -6,7 +6,8 @@
 //!
 //! What a wait does when its scope is cancelled or out of time depends on whether it can fail:
 //! receiving, sending, acquiring and all forms with a timeout end with an [`Interrupt`];
-//! [`Mutex::lock`], [`Condvar::wait`], [`Barrier::wait`], [`WaitGroup::wait`] and the wait for an initialisation go on. Operations that do not wait, such
+//! [`Mutex::lock`], [`RwLock::read`] and [`RwLock::write`], [`Condvar::wait`], [`Barrier::wait`],
+//! [`WaitGroup::wait`] and the wait for an initialisation go on. Operations that do not wait, such
 //! as `try_recv`, never look.
 //!
 //! While its thread unwinds from a panic, a wait that can fail does so at once. One that cannot
@@ -16,6 +17,7 @@
 //! From below to above:
 //! - `short_lock`: around the inside of each primitive; `wait_queue`: who waits, in order, and what each was given;
 //! - `raw_lock`: one enters at a time; [`Mutex`] puts a value behind it, [`Condvar`] waits outside it;
+//! - `raw_rwlock`: one writer or many readers enter at a time; [`RwLock`] puts a value behind it;
 //! - [`Semaphore`]: up to n enter at a time;
 //! - `crowd`: all wait for the same event; [`Barrier`]: that all have come; [`WaitGroup`]: that all are done; [`Once`]: that
 //!   something was done, and behind it the values of [`OnceLock`] and [`LazyLock`];
@@ -32,6 +34,8 @@ mod once;
 mod once_lock;
 pub mod oneshot;
 mod raw_lock;
+mod raw_rwlock;
+mod rwlock;
 mod semaphore;
 mod short_lock;
 mod wait_group;
@@ -45,6 +49,7 @@ pub use self::lazy_lock::LazyLock;
 pub use self::mutex::{LockTimeoutError, Mutex, MutexGuard};
 pub use self::once::{Once, OnceState};
 pub use self::once_lock::OnceLock;
+pub use self::rwlock::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 pub use self::semaphore::{
     AcquireError, AcquireTimeoutError, OwnedSemaphorePermit, Semaphore, SemaphorePermit, TryAcquireError,
 };
