@@ -8,6 +8,7 @@ mod common;
 mod fork;
 mod leaks;
 mod limits;
+mod locks;
 mod machine;
 mod many;
 mod net;
