@@ -29,6 +29,9 @@ struct Options {
     workers: usize,
     #[arg(long, default_value_t = 10)]
     rounds: usize,
+    /// Only the wait of this number, counted from 0.
+    #[arg(long)]
+    only: Option<usize>,
 }
 
 /// Much longer than a round.
@@ -48,6 +51,7 @@ struct Things {
     listener: TcpListener,
     connections: Mutex<Vec<(TcpStream, std::net::TcpStream)>>,
     waiting: AtomicUsize,
+    only: Option<usize>,
 }
 
 type Wait = fn(&Things);
@@ -80,7 +84,7 @@ const WAITS: [(&str, Wait); 11] = [
 ];
 
 impl Things {
-    fn new(connections: usize) -> Result<Self, Box<dyn Error>> {
+    fn new(connections: usize, only: Option<usize>) -> Result<Self, Box<dyn Error>> {
         let things = Self {
             empty: channel::bounded(1),
             full: channel::bounded(1),
@@ -91,6 +95,7 @@ impl Things {
             listener: TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?,
             connections: Mutex::new(Vec::new()),
             waiting: AtomicUsize::new(0),
+            only,
         };
         things.full.0.send(())?;
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
@@ -103,9 +108,10 @@ impl Things {
 
     /// Waits until it is cancelled, in the way that is this leaf's.
     fn wait(&self, leaf: usize) {
+        let (name, wait) = WAITS[self.only.unwrap_or(leaf) % WAITS.len()];
         self.waiting.fetch_add(1, Ordering::SeqCst);
-        WAITS[leaf % WAITS.len()].1(self);
-        assert!(is_cancelled(), "a wait ended by itself: {}", WAITS[leaf % WAITS.len()].0);
+        wait(self);
+        assert!(is_cancelled(), "a wait ended by itself: {name}");
     }
 
     /// The leaves from `first` on, below so many scopes.
@@ -125,7 +131,7 @@ impl Things {
 
 /// From the cancel to the end of the last, and until nothing is held any more.
 fn round(runtime: &Runtime, options: &Options) -> Result<(Duration, Duration), Box<dyn Error>> {
-    let things = Arc::new(Things::new((options.leaves / WAITS.len()).min(CONNECTIONS_MAX))?);
+    let things = Arc::new(Things::new((options.leaves / WAITS.len()).min(CONNECTIONS_MAX), options.only)?);
     let (holds, is_held) = mpsc::channel();
     let (release, released) = oneshot::channel::<()>();
     let held = things.clone();

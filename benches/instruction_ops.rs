@@ -27,7 +27,7 @@ fn main() -> io::Result<()> {
     in_one_worker(move || match work {
         InstructionWork::SpawnJoin => (0..operations / BATCH).for_each(|_| spawn_and_join(BATCH)),
         InstructionWork::Yield => yield_in_turn(BATCH, operations / BATCH, dhaga::yield_now),
-        InstructionWork::Channel => round_trips(operations, recv),
+        InstructionWork::Channel => round_trips(operations, recv()),
         InstructionWork::ChannelTimed => round_trips(operations, recv_before(far_off())),
     })
 }
