@@ -38,7 +38,9 @@ const DRAIN_INTERVAL: Duration = Duration::from_millis(2);
 
 /// A MessagePack-RPC server. Each request is run by a dhaga of its own, so a handler may wait as it likes.
 ///
-/// Dropping it stops accepting and closes its connections; [`Server::shutdown`] lets the calls in flight finish first.
+/// Dropping it stops accepting and closes its connections; [`Server::shutdown`] lets the calls in flight finish first. When
+/// the runtime that it lives on is shut down, it accepts nothing more and refuses new requests, and the calls in flight have
+/// the runtime's grace to finish.
 ///
 /// # Examples
 ///
@@ -331,7 +333,7 @@ impl Shared {
         self.in_flight.load(Ordering::SeqCst) == 0 && open.iter().all(|connection| connection.is_flushed())
     }
 
-    /// Accepts until it is cancelled. No error of the kernel ends it.
+    /// Accepts until it is cancelled, or its runtime shut down. No error of the kernel ends it.
     fn accept_loop(self: &Arc<Self>, listener: &TcpListener) {
         let mut pause = ACCEPT_PAUSE_MIN;
         while let Ok(room) = self.room.clone().acquire_owned() {
@@ -340,7 +342,7 @@ impl Shared {
                     pause = ACCEPT_PAUSE_MIN;
                     self.adopt(stream, room);
                 }
-                Err(error) if is_cancelled(&error) => return,
+                Err(error) if is_end(&error) => return,
                 Err(error) => {
                     log::warn!("accept failed, trying again in {pause:?}: {error}");
                     dhaga::sleep(pause);
@@ -376,7 +378,9 @@ impl Shared {
         watched.list.push(watch);
         if !watched.has_watcher {
             let server = Arc::downgrade(self);
-            watched.has_watcher = turn::spawn(move || watch_loop(&server)).is_ok();
+            // In the background: an end in good order need not wait for a peer that owes us bytes.
+            let builder = Builder::new().name("rpc watch").detached();
+            watched.has_watcher = builder.spawn(move || watch_loop(&server)).map(JoinHandle::detach).is_ok();
         }
     }
 
@@ -464,8 +468,9 @@ impl fmt::Display for TooMuchUnfinished {
 
 impl std::error::Error for TooMuchUnfinished {}
 
-fn is_cancelled(error: &io::Error) -> bool {
-    error.get_ref().is_some_and(|inner| inner.is::<dhaga::Cancelled>())
+/// Whether the server, or the runtime that it lives on, is being shut down.
+fn is_end(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<dhaga::Cancelled>() || inner.is::<dhaga::ShuttingDown>())
 }
 
 /// On the connection's own worker: from here its socket is listened to.
@@ -807,7 +812,7 @@ fn admit(connection: &Arc<Connection<Serving>>, frame: &[u8]) -> Result<Request,
         (None, None) => return Err(Reject::Ignore),
     };
     let refuse = |refusal| Err(id.map_or(Reject::Ignore, |id| Reject::Refuse(id, refusal)));
-    if server.is_draining.load(Ordering::Relaxed) {
+    if server.is_draining.load(Ordering::Relaxed) || dhaga::is_shutting_down() {
         return refuse(Refusal::ShuttingDown);
     }
     let limit = connection.limits.in_flight_per_server_max;

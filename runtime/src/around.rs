@@ -18,13 +18,16 @@ use crate::interrupt::Interrupt;
 use crate::job::{Head, Unwound};
 use crate::local_slots::LocalSlots;
 use crate::plain_thread::{THREAD, with_thread_frame};
-use crate::scheduler::current_task;
+use crate::scheduler::{current_task, worker};
 use crate::task::{Attention, Task, WaitReason, refuse_in_no_suspend};
 
-/// Throws without the panic hook: nothing has gone wrong.
+/// Throws without the panic hook: nothing has gone wrong. Whoever catches it is thrown again at the next wait.
 #[cold]
 pub(crate) fn throw() -> ! {
     fork::abort_if_forked();
+    if let Some(task) = current_task() {
+        task.attention.add(Attention::UNWINDING);
+    }
     resume_unwind(Box::new(Unwound))
 }
 /// What stands against a fallible wait: the deadline or cancellation of the scope around it, or that the thread panics.
@@ -107,6 +110,25 @@ pub(crate) fn is_cancelled() -> bool {
         }
         None => with_thread_frame(|frame| frame.is_some_and(|frame| frame.is_cancelled(|| false))).unwrap_or(false),
     }
+}
+
+/// Whether the runtime of the caller is being shut down: nothing new is taken on, and what was begun shall be brought to an
+/// end. False on a plain thread. For libraries that serve: an accept ends by itself, but a connection that is kept open
+/// may bring more and more.
+///
+/// # Examples
+///
+/// ```
+/// fn serve_next(request: &str) -> Result<String, String> {
+///     if dhaga::is_shutting_down() {
+///         return Err("going away".to_owned());
+///     }
+///     Ok(request.to_uppercase())
+/// }
+/// assert_eq!(serve_next("hello").as_deref(), Ok("HELLO"));
+/// ```
+pub fn is_shutting_down() -> bool {
+    worker().is_some_and(|worker| worker.shared.is_shutting_down())
 }
 
 /// The deadline in force for the caller; `None` if there is none, or in an `uncancellable` section.

@@ -42,6 +42,7 @@ where
 {
     let (job, handle) = pair_for_pool(Location::caller(), f);
     if let Err(interrupt) = park::check() {
+        park::spend();
         drop(job);
         return Err(JoinError::Stopped(interrupt, handle));
     }

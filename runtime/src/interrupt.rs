@@ -57,6 +57,19 @@ impl fmt::Display for Panicking {
 
 impl Error for Panicking {}
 
+/// The runtime of the caller is being shut down and accepts nothing more: the inner error of an [`std::io::Error`] of kind
+/// `Other`, with which an accept ends. See [`Runtime::shutdown`](crate::Runtime::shutdown).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShuttingDown;
+
+impl fmt::Display for ShuttingDown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the runtime is being shut down and accepts no more connections")
+    }
+}
+
+impl Error for ShuttingDown {}
+
 /// A deadline becomes `TimedOut`; the others become `Other`, never `Interrupted`, on which std's helpers would loop.
 impl From<Interrupt> for io::Error {
     fn from(interrupt: Interrupt) -> Self {

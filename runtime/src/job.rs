@@ -111,8 +111,8 @@ impl Wish {
         Self(self.0 | Self::BACKGROUND)
     }
 
-    #[allow(dead_code, reason = "an orderly shutdown will ask")]
-    pub(crate) fn is_background(self) -> bool {
+    #[inline(always)]
+    fn is_background(self) -> bool {
         self.0 & Self::BACKGROUND != 0
     }
 
@@ -189,9 +189,10 @@ impl Head {
         &self.label
     }
 
-    #[allow(dead_code, reason = "an orderly shutdown will ask")]
-    pub(crate) fn wish(&self) -> Wish {
-        self.wish
+    /// Whether an orderly shutdown does not wait until it has finished.
+    #[inline(always)]
+    pub(crate) fn is_background(&self) -> bool {
+        self.wish.is_background()
     }
 
     #[inline(always)]
@@ -339,7 +340,7 @@ pub(crate) struct Execution(NonNull<Head>);
 
 impl Execution {
     #[inline(always)]
-    fn head(&self) -> &Head {
+    pub(crate) fn head(&self) -> &Head {
         // SAFETY: the job's half of the pair keeps it alive, up to `complete`, which takes this value.
         unsafe { self.0.as_ref() }
     }

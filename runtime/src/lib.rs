@@ -30,12 +30,12 @@
 //! |---|---|
 //! | 0 | `atomic`: what threads share, real or modelled; `fork`: what a forked process is told; `stack`: guarded stacks, reused; `overflow`: names the dhaga that overflowed |
 //! | 1 | `coroutine`: a stack and a closure |
-//! | 2 | `interrupt`, `context`, `ambient`, `frame`: cancellation, deadlines and values, and the code they are in force for; `local_slots`; `job`, `handshake`: what was spawned; `timer`; `task`, `ready_queue`; `audit`: what a runtime holds; `run_queue`: how other threads reach a worker, by its `inbox` and as `thieves` |
+//! | 2 | `interrupt`, `context`, `ambient`, `frame`: cancellation, deadlines and values, and the code they are in force for; `local_slots`; `job`, `handshake`: what was spawned; `timer`; `task`, `ready_queue`; `audit`: what a runtime holds; `phase`, `stuck`: how far its shutdown has come, and who has not stopped; `run_queue`: how other threads reach a worker, by its `inbox` and as `thieves` |
 //! | 3 | `reactor`: who became ready; `front`: where an idle worker serves for one that is late; `extensions` |
 //! | 4 | `scheduler`: the loop |
 //! | 5 | `plain_thread`; `around`: what is around the caller; [`park`]: the one way to wait; `owner`: who holds something |
 //! | 6 | [`sync`]; `machine` |
-//! | 7 | `within`, `context_key`, `local`, `no_suspend`, `identity`, `panic_message`; `packet`, `runtime`, `spawn`, `scope`, `try_scope` |
+//! | 7 | `within`, `context_key`, `local`, `no_suspend`, `identity`, `panic_message`; `packet`, `shutdown`, `runtime`, `spawn`, `scope`, `try_scope` |
 //! | 8 | `time`, `blocking`, [`net`] |
 //! | 9 | [`turn`]: the seam for protocol crates |
 
@@ -63,8 +63,10 @@ mod inbox;
 mod interrupt;
 mod job;
 mod local_slots;
+mod phase;
 mod ready_queue;
 mod run_queue;
+mod stuck;
 mod task;
 mod thieves;
 mod timer;
@@ -93,6 +95,7 @@ mod within;
 mod packet;
 mod runtime;
 mod scope;
+mod shutdown;
 mod spawn;
 mod try_scope;
 
@@ -102,18 +105,21 @@ mod time;
 
 pub mod turn;
 
+pub use around::is_shutting_down;
 #[doc(hidden)]
 pub use audit::Audit;
 pub use blocking::blocking;
 pub use context_key::ContextKey;
 pub use identity::{Dhaga, DhagaId, current};
-pub use interrupt::{Cancelled, Interrupt, Panicking};
+pub use interrupt::{Cancelled, Interrupt, Panicking, ShuttingDown};
 pub use local::{AccessError, LocalKey};
 pub use no_suspend::{NoSuspend, no_suspend};
 pub use park::WaitReason;
-pub use runtime::{Runtime, RuntimeBuilder, SHUTDOWN_GRACE, STACK_BYTES_DEFAULT, ShutdownError, SpawnError, StackUse};
+pub use runtime::{Runtime, RuntimeBuilder, STACK_BYTES_DEFAULT, SpawnError, StackUse};
 pub use scope::{Scope, ScopedJoinHandle, scope};
+pub use shutdown::{CANCEL_GRACE, SHUTDOWN_GRACE, STUCK_REPORTED_MAX, ShutdownError};
 pub use spawn::{Builder, JoinError, JoinHandle, Panic, spawn, spawn_local, yield_now};
+pub use stuck::StuckDhaga;
 pub use time::{sleep, sleep_until};
 pub use try_scope::{TryJoinHandle, TryScope, try_scope};
 pub use within::{checkpoint, deadline, is_cancelled, uncancellable, with_deadline, within};

@@ -12,18 +12,18 @@
 
 use std::sync::Arc;
 use std::thread::panicking;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::around::throw;
 pub use crate::around::{check, check_attempt, earliest, now};
+use crate::around::{is_cancelled, throw};
 use crate::coroutine::Wake;
 use crate::fork;
 pub use crate::interrupt::Interrupt;
 use crate::plain_thread::{ThreadParker, block_thread, this_thread};
 use crate::run_queue::{Address, Message};
-use crate::scheduler::{current_task, worker};
+use crate::scheduler::{Worker, current_task, worker};
 pub use crate::task::WaitReason;
-use crate::task::{Attention, Task, refuse_in_no_suspend};
+use crate::task::{Attention, TaskRef, refuse_in_no_suspend};
 
 /// What ended a park.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,8 +176,8 @@ pub(crate) fn yield_now() {
         if panicking() {
             return;
         }
-        if task.attention.has(Attention::UNWINDING | Attention::NO_SUSPEND) {
-            refuse_to_yield(&task);
+        if task.attention.has(Attention::UNWINDING | Attention::NO_SUSPEND | Attention::LEAVING) {
+            return yield_or_leave(worker, task);
         }
         worker.yield_now(task);
     } else {
@@ -186,12 +186,32 @@ pub(crate) fn yield_now() {
 }
 
 #[cold]
-fn refuse_to_yield(task: &Task) {
+fn yield_or_leave(worker: &Worker, task: TaskRef) {
     if task.is_unwinding() {
         throw();
     }
-    refuse_in_no_suspend(WaitReason::Yield);
+    if task.attention.has(Attention::NO_SUSPEND) {
+        refuse_in_no_suspend(WaitReason::Yield);
+    }
+    // Others first: what they are about to release, a `Drop` of this one may want.
+    worker.yield_now(task);
+    if task.attention.has(Attention::LEAVING) && is_cancelled() {
+        leave(worker, task);
+    }
 }
+
+/// How long a dhaga that shutdown has cancelled is held in a `sleep` or `yield_now` where panics abort, so that nothing can
+/// be thrown: a loop of them that looks at nothing else takes little of a processor then.
+const UNTHROWN_PAUSE: Duration = Duration::from_millis(10);
+
+/// Ends a dhaga that was cancelled by shutdown, in a wait that cannot say so.
+fn leave(worker: &Worker, task: TaskRef) {
+    if !cfg!(panic = "abort") {
+        throw();
+    }
+    worker.suspend(task, WaitReason::Yield, now().checked_add(UNTHROWN_PAUSE));
+}
+
 /// Whether shutdown unwinds the calling dhaga: nothing it drops was left in disorder by a bug, so locks are not poisoned.
 pub fn is_torn_down() -> bool {
     current_task().is_some_and(|task| task.is_unwinding())
@@ -210,10 +230,18 @@ pub fn spend() {
 
 #[cold]
 fn give_way() {
-    if !panicking() && current_task().is_some_and(|task| !task.attention.has(Attention::NO_SUSPEND)) {
-        yield_now();
+    if let Some(worker) = worker()
+        && let Some(task) = worker.current()
+        && !panicking()
+        && !task.attention.has(Attention::NO_SUSPEND)
+    {
+        if task.is_unwinding() {
+            throw();
+        }
+        worker.yield_now(task);
     }
 }
+
 /// Whether the caller is a dhaga, which parks, rather than a plain thread, which blocks.
 pub(crate) fn is_in_dhaga() -> bool {
     current_task().is_some()

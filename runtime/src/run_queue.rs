@@ -26,8 +26,10 @@ pub(crate) enum Message {
     StartHere(Job),
     /// The source with this token was closed by another thread.
     Forget(usize),
-    /// The runtime shuts down: unwind what lives, start nothing more.
-    Stop,
+    /// The shutdown of the runtime has come to another phase.
+    Shutdown,
+    /// Say which dhagas have not ended; this is your number.
+    Report(usize, std::sync::mpsc::Sender<crate::stuck::WorkerReport>),
     /// Say what you hold, and how much room you keep for spawns.
     Audit(std::sync::mpsc::Sender<(crate::audit::Audit, usize)>),
 }

@@ -1,12 +1,10 @@
 //! A runtime: its workers, how they start, where a dhaga from outside goes, and how all of it ends.
 
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use crate::around;
 use crate::audit::Audit;
 use crate::fork;
 use crate::front::Front;
@@ -14,10 +12,10 @@ use crate::job::Job;
 use crate::machine;
 use crate::overflow;
 use crate::panic_message;
-use crate::park::{self, Unparker, WaitReason};
 use crate::reactor::Reactor;
 use crate::run_queue::{Injector, Message};
 use crate::scheduler::{Shared, Worker, in_forked_child, run_worker, worker};
+use crate::shutdown::{Ending, ShutdownError, shut_down};
 use crate::stack::{
     Guards, HighWater, STACK_BYTES_MAX, STACK_BYTES_MIN, StackPool, guards_here, protected_max, stacks_in,
 };
@@ -28,16 +26,15 @@ pub use crate::stack::{STACK_BYTES_DEFAULT, StackUse};
 const TASK_BYTES: u64 = 5 << 10;
 /// Workers of one runtime at most: a bound on nonsense, far above what a machine has.
 const WORKERS_MAX: usize = 1024;
-/// How long dropping a runtime waits for its dhagas to unwind.
-pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 
 /// Workers with their dhagas. Most programs never name one: [`spawn`](crate::spawn) starts the default runtime at first use.
 ///
-/// Dropping a runtime unwinds its dhagas: each wait in them throws, so that their `Drop` code runs, and what has not
-/// ended within [`SHUTDOWN_GRACE`] is left alone and logged. They unwind in no special order: a `Drop` that locks a mutex
-/// which another dhaga of the same worker holds aborts the process, as in any unwinding. So let dhagas end by themselves
-/// before, or hold no lock across a wait that a `Drop` needs. The default runtime is not shut down at process exit, just
-/// as std does not join threads.
+/// [`Runtime::shutdown`] ends a runtime in good order. Dropping one does the same without the first phase: its dhagas are
+/// cancelled, so that code that holds something across a wait can hand it back, and what that does not end is unwound. What
+/// has not stopped then is left alone and logged. Dhagas unwind in no special order: a `Drop` that locks a mutex which
+/// another dhaga of the same worker holds aborts the process, as in any unwinding. So let the waits under a lock be of those
+/// that can fail, which end before anything unwinds, or hold no lock across a wait that a `Drop` needs. The default
+/// runtime is not shut down at process exit, just as std does not join threads.
 ///
 /// # Panics
 ///
@@ -52,9 +49,9 @@ pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 /// ```
 pub struct Runtime {
     shared: Arc<Shared>,
-    ended: Arc<Ended>,
     high_water: Arc<HighWater>,
-    threads: Vec<thread::JoinHandle<()>>,
+    /// Empty once it was shut down.
+    threads: Mutex<Vec<thread::JoinHandle<()>>>,
 }
 
 /// How a [`Runtime`] shall be.
@@ -68,13 +65,6 @@ pub struct RuntimeBuilder {
     guards: Guards,
     pins_workers: bool,
     descriptors: usize,
-}
-
-/// Who waits for workers to end, and how many have.
-#[derive(Default)]
-struct Ended {
-    count: AtomicUsize,
-    waiter: Mutex<Option<Unparker>>,
 }
 
 impl RuntimeBuilder {
@@ -167,7 +157,7 @@ impl RuntimeBuilder {
             reserve_descriptors(self.descriptors);
         }
         let shared = Arc::new(Shared::new(workers, tasks_max, self.stack_bytes, workers <= cores));
-        let mut runtime = Runtime { shared, ended: Arc::default(), high_water: Arc::default(), threads: Vec::new() };
+        let mut runtime = Runtime { shared, high_water: Arc::default(), threads: Mutex::default() };
         runtime.start(workers, &self)?;
         log::info!(
             "runtime {:?} has started: {workers} workers for {cores} cores; room for {limit}; {}",
@@ -270,7 +260,7 @@ impl Runtime {
 
     /// Dhagas that live now, started or not. A snapshot of counters that move meanwhile.
     pub fn tasks(&self) -> usize {
-        self.shared.injectors().iter().map(|injector| injector.load() + injector.unstarted_len()).sum()
+        self.shared.tasks()
     }
 
     /// Dhagas that may live at once: what [`RuntimeBuilder::tasks_max`] asked for, or what the memory had room for at the
@@ -303,19 +293,56 @@ impl Runtime {
         self.high_water.sites()
     }
 
-    /// Unwinds all dhagas, and waits for them up to `grace`.
+    /// Ends all dhagas in good order, and waits for them. At first they may finish:
+    ///
+    /// 1. **Drain.** From the call on, spawns from outside the runtime are refused with [`SpawnError::ShuttingDown`], and an
+    ///    accept of its dhagas ends with [`ShuttingDown`](crate::ShuttingDown). The dhagas may spawn what their work needs,
+    ///    and ask [`is_shutting_down`](crate::is_shutting_down). They have `grace` to end, but for those in the background
+    ///    ([`Builder::detached`](crate::Builder::detached)), which hold nothing up.
+    /// 2. **Cancel.** What is left then, the background included, is cancelled: waits that can fail return
+    ///    [`Interrupt::Cancelled`](crate::Interrupt::Cancelled). `sleep` and `yield_now`, which cannot say so, unwind their
+    ///    dhaga, since a loop of them would otherwise go on at full speed. Code in an
+    ///    [`uncancellable`](crate::uncancellable) section is not reached. This lasts [`CANCEL_GRACE`](crate::CANCEL_GRACE) at
+    ///    most.
+    /// 3. **Unwind.** What is left now unwinds: each wait in it throws, so that its `Drop` code runs. What has not started
+    ///    never runs. This lasts [`SHUTDOWN_GRACE`](crate::SHUTDOWN_GRACE) at most. Where panics abort it is left out.
+    ///
+    /// Each phase is over as soon as nothing is left that it waits for. A dhaga in the background that computes without a wait
+    /// does hold the drain up, since its worker cannot say what else it has.
+    ///
+    /// Another call, at the same time or later, waits as well. Parks a dhaga of another runtime, blocks a plain thread.
     ///
     /// # Errors
     ///
-    /// What has not ended: its OS threads and stacks are left as they are, since to free them would pull stacks away
-    /// under running code.
+    /// Who did not stop, and what each waits for; it is also logged. Their OS threads and stacks are left as they are, since
+    /// to free them would pull stacks away under running code.
     ///
     /// # Panics
     ///
     /// Inside a dhaga of this runtime, and in a process that was forked from the one that built it.
-    pub fn shutdown(mut self, grace: Duration) -> Result<(), ShutdownError> {
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let runtime = dhaga::Runtime::builder().workers(1).build()?;
+    /// let work = runtime.spawn(|| {
+    ///     dhaga::sleep(Duration::from_millis(5));
+    ///     "finished"
+    /// });
+    /// runtime.shutdown(Duration::from_secs(30))?; // takes no longer than the work
+    /// assert_eq!(work.join()?, "finished");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn shutdown(&self, grace: Duration) -> Result<(), ShutdownError> {
         fork::assert_not_forked();
-        self.stop(grace)
+        self.stop(Ending::Drain(grace))
+    }
+
+    /// Whether a [`shutdown`](Runtime::shutdown) has begun. Its own dhagas ask [`is_shutting_down`](crate::is_shutting_down()).
+    pub fn is_shutting_down(&self) -> bool {
+        self.shared.is_shutting_down()
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -337,39 +364,37 @@ impl Runtime {
     fn start_threads(&mut self, workers: usize, builder: &RuntimeBuilder, doors: mpsc::Sender<Door>) -> io::Result<()> {
         let cores = if builder.pins_workers { machine::core_numbers()? } else { Vec::new() };
         for index in 0..workers {
-            let (shared, ended, doors) = (self.shared.clone(), self.ended.clone(), doors.clone());
+            let (shared, doors) = (self.shared.clone(), doors.clone());
             let (guards, high_water) = (builder.guards, self.high_water.clone());
             let core = cores.iter().cycle().nth(index).copied();
             let thread = thread::Builder::new().name(format!("{}-{index}", builder.name));
             let run = machine::unpinned(move || {
-                run_thread(shared, &ended, StackPool::measured(guards, high_water), core, doors);
+                run_thread(shared, StackPool::measured(guards, high_water), core, doors);
             });
-            self.threads.push(thread.spawn(run)?);
+            self.threads().push(thread.spawn(run)?);
         }
         Ok(())
     }
 
-    fn stop(&mut self, grace: Duration) -> Result<(), ShutdownError> {
+    fn stop(&self, ending: Ending) -> Result<(), ShutdownError> {
         let inside = worker().is_some_and(|worker| Arc::ptr_eq(&worker.shared, &self.shared));
         assert!(
             !inside || thread::panicking(),
             "a runtime cannot be shut down or dropped inside one of its own dhagas: it would wait for itself"
         );
-        for injector in self.shared.injectors() {
-            // A worker that has ended takes no messages, and needs none.
-            let _ = injector.push(Message::Stop);
+        let result = shut_down(&self.shared, if inside { Ending::Abandon } else { ending });
+        let threads = std::mem::take(&mut *self.threads());
+        match &result {
+            Ok(()) => {
+                threads.into_iter().for_each(|thread| thread.join().expect("a worker catches what its dhagas throw"))
+            }
+            Err(error) => log::error!("{error}"),
         }
-        if inside || !self.ended.wait(self.shared.injectors().len(), grace) {
-            let error =
-                ShutdownError { workers: self.shared.injectors().len() - self.ended.count(), dhagas: self.tasks() };
-            log::error!("{error}");
-            self.threads.clear();
-            return Err(error);
-        }
-        for thread in self.threads.drain(..) {
-            thread.join().expect("a worker catches what its dhagas throw");
-        }
-        Ok(())
+        result
+    }
+
+    fn threads(&self) -> MutexGuard<'_, Vec<thread::JoinHandle<()>>> {
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -377,11 +402,12 @@ impl Drop for Runtime {
     fn drop(&mut self) {
         if fork::check().is_err() {
             // The threads are the parent's: here are only their names, and nothing to stop.
-            std::mem::forget(std::mem::take(&mut self.threads));
+            std::mem::forget(std::mem::take(&mut *self.threads()));
         }
-        if !self.threads.is_empty() {
+        let is_running = !self.threads().is_empty();
+        if is_running {
             // It was logged.
-            let _ = self.stop(SHUTDOWN_GRACE);
+            let _ = self.stop(Ending::Cancel);
         }
     }
 }
@@ -392,54 +418,6 @@ impl std::fmt::Debug for Runtime {
             .field("workers", &self.workers())
             .field("tasks", &self.tasks())
             .finish_non_exhaustive()
-    }
-}
-
-/// What had not ended when the grace of a shutdown was over. It is left running, with its stacks and OS threads.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ShutdownError {
-    /// Workers that still run.
-    pub workers: usize,
-    /// Dhagas that still live on them.
-    pub dhagas: usize,
-}
-
-impl std::fmt::Display for ShutdownError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "{} dhagas on {} workers did not unwind within the grace of the shutdown and are left as they are",
-            self.dhagas, self.workers
-        )
-    }
-}
-
-impl std::error::Error for ShutdownError {}
-
-impl Ended {
-    fn count(&self) -> usize {
-        self.count.load(Ordering::SeqCst)
-    }
-
-    fn add_one(&self) {
-        self.count.fetch_add(1, Ordering::SeqCst);
-        if let Some(waiter) = &*self.waiter.lock().unwrap_or_else(PoisonError::into_inner) {
-            waiter.unpark();
-        }
-    }
-
-    /// Waits until `workers` have ended; false when `grace` is over before.
-    fn wait(&self, workers: usize, grace: Duration) -> bool {
-        let deadline = around::after(grace);
-        *self.waiter.lock().unwrap_or_else(PoisonError::into_inner) = Some(park::unparker());
-        loop {
-            if self.count() >= workers {
-                return true;
-            }
-            if park::park_until(WaitReason::Join, deadline) == park::Parked::TimedOut {
-                return self.count() >= workers;
-            }
-        }
     }
 }
 
@@ -466,7 +444,7 @@ impl Runtime {
 type Door = io::Result<(&'static Injector, Arc<Front>)>;
 
 /// The life of a worker's OS thread.
-fn run_thread(shared: Arc<Shared>, ended: &Ended, stacks: StackPool, core: Option<usize>, doors: mpsc::Sender<Door>) {
+fn run_thread(shared: Arc<Shared>, stacks: StackPool, core: Option<usize>, doors: mpsc::Sender<Door>) {
     let pinned = core.map_or(Ok(()), machine::pin_to);
     let (worker, front) = match pinned.and_then(|()| Reactor::new()) {
         Ok((reactor, doorbell)) => {
@@ -488,7 +466,6 @@ fn run_thread(shared: Arc<Shared>, ended: &Ended, stacks: StackPool, core: Optio
     overflow::install();
     overflow::ensure_alternate_stack();
     run_worker(worker);
-    ended.add_one();
 }
 
 /// The runtime of everybody who names none: started at first use, never shut down.
@@ -520,7 +497,7 @@ pub enum SpawnError {
         /// Bytes asked for with [`Builder::stack_size`](crate::Builder::stack_size).
         bytes: usize,
     },
-    /// The runtime is being shut down.
+    /// The runtime is being shut down, and takes nothing on from outside.
     ShuttingDown,
     /// The caller is a plain thread, or names a worker that is not there.
     NoWorker,
@@ -548,7 +525,7 @@ impl std::fmt::Display for SpawnError {
                 "this spawn needs a worker and was called on a plain thread; call it inside a dhaga, or use spawn",
             ),
             Self::Forked { owner } => f.write_str(&fork::words(*owner)),
-            Self::ShuttingDown => f.write_str("the runtime is being shut down and starts nothing more"),
+            Self::ShuttingDown => f.write_str("the runtime is being shut down and takes nothing on from outside"),
         }
     }
 }
@@ -569,6 +546,7 @@ pub(crate) fn submit(runtime: Option<&Runtime>, job: Job) -> Result<(), SpawnErr
             if !worker.take_credit() {
                 return Err(SpawnError::TooMany { limit: worker.shared.tasks_max });
             }
+            worker.shared.note_spawn(&job);
             worker.push_fresh(job);
             Ok(())
         }
@@ -579,11 +557,16 @@ pub(crate) fn submit(runtime: Option<&Runtime>, job: Job) -> Result<(), SpawnErr
 #[inline(never)]
 fn submit_from_outside(shared: &Shared, job: Job) -> Result<(), SpawnError> {
     fork::check().map_err(|owner| SpawnError::Forked { owner })?;
+    if shared.is_shutting_down() {
+        return Err(SpawnError::ShuttingDown);
+    }
     if shared.draw_credit(1) == 0 {
         return Err(SpawnError::TooMany { limit: shared.tasks_max });
     }
+    shared.note_spawn(&job);
     let injector = shared.least_loaded().expect("a runtime that was built has a worker");
-    injector.push_start(job).map_err(|_| {
+    injector.push_start(job).map_err(|job| {
+        shared.note_end(&job);
         shared.return_credit(1);
         SpawnError::ShuttingDown
     })
@@ -595,6 +578,7 @@ pub(crate) fn submit_here(job: Job) -> Result<(), SpawnError> {
     if !worker.take_credit() {
         return Err(SpawnError::TooMany { limit: worker.shared.tasks_max });
     }
+    worker.shared.note_spawn(&job);
     worker.push_local(job);
     Ok(())
 }
@@ -606,7 +590,11 @@ pub(crate) fn submit_at(index: usize, job: Job) -> Result<(), SpawnError> {
     if !worker.take_credit() {
         return Err(SpawnError::TooMany { limit: worker.shared.tasks_max });
     }
-    injector.push(Message::StartHere(job)).map_err(|_| {
+    worker.shared.note_spawn(&job);
+    injector.push(Message::StartHere(job)).map_err(|message| {
+        if let Message::StartHere(job) = message {
+            worker.shared.note_end(&job);
+        }
         worker.return_one_credit();
         SpawnError::ShuttingDown
     })

@@ -64,6 +64,8 @@ struct Data {
     owner: Unparker,
     running: AtomicUsize,
     has_failed: AtomicBool,
+    /// A dhaga of the scope was unwound by shutdown, which reaches the others only a moment later.
+    was_unwound: AtomicBool,
     /// Who waits in `scope`.
     waiter: Mutex<Option<Unparker>>,
 }
@@ -75,6 +77,7 @@ impl Data {
             owner: park::unparker(),
             running: AtomicUsize::new(0),
             has_failed: AtomicBool::new(false),
+            was_unwound: AtomicBool::new(false),
             waiter: Mutex::new(None),
         });
         around::with_enclosing_scope(|around| around.adopt(Link(data.clone())));
@@ -154,13 +157,12 @@ impl<T> Slot<T> {
 
 impl<T> Drop for Slot<T> {
     fn drop(&mut self) {
-        let has_failed = match self.take() {
-            Outcome::Pending => true,
-            Outcome::Ended(Err(payload)) => !payload.is::<Unwound>(),
-            Outcome::Ended(Ok(_)) | Outcome::Taken => false,
-        };
-        if has_failed {
-            self.data.has_failed.store(true, Ordering::SeqCst);
+        match self.take() {
+            Outcome::Ended(Err(payload)) if payload.is::<Unwound>() => {
+                self.data.was_unwound.store(true, Ordering::SeqCst)
+            }
+            Outcome::Ended(Err(_)) | Outcome::Pending => self.data.has_failed.store(true, Ordering::SeqCst),
+            Outcome::Ended(Ok(_)) | Outcome::Taken => {}
         }
     }
 }
@@ -198,10 +200,11 @@ impl Scope<'_, '_> {
         let run = || catch_unwind(AssertUnwindSafe(f));
         let result =
             around::with_frames(|frames| frame::inside_scope(frames, &self.data.cancelled, around::ambient(), run));
-        let was_unwound = self.data.wait_for_all();
+        let is_unwound = self.data.wait_for_all() || self.data.was_unwound.load(Ordering::SeqCst);
         match result {
             Err(payload) => resume_unwind(payload),
-            Ok(_) if was_unwound => around::throw(),
+            // What comes after the scope may rely on what its dhagas have done.
+            Ok(_) if is_unwound => around::throw(),
             Ok(_) if self.data.has_failed.load(Ordering::SeqCst) => {
                 panic!("a scoped dhaga panicked or never ran, and was not joined")
             }

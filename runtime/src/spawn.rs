@@ -76,6 +76,8 @@ where
 
 /// Gives way: the caller goes to the tail of its worker's run queue. Once in a while sockets and timers are looked at as
 /// well, so a loop of yields starves nobody. On a plain thread: `std::thread::yield_now`.
+///
+/// When a [`shutdown`](Runtime::shutdown) has cancelled the dhaga, this unwinds it, as [`sleep`](crate::sleep) does.
 #[inline(always)]
 pub fn yield_now() {
     park::yield_now();
@@ -143,7 +145,7 @@ impl Builder {
         Self { name: None, stack_bytes: 0, inherit: Inherit::Ambient }
     }
 
-    /// The name shown in reports, in the message of a stack overflow, and by [`current`].
+    /// The name shown in reports, in the message of a stack overflow, and by [`current`](crate::current()).
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(Box::new(name.into().into_boxed_str()));
         self
@@ -308,6 +310,8 @@ impl<T> JoinHandle<T> {
     #[inline]
     pub(crate) fn join_until(mut self, reason: WaitReason, deadline: Option<Deadline>) -> Result<T, JoinError<T>> {
         if let Err(interrupt) = park::check() {
+            // Who tries again and again keeps nobody out.
+            park::spend();
             return Err(JoinError::Stopped(interrupt, self));
         }
         if !self.handle.has_ended()

@@ -140,6 +140,8 @@ impl Attention {
     pub(crate) const UNSETTLED: u8 = 4;
     /// It is in a `no_suspend` section.
     pub(crate) const NO_SUSPEND: u8 = 8;
+    /// The runtime shuts down and has cancelled this dhaga: waits that cannot say so throw.
+    pub(crate) const LEAVING: u8 = 16;
 
     #[inline(always)]
     pub(crate) fn has(&self, bits: u8) -> bool {

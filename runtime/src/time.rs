@@ -12,7 +12,9 @@ use crate::scheduler::now;
 ///
 /// Returns early when the deadline of the scope around it passes, or when it is cancelled; still each call passes through
 /// the scheduler once, so that a loop of sleeps starves nobody; a thousand in a row are logged, since such a loop should ask
-/// [`checkpoint`](crate::checkpoint). While the thread unwinds from a panic it returns at once.
+/// [`checkpoint`](crate::checkpoint). While the thread unwinds from a panic it returns at once. When a
+/// [`shutdown`](crate::Runtime::shutdown) has cancelled its dhaga it does not return but unwinds it, unless it is in an
+/// [`uncancellable`](crate::uncancellable) section.
 ///
 /// # Examples
 ///
@@ -40,7 +42,10 @@ fn sleep_until_or_for_ever(deadline: Option<Instant>) {
     if is_early || wait.is_some_and(|wait| wait <= now()) {
         return park::yield_now();
     }
-    while park::check().is_ok() && wait.is_none_or(|wait| now() < wait) {
+    while wait.is_none_or(|wait| now() < wait) {
+        if park::check().is_err() {
+            return park::yield_now();
+        }
         park::park_until(WaitReason::Sleep, wait);
     }
 }

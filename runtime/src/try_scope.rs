@@ -5,6 +5,7 @@ use std::panic::{Location, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::around;
 use crate::identity::Dhaga;
 use crate::runtime::SpawnError;
 use crate::scope::{Scope, ScopedJoinHandle};
@@ -23,8 +24,8 @@ use crate::within::uncancellable;
 ///
 /// # Panics
 ///
-/// When a dhaga of the group panicked, was unwound by the shutdown of its runtime, or never ran for want of memory: it can
-/// say neither yes nor no. Here too the rest are cancelled first.
+/// When a dhaga of the group panicked, or never ran for want of memory: it can say neither yes nor no. Here too the rest are
+/// cancelled first. If the shutdown of the runtime has unwound one, the caller is unwound, too.
 ///
 /// # Examples
 ///
@@ -178,7 +179,8 @@ impl<T, E> TryJoinHandle<'_, T, E> {
     ///
     /// # Panics
     ///
-    /// With the panic of the dhaga; or when it was unwound by the shutdown of its runtime, or never ran.
+    /// With the panic of the dhaga; or when it never ran. If the shutdown of the runtime has unwound it, the caller is
+    /// unwound, too.
     pub fn join(self) -> Result<T, E> {
         match uncancellable(|| self.handle.join()) {
             Ok(Ok(value)) => Ok(value),
@@ -187,6 +189,7 @@ impl<T, E> TryJoinHandle<'_, T, E> {
                 Err(lock(self.first).take().expect("only the handle of the first to fail takes its error"))
             }
             Err(JoinError::Panicked(panic)) => resume_unwind(panic.into_payload()),
+            Err(JoinError::Unwound) => around::throw(),
             Err(error) => panic!("no result of a dhaga of the group: {error}"),
         }
     }

@@ -163,7 +163,7 @@ fn the_end_of_a_clients_runtime_leaves_no_caller_waiting() {
         drop(calling);
         for caller in callers {
             let result = caller.join();
-            assert!(matches!(result, Err(JoinError::Unwound)), "{result:?}");
+            assert!(matches!(result, Ok(Err(CallError::Cancelled)) | Err(JoinError::Unwound)), "{result:?}");
         }
         gate.open();
         eventually("its connections are closed", || server.stats().connections == 0 && server.stats().in_flight == 0);
@@ -257,5 +257,38 @@ fn the_end_of_a_server_in_the_middle_of_a_storm_leaves_no_caller_waiting() {
                 assert!(is_right, "{error:?}");
             }
         }
+    });
+}
+
+#[test]
+fn the_shutdown_of_a_servers_runtime_lets_calls_finish_and_refuses_new_ones() {
+    within_deadline(|| {
+        let gate = Gate::default();
+        let serving = runtime();
+        let server = builder(&gate).bind_on(&serving, "127.0.0.1:0").expect("there is a port");
+        let address = server.local_addr();
+        let mut peer = Peer::connect(address);
+        // Neither one that is idle nor one that owes us its first bytes holds anything up.
+        let mut idle = Peer::connect(address);
+        assert_eq!(idle.ask(1, "add", vec![1.into(), 2.into()]), Ok(3.into()));
+        let _owing = Peer::connect(address);
+        eventually("all are accepted", || server.stats().connections == 3);
+        peer.send(&request(1, "hold", vec![1.into()]));
+        eventually("the call runs", || gate.inside() == 1);
+        let since = Instant::now();
+        let ending = thread::spawn(move || serving.shutdown(PATIENCE));
+        let mut id = 2;
+        eventually("new calls are refused", || {
+            id += 1;
+            peer.ask(id, "add", vec![1.into(), 2.into()]).is_err_and(|error| error.contains("shutting down"))
+        });
+        eventually("nobody listens", || TcpStream::connect(address).is_err());
+        assert!(!ending.is_finished());
+        gate.open();
+        assert_eq!(peer.receive_answer(), (1, Ok(1.into())));
+        ending.join().expect("nobody panics").expect("all ends by itself");
+        assert!(since.elapsed() < PATIENCE / 2, "it waits for the call alone");
+        peer.expect_end();
+        idle.expect_end();
     });
 }

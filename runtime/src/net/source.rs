@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::around;
+use crate::interrupt::ShuttingDown;
 use crate::park::{self, Parked, WaitReason};
 use crate::reactor::{Direction, Left, OnReady, Readiness};
 use crate::run_queue::{Address, Injector, Message};
@@ -110,8 +111,11 @@ impl<S: AsFd> Source<S> {
         let mut turn = Turn { readiness: &self.readiness, direction: manner.direction, owes_turn: false };
         let mut deadline = None;
         loop {
-            park::check_attempt()?;
             park::spend();
+            if manner.reason == WaitReason::Accept && around::is_shutting_down() {
+                return Err(io::Error::other(ShuttingDown));
+            }
+            park::check_attempt()?;
             if let Some(done) = self.attempt(manner.direction, &mut attempt, &is_drained) {
                 return done;
             }

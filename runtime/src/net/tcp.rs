@@ -10,6 +10,7 @@ use std::time::Duration;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use super::source::{Manner, Source};
+use crate::interrupt::ShuttingDown;
 use crate::park::WaitReason;
 use crate::reactor::{Direction, OnReady};
 
@@ -381,12 +382,14 @@ impl TcpListener {
     /// # Errors
     ///
     /// What the kernel says; when the process is out of descriptors the listener lives on, and the connection waits.
+    /// [`ShuttingDown`](crate::ShuttingDown), of kind `Other`, once the [`shutdown`](crate::Runtime::shutdown) of the caller's
+    /// runtime has begun: end the loop around the call.
     pub fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
         let manner = Manner { direction: Direction::Read, reason: WaitReason::Accept, timeout: None };
         self.source.io(manner, accept, |_| false)
     }
 
-    /// Connections without end.
+    /// Connections, until the [`shutdown`](crate::Runtime::shutdown) of the caller's runtime begins.
     pub fn incoming(&self) -> Incoming<'_> {
         Incoming { listener: self }
     }
@@ -457,7 +460,7 @@ impl fmt::Debug for TcpListener {
     }
 }
 
-/// Connections of a [`TcpListener`], without end.
+/// Connections of a [`TcpListener`], until the runtime is shut down.
 #[derive(Debug)]
 pub struct Incoming<'a> {
     listener: &'a TcpListener,
@@ -467,7 +470,10 @@ impl Iterator for Incoming<'_> {
     type Item = io::Result<TcpStream>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        Some(self.listener.accept().map(|(stream, _)| stream))
+        match self.listener.accept() {
+            Err(error) if error.get_ref().is_some_and(|inner| inner.is::<ShuttingDown>()) => None,
+            accepted => Some(accepted.map(|(stream, _)| stream)),
+        }
     }
 }
 

@@ -25,6 +25,7 @@ use crate::coroutine::Wake;
 use crate::fork;
 use crate::front::{AtEnd, Front};
 use crate::job::Job;
+use crate::phase::Phase;
 use crate::reactor::{OnReady, Readiness, Report};
 use crate::ready_queue::ReadyQueue;
 use crate::run_queue::{Doorbell, Injector, Message};
@@ -111,7 +112,8 @@ pub(crate) struct Worker {
     poll_due: Cell<Instant>,
     /// Something ran since the worker last slept.
     was_useful: Cell<bool>,
-    is_stopping: Cell<bool>,
+    /// How far the shutdown has come here.
+    phase: Cell<Phase>,
     pub(crate) extensions: crate::extensions::Extensions,
 }
 
@@ -203,7 +205,7 @@ impl Worker {
             budget: Cell::new(BUDGET_MAX),
             poll_due: Cell::new(now()),
             was_useful: Cell::new(false),
-            is_stopping: Cell::new(false),
+            phase: Cell::new(Phase::Running),
             extensions: crate::extensions::Extensions::default(),
         }
     }
@@ -233,9 +235,13 @@ impl Worker {
                 Message::Start(job) => self.receive(job),
                 Message::StartHere(job) => self.push_local(job),
                 Message::Forget(source) => self.forget(source),
-                Message::Stop => self.stop(),
+                Message::Shutdown => self.follow_shutdown(),
                 // Whoever asked may have lost patience.
                 Message::Audit(answer) => drop(answer.send((self.audit(), self.credit.get()))),
+                Message::Report(number, answer) => {
+                    drop(answer.send(self.report(number)));
+                    self.shared.notify();
+                }
             }
         }
         self.inbox.replace(batch);
@@ -366,8 +372,16 @@ impl Worker {
         true
     }
 
-    /// Step 5: what was asked for the end of the turn: each dirty connection is flushed once.
+    /// Step 5: what was asked for the end of the turn: each dirty connection is flushed once. During a shutdown, who waits
+    /// for it is told when nothing is left.
     fn end_turn(&self) {
+        self.flush();
+        if self.phase.get() != Phase::Running {
+            self.note_what_is_left();
+        }
+    }
+
+    fn flush(&self) {
         let mut list = self.front.take_at_end();
         if list.is_empty() {
             return;
@@ -423,7 +437,7 @@ impl Worker {
         // Before it says that it sleeps: else who serves at this front might take the ring that is to rouse it.
         let mut reactor = self.front.reactor();
         // Who stops steals nothing, so what others have to share need not keep it up.
-        let doors = if self.is_stopping.get() { &[] } else { self.shared.injectors() };
+        let doors = if self.is_stopping() { &[] } else { self.shared.injectors() };
         let may_block = self.shared.thieves.fall_asleep(&self.injector.inbox, doors.iter().copied());
         self.poll_due.set(now() + POLL_PERIOD);
         let look = (may_block && self.shared.watches() && self.is_watchful()).then_some(LOOK_PERIOD);

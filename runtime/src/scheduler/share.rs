@@ -87,7 +87,7 @@ impl Worker {
 
     /// Takes half of what another worker has not started. Returns whether it got some.
     pub(super) fn steal(&self) -> bool {
-        if self.is_stopping.get() {
+        if self.is_stopping() {
             return false;
         }
         let others = self.shared.injectors().iter().filter(|other| !std::ptr::eq(**other, self.injector));
@@ -168,7 +168,7 @@ impl Worker {
         self.placed_left.set(STARTS_PER_PLACEMENT);
         self.publish_live();
         let (workers, live) = (self.shared.workers, self.injector.load());
-        if live < PLACEMENT_LIVE_MIN || self.is_stopping.get() {
+        if live < PLACEMENT_LIVE_MIN || self.is_stopping() {
             return;
         }
         let total: usize = self.shared.injectors().iter().map(|injector| injector.load()).sum();

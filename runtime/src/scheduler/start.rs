@@ -1,11 +1,13 @@
 //! Starting, resuming and ending dhagas.
 
-use super::Worker;
+use super::{Worker, current_task, worker};
+use crate::context;
 use crate::coroutine::Outcome;
 use crate::fork;
 use crate::job::{Execution, Job};
+use crate::phase::Phase;
 use crate::stack::{Stack, StackError};
-use crate::task::TaskRef;
+use crate::task::{Attention, TaskRef};
 
 /// Operations that do not wait between two times that a dhaga gives way: a hundred microseconds of socket calls.
 pub(super) const BUDGET_MAX: u32 = 64;
@@ -17,12 +19,26 @@ impl Worker {
         let Some(job) = self.next_unstarted() else {
             return false;
         };
-        if self.is_stopping.get() {
-            self.start(job, Job::discard);
+        if self.phase.get() >= Phase::Cancelling {
+            self.start_late(job);
         } else {
             self.start(job, Job::execute);
         }
         true
+    }
+
+    /// The shutdown has gone too far for it to run undisturbed.
+    #[cold]
+    fn start_late(&self, job: Job) {
+        if self.is_stopping() {
+            return self.start(job, Job::discard);
+        }
+        context::cancel(job.head());
+        self.start(job, |job| {
+            let task = current_task().expect("a closure is run by its dhaga");
+            task.attention.add(Attention::LEAVING);
+            job.execute()
+        });
     }
 
     #[inline(always)]
@@ -48,7 +64,7 @@ impl Worker {
         });
         let id = task.id();
         self.resume(task);
-        if self.is_stopping.get() {
+        if self.is_stopping() {
             // What waits while it is dropped must not hold up the shutdown.
             self.unwind(id);
         }
@@ -79,6 +95,7 @@ impl Worker {
             Some(stack) => self.start_on(stack, job, Job::discard),
             None => {
                 // There is no stack at all, and nobody who could give one back. A wait in this `Drop` panics, and is logged.
+                self.shared.note_end(&job);
                 drop(job);
                 self.keep_reserve();
                 self.return_one_credit();
@@ -156,7 +173,9 @@ fn run_job(task: TaskRef, job: Job, end_of: impl FnOnce(Job) -> Execution) {
         execution.drop_unwanted();
         task.drop_locals();
         task.forget_head();
+        let is_background = execution.head().is_background();
         match execution.complete() {
+            Ok(()) if is_background => return worker().map_or((), |worker| worker.shared.end_background()),
             Ok(()) => return,
             // The handle went away at this very moment, and the result is to be dropped as by a dhaga.
             Err(again) => {

@@ -6,6 +6,7 @@ use super::Worker;
 use crate::context::Node;
 use crate::coroutine::{self, Wake};
 use crate::run_queue::{Address, Message};
+use crate::stuck::StuckDhaga;
 use crate::task::{Attention, State, Task, TaskId, TaskRef, WaitReason, refuse_in_no_suspend};
 
 impl Worker {
@@ -139,17 +140,8 @@ impl Worker {
     }
 
     pub(crate) fn describe_slot(&self, slot: u32) -> Option<String> {
-        self.tasks.borrow().live().find(|task| task.slot == slot).map(|task| describe(&task))
+        let task = self.tasks.borrow().live().find(|task| task.slot == slot)?;
+        let described = StuckDhaga::of(&task, 0).map(|dhaga| dhaga.to_string());
+        Some(described.unwrap_or_else(|| "a dhaga that has ended".to_owned()))
     }
-}
-
-fn describe(task: &Task) -> String {
-    let Some(head) = task.head() else {
-        return "a dhaga that has ended".to_owned();
-    };
-    let state = match task.state.get() {
-        State::Parked(reason) => format!("waits ({reason:?})"),
-        State::Ready => "runs or is ready to".to_owned(),
-    };
-    format!("dhaga {:?} (spawned at {}): {state}", head.label().display_name(), head.label().site)
 }

@@ -30,7 +30,7 @@ pub(super) const LOOKS: u32 = 10;
 impl Worker {
     /// Serves at the fronts of others who have not finished a turn for a while. Returns whether there was something to do.
     pub(super) fn relieve_late(&self) -> bool {
-        if !self.shared.watches() || self.is_stopping.get() {
+        if !self.shared.watches() || self.is_stopping() {
             return false;
         }
         let now = now();

@@ -1,11 +1,11 @@
 //! A user's program that is built with `panic = "abort"`. The test `it::aborting` builds and runs it.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use dhaga::sync::channel;
-use dhaga::{JoinHandle, Runtime, ShutdownError};
+use dhaga::sync::{Mutex, channel};
+use dhaga::{JoinHandle, Runtime};
 
 const GRACE: Duration = Duration::from_millis(200);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -46,16 +46,22 @@ fn panics() {
     let _ = runtime.spawn(|| panic!("the last words of a dhaga")).join();
 }
 
-/// Nothing unwinds, so what is parked is still there when the grace is over.
+/// Nothing unwinds, so what waits for a lock, or sleeps again and again, is still there at the end.
 fn parked() {
     let runtime = runtime(2);
     let (started, has_started) = mpsc::channel();
+    let (lock, rounds) = (Arc::new(Mutex::new(())), Arc::new(AtomicUsize::new(0)));
+    let held = lock.lock().expect("nobody panicked");
     let handles: Vec<JoinHandle<()>> = (0..10)
-        .map(|_| {
-            let started = started.clone();
+        .map(|n| {
+            let (started, lock, rounds) = (started.clone(), lock.clone(), rounds.clone());
             runtime.spawn(move || {
                 started.send(()).expect("main waits");
-                dhaga::sleep(HOUR);
+                while n < 5 {
+                    dhaga::sleep(HOUR);
+                    rounds.fetch_add(1, Ordering::SeqCst);
+                }
+                drop(lock.lock().expect("nobody panicked"));
             })
         })
         .collect();
@@ -63,7 +69,12 @@ fn parked() {
     let error = runtime.shutdown(GRACE).expect_err("ten are parked");
     assert_eq!(error.dhagas, 10);
     assert!((1..=2).contains(&error.workers), "{error:?}");
+    assert_eq!(error.stuck.len(), 10, "{error}");
     assert!(handles.iter().all(|handle| !handle.is_finished()));
+    // At most a round each 10 ms for six seconds, and the first one.
+    let rounds = rounds.load(Ordering::SeqCst);
+    assert!((5..5 * 1000).contains(&rounds), "{rounds} rounds of sleep without a pause");
+    drop(held);
 }
 
 /// Waits as it is dropped.
@@ -93,7 +104,7 @@ fn unstarted() {
     let waits = Waits(sender);
     let never_ran = runtime.spawn(move || drop(waits));
     let error = runtime.shutdown(Duration::ZERO).expect_err("the hog runs");
-    assert_eq!(error, ShutdownError { workers: 1, dhagas: 2 });
+    assert_eq!((error.workers, error.dhagas, error.silent_workers), (1, 2, vec![0]));
     is_over.store(true, Ordering::SeqCst);
     hog.join().expect("it ends well");
     dropped.recv_timeout(HOUR).expect("it is dropped to its end");
