@@ -22,7 +22,7 @@
 //!
 //! Every call that waits parks a dhaga and blocks a plain OS thread, so `main` needs no preparation. Three rules are the
 //! user's: do not block outside the runtime ([`blocking`] is there for it), mind the stack ([`Builder::stack_size`]), and
-//! hold no OS lock, thread-local borrow or scoped thread-local across a wait.
+//! hold no OS lock, thread-local borrow or scoped thread-local across a wait. `docs/guide` leads through all of it.
 //!
 //! The modules, from the ground up:
 //!
@@ -40,8 +40,12 @@
 //! | 9 | [`turn`]: the seam for protocol crates |
 
 #[cfg(doctest)]
-#[doc = include_str!("../../docs/safety.md")]
-struct ProgramsOfThePages;
+mod programs_of_the_pages {
+    #[doc = include_str!("../../docs/safety.md")]
+    struct Safety;
+    #[doc = include_str!("../../docs/guide/first-spawn.md")]
+    struct FirstSpawn;
+}
 
 #[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
 compile_error!("dhaga runs on Linux, on x86-64 and aarch64");
