@@ -45,6 +45,8 @@ mod programs_of_the_pages {
     struct Safety;
     #[doc = include_str!("../../docs/guide/first-spawn.md")]
     struct FirstSpawn;
+    #[doc = include_str!("../../docs/guide/deadlines-and-cancellation.md")]
+    struct DeadlinesAndCancellation;
 }
 
 #[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
