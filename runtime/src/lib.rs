@@ -47,6 +47,8 @@ mod programs_of_the_pages {
     struct FirstSpawn;
     #[doc = include_str!("../../docs/guide/deadlines-and-cancellation.md")]
     struct DeadlinesAndCancellation;
+    #[doc = include_str!("../../docs/guide/three-rules.md")]
+    struct ThreeRules;
 }
 
 #[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
