@@ -49,6 +49,14 @@ mod programs_of_the_pages {
     struct DeadlinesAndCancellation;
     #[doc = include_str!("../../docs/guide/three-rules.md")]
     struct ThreeRules;
+    #[doc = include_str!("../../docs/guide/coming-from-threads.md")]
+    struct ComingFromThreads;
+    #[doc = include_str!("../../docs/guide/coming-from-go.md")]
+    struct ComingFromGo;
+    #[doc = include_str!("../../docs/guide/coming-from-tokio.md")]
+    struct ComingFromTokio;
+    #[doc = include_str!("../../docs/guide/coming-from-gevent.md")]
+    struct ComingFromGevent;
 }
 
 #[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
