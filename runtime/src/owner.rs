@@ -32,6 +32,10 @@ impl Here {
         Self(u64::from(worker.injector.number) << 48 | u64::from(slot) << 16 | u64::from(generation as u16))
     }
 
+    fn on_thread(number: u32) -> Self {
+        Self(u64::from(number) << 16)
+    }
+
     fn worker(self) -> u64 {
         self.0 >> 48
     }
@@ -49,6 +53,10 @@ impl Here {
         Self(bits)
     }
 }
+
+/// While a thread's locals are destroyed it has no number any more: it is some thread.
+const UNNUMBERED: u32 = u32::MAX;
+
 /// Identifies the caller, for as long as it lives.
 #[inline(always)]
 pub(crate) fn here() -> Here {
@@ -60,9 +68,7 @@ pub(crate) fn here() -> Here {
 
 #[inline(never)]
 fn here_on_thread() -> Here {
-    // While a thread's locals are destroyed it has no number any more: it is some thread.
-    let number = THREAD.try_with(|thread| thread.number).unwrap_or(u32::MAX);
-    Here(u64::from(number) << 16)
+    Here::on_thread(THREAD.try_with(|thread| thread.number).unwrap_or(UNNUMBERED))
 }
 
 /// Whether the caller, who unwinds from a panic and so cannot switch, would wait for a dhaga of its own worker.
@@ -70,12 +76,13 @@ pub(crate) fn would_deadlock_while_unwinding(owner: Here) -> bool {
     panicking() && owner.worker() != 0 && here().worker() == owner.worker()
 }
 
+/// Whether the caller is `owner`. Of a thread whose locals are destroyed nobody can tell.
+pub(crate) fn is_here(owner: Here) -> bool {
+    owner == here() && owner != Here::on_thread(UNNUMBERED)
+}
+
 /// Ends the process: `owner` holds what the caller needs, and cannot run while the caller unwinds.
 pub(crate) fn abort_deadlock(what: &str, owner: Here) -> ! {
-    let describe = |who: Here| {
-        let found = worker().and_then(|worker| worker.describe_slot(who.slot()));
-        found.filter(|_| who.worker() != 0).unwrap_or_else(|| "a plain thread".to_owned())
-    };
     eprintln!(
         "\n{} unwinds from a panic and waits for {what}, which is held by {} of the same OS thread. A dhaga never switches while \
          it unwinds, so the wait would never end: aborting. Release {what} before a panic can pass, or keep it out of `Drop`.",
@@ -83,4 +90,20 @@ pub(crate) fn abort_deadlock(what: &str, owner: Here) -> ! {
         describe(owner),
     );
     std::process::abort()
+}
+
+/// Ends the process: the caller unwinds and has blocked its OS thread for as long as it may, for something of which nobody
+/// can tell who would bring it.
+pub(crate) fn abort_unwinding_wait(what: &str) -> ! {
+    eprintln!(
+        "\n{} unwinds from a panic and has waited {UNWIND_BLOCK_MAX:?} for {what}. A dhaga never switches while it unwinds, so \
+         nothing else of its OS thread ran, and the wait may never end: aborting. Keep such a wait out of `Drop`.",
+        describe(here()),
+    );
+    std::process::abort()
+}
+
+fn describe(who: Here) -> String {
+    let found = worker().and_then(|worker| worker.describe_slot(who.slot()));
+    found.filter(|_| who.worker() != 0).unwrap_or_else(|| "a plain thread".to_owned())
 }

@@ -5,6 +5,7 @@ use std::error::Error;
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{LockResult, PoisonError, TryLockError, TryLockResult};
 use std::thread;
@@ -49,7 +50,7 @@ pub struct MutexGuard<'a, T: ?Sized> {
     stays: PhantomData<*const ()>,
 }
 
-/// Why [`Mutex::lock_timeout`] gave no plain guard.
+/// Why [`Mutex::lock_timeout`] gave no plain guard, and the like of a [`RwLock`](super::RwLock).
 pub enum LockTimeoutError<G> {
     /// The timeout passed before the lock was free.
     Timeout,
@@ -69,6 +70,10 @@ unsafe impl<T: ?Sized + Send> Sync for Mutex<T> {}
 // SAFETY: a shared guard gives out `&T` and nothing more; that several threads may do so at once is
 // what `T: Sync` says. Only the owner of the guard can unlock.
 unsafe impl<T: ?Sized + Sync> Sync for MutexGuard<'_, T> {}
+
+/// What a panic may have left in disorder is poisoned.
+impl<T: ?Sized> UnwindSafe for Mutex<T> {}
+impl<T: ?Sized> RefUnwindSafe for Mutex<T> {}
 
 impl<T> Mutex<T> {
     /// An unlocked mutex.
@@ -129,8 +134,7 @@ impl<T: ?Sized> Mutex<T> {
     pub fn lock_timeout(&self, timeout: Duration) -> Result<MutexGuard<'_, T>, LockTimeoutError<MutexGuard<'_, T>>> {
         match self.lock.acquire_until(|| around::after(timeout)) {
             Ok(()) => self.guard().map_err(LockTimeoutError::Poisoned),
-            Err(Stopped::TimedOut) => Err(LockTimeoutError::Timeout),
-            Err(Stopped::Interrupted(interrupt)) => Err(LockTimeoutError::Interrupted(interrupt)),
+            Err(stopped) => Err(stopped.into()),
         }
     }
 
@@ -164,7 +168,7 @@ impl<T: ?Sized> Mutex<T> {
 }
 
 #[inline]
-fn poison<T>(poisoned: bool, value: T) -> LockResult<T> {
+pub(super) fn poison<T>(poisoned: bool, value: T) -> LockResult<T> {
     if poisoned {
         return Err(PoisonError::new(value));
     }
@@ -245,6 +249,15 @@ impl<T: ?Sized + fmt::Debug> fmt::Debug for MutexGuard<'_, T> {
 impl<T: ?Sized + fmt::Display> fmt::Display for MutexGuard<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         (**self).fmt(f)
+    }
+}
+
+impl<G> From<Stopped> for LockTimeoutError<G> {
+    fn from(stopped: Stopped) -> Self {
+        match stopped {
+            Stopped::TimedOut => LockTimeoutError::Timeout,
+            Stopped::Interrupted(interrupt) => LockTimeoutError::Interrupted(interrupt),
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use std::cell::UnsafeCell;
 use std::fmt;
 use std::hint::spin_loop;
 use std::ops::{Deref, DerefMut};
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -26,6 +27,11 @@ pub(super) struct ShortLock<S> {
 
 // SAFETY: `is_taken` lets one thread at a time in, and hands over what it wrote (acquire, release).
 unsafe impl<S: Send> Sync for ShortLock<S> {}
+
+/// Nothing panics inside, so nothing is left half-done. This makes the primitives around it as safe to unwind through as
+/// std's are.
+impl<S> UnwindSafe for ShortLock<S> {}
+impl<S> RefUnwindSafe for ShortLock<S> {}
 
 pub(super) struct ShortGuard<'a, S> {
     lock: &'a ShortLock<S>,

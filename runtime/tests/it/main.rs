@@ -10,6 +10,7 @@ mod context;
 mod fork;
 mod leaks;
 mod limits;
+mod locks;
 mod machine;
 mod many;
 mod mpsc;
