@@ -22,7 +22,7 @@
 //!
 //! Every call that waits parks a dhaga and blocks a plain OS thread, so `main` needs no preparation. Three rules are the
 //! user's: do not block outside the runtime ([`blocking`] is there for it), mind the stack ([`Builder::stack_size`]), and
-//! hold no OS lock, thread-local borrow or scoped thread-local across a wait.
+//! hold no OS lock, thread-local borrow or scoped thread-local across a wait. `docs/guide` leads through all of it.
 //!
 //! The modules, from the ground up:
 //!
@@ -40,8 +40,24 @@
 //! | 9 | [`turn`]: the seam for protocol crates |
 
 #[cfg(doctest)]
-#[doc = include_str!("../../docs/safety.md")]
-struct ProgramsOfThePages;
+mod programs_of_the_pages {
+    #[doc = include_str!("../../docs/safety.md")]
+    struct Safety;
+    #[doc = include_str!("../../docs/guide/first-spawn.md")]
+    struct FirstSpawn;
+    #[doc = include_str!("../../docs/guide/deadlines-and-cancellation.md")]
+    struct DeadlinesAndCancellation;
+    #[doc = include_str!("../../docs/guide/three-rules.md")]
+    struct ThreeRules;
+    #[doc = include_str!("../../docs/guide/coming-from-threads.md")]
+    struct ComingFromThreads;
+    #[doc = include_str!("../../docs/guide/coming-from-go.md")]
+    struct ComingFromGo;
+    #[doc = include_str!("../../docs/guide/coming-from-tokio.md")]
+    struct ComingFromTokio;
+    #[doc = include_str!("../../docs/guide/coming-from-gevent.md")]
+    struct ComingFromGevent;
+}
 
 #[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
 compile_error!("dhaga runs on Linux, on x86-64 and aarch64");
