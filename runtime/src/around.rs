@@ -148,6 +148,14 @@ fn thread_deadline() -> Option<Deadline> {
     with_thread_frame(|frame| frame.and_then(|frame| frame.ambient().deadline)).flatten()
 }
 
+/// Whether a deadline or a scope around the caller may end its waits; of a dhaga, one inside its own.
+pub(crate) fn is_in_frame() -> bool {
+    match current_task() {
+        Some(task) => task.frame().is_some(),
+        None => with_thread_frame(|frame| frame.is_some()).unwrap_or(false),
+    }
+}
+
 /// What a dhaga that the caller spawns inherits.
 #[inline(always)]
 pub(crate) fn inherited() -> Option<Arc<Ambient>> {

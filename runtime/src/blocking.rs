@@ -6,6 +6,9 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use crate::ambient::Ambient;
+use crate::around;
+use crate::frame;
 use crate::job::Job;
 use crate::machine;
 use crate::park;
@@ -19,7 +22,7 @@ pub const QUEUED_MAX: usize = 65_536;
 pub const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// Runs `f` on a pool thread while the caller's dhaga is parked, so that its worker goes on with others. On a plain thread
-/// `f` runs in place.
+/// `f` runs in place, unless a deadline or a scope around the caller may have to end the wait.
 ///
 /// # Errors
 ///
@@ -46,7 +49,7 @@ where
         drop(job);
         return Err(JoinError::Stopped(interrupt, handle));
     }
-    if park::is_in_dhaga() {
+    if park::is_in_dhaga() || around::is_in_frame() {
         POOL.submit(job);
     } else {
         job.execute().finish();
@@ -108,7 +111,7 @@ impl Pool {
         loop {
             while let Some(job) = state.queue.pop_front() {
                 drop(state);
-                job.execute().finish();
+                run(job);
                 state = self.lock();
             }
             state.idle += 1;
@@ -125,4 +128,10 @@ impl Pool {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Runs a closure under the deadline and the values that were in force where it was submitted.
+fn run(job: Job) {
+    let ambient = job.head().ambient().map_or_else(Ambient::default, |ambient| (**ambient).clone());
+    around::with_frames(|frames| frame::inside(frames, ambient, || job.execute().finish()));
 }

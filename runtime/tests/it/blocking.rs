@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dhaga::sync::channel;
 use dhaga::{Interrupt, JoinError, Runtime};
@@ -99,5 +99,17 @@ fn a_cancelled_caller_leaves_the_closure_running_and_can_join_it() {
             // The cancel came before the call: it never ran, and its receiver is gone.
             Err(_) => assert!(matches!(rest.join(), Err(JoinError::NeverRan))),
         }
+    });
+}
+
+#[test]
+fn the_closure_sees_the_deadline_and_the_values_of_who_waits() {
+    static REQUEST: dhaga::ContextKey<u32> = dhaga::ContextKey::new();
+    everywhere(|| {
+        let at = Instant::now() + DEADLINE;
+        let seen = dhaga::with_deadline(at, || {
+            REQUEST.with(7, || dhaga::blocking(|| (dhaga::deadline(), REQUEST.get().as_deref().copied())))
+        });
+        assert_eq!(seen.expect("it ends"), (Some(at), Some(7)));
     });
 }

@@ -28,5 +28,6 @@ mod storm;
 mod sync;
 mod verdicts;
 
+mod waits;
 mod watch;
 mod within;
