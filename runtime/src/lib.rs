@@ -37,7 +37,8 @@
 //! | 6 | [`sync`]; `machine` |
 //! | 7 | `within`, `context_key`, `local`, `no_suspend`, `identity`, `panic_message`; `packet`, `runtime`, `spawn`, `scope`, `try_scope` |
 //! | 8 | `time`, `blocking`, [`net`] |
-//! | 9 | [`turn`]: the seam for protocol crates |
+//! | 9 | [`thread`]: `std::thread`'s names |
+//! | 10 | [`turn`]: the seam for protocol crates |
 
 #[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
 compile_error!("dhaga runs on Linux, on x86-64 and aarch64");
@@ -95,6 +96,8 @@ mod try_scope;
 mod blocking;
 pub mod net;
 mod time;
+
+pub mod thread;
 
 pub mod turn;
 

@@ -22,3 +22,4 @@ mod spawn;
 mod stacks;
 mod storm;
 mod sync;
+mod thread;
