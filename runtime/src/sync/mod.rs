@@ -5,19 +5,20 @@
 //! thread, which it blocks, and between the two.
 //!
 //! What a wait does when its scope is cancelled or out of time depends on whether it can fail:
-//! receiving, sending, acquiring and all forms with a timeout end with an [`Interrupt`];
-//! [`Mutex::lock`] and [`Condvar::wait`] go on. Operations that do not wait, such as `try_recv`,
-//! never look.
+//! receiving, sending, acquiring and all forms with a timeout end with an [`Interrupt`] (in [`mpsc`],
+//! whose errors are std's, as if the other side were gone); [`Mutex::lock`] and [`Condvar::wait`] go
+//! on. Operations that do not wait, such as `try_recv`, never look.
 //!
 //! From below to above:
 //! - `short_lock`: around the inside of each primitive; `wait_queue`: who waits, in order, and what each was given;
 //! - `raw_lock`: one enters at a time; [`Mutex`] puts a value behind it, [`Condvar`] waits outside it;
 //! - [`Semaphore`]: up to n enter at a time;
-//! - [`oneshot`]: one message; [`channel`]: many, bounded, unbounded or handed over.
+//! - [`oneshot`]: one message; [`channel`]: many, bounded, unbounded or handed over; [`mpsc`]: the same by std's names.
 
 pub mod channel;
 mod condvar;
 mod error;
+pub mod mpsc;
 mod mutex;
 pub mod oneshot;
 mod raw_lock;

@@ -6,6 +6,8 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
+use dhaga::{JoinError, JoinHandle, Runtime};
+
 /// More than any test takes on a machine that is busy with others.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -78,4 +80,34 @@ fn on_thread(part: Part) -> Join {
 fn in_dhaga(part: Part) -> Join {
     let dhaga = dhaga::spawn(part);
     Box::new(move || dhaga.join().is_ok())
+}
+
+/// Cancels a dhaga while it waits in `wait`, and returns what that makes of it.
+pub fn cancelled_during<T: Send + 'static>(wait: impl FnOnce() -> T + Send + 'static) -> T {
+    let (runtime, waiter) = parked_in(wait);
+    waiter.cancel();
+    let ended = waiter.join().expect("it ends well");
+    runtime.shutdown(DEADLINE).expect("nothing is left");
+    ended
+}
+
+/// Shuts a runtime down while a dhaga of it waits in `wait`, which is torn down.
+pub fn shut_down_during<T: Send + 'static>(wait: impl FnOnce() -> T + Send + 'static) {
+    let (runtime, waiter) = parked_in(wait);
+    runtime.shutdown(DEADLINE).expect("it unwinds");
+    assert!(matches!(waiter.join(), Err(JoinError::Unwound)));
+}
+
+/// A runtime whose only dhaga waits in `wait`.
+fn parked_in<T: Send + 'static>(wait: impl FnOnce() -> T + Send + 'static) -> (Runtime, JoinHandle<T>) {
+    let runtime = Runtime::builder().workers(1).build().expect("a test can start a runtime");
+    let (starts, has_started) = mpsc::channel();
+    let waiter = runtime.spawn(move || {
+        starts.send(()).expect("the test waits");
+        wait()
+    });
+    has_started.recv_timeout(DEADLINE).expect("it starts");
+    // The only worker runs another dhaga as soon as this one is parked.
+    runtime.spawn(|| ()).join().expect("it ends well");
+    (runtime, waiter)
 }

@@ -10,6 +10,7 @@ mod leaks;
 mod limits;
 mod machine;
 mod many;
+mod mpsc;
 mod net;
 mod overflow;
 mod panicking;

@@ -26,7 +26,7 @@ impl<F: FnOnce()> Drop for OnDrop<F> {
 }
 
 /// What `f` returns when a `Drop` calls it in the midst of a panic. The caller is fine afterwards.
-fn while_panicking<R>(f: impl FnOnce() -> R) -> R {
+pub fn while_panicking<R>(f: impl FnOnce() -> R) -> R {
     let mut result = None;
     let panic = catch_unwind(AssertUnwindSafe(|| {
         let _guard = OnDrop(Some(|| {
