@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::num::NonZeroU64;
-use std::panic::Location;
+use std::panic::{Location, RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 use std::thread::Thread;
 
@@ -96,6 +96,10 @@ impl Dhaga {
         matches!(self.0, Who::Dhaga(_))
     }
 }
+
+/// As std's `Thread`: no panic leaves a name or a number half-changed.
+impl UnwindSafe for Dhaga {}
+impl RefUnwindSafe for Dhaga {}
 
 impl fmt::Debug for Dhaga {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

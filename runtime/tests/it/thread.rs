@@ -341,6 +341,8 @@ as_in_std! {
             assert!(format!("{:?}", s.spawn(|| ())).starts_with("ScopedJoinHandle"));
         });
         assert_send_sync(handle.thread());
+        let shared = handle.thread().clone();
+        assert_eq!(catch_unwind(|| shared.id()).unwrap(), handle.thread().id());
         handle.join().unwrap();
     }
 
