@@ -15,11 +15,11 @@
 //! What differs from std:
 //!
 //! - A dhaga never changes its OS thread, but shares it with others: the three rules of the [crate] are the user's.
-//! - [`thread_local!`] is a macro of its own here, which `use dhaga::thread::thread_local` puts in the place of std's. Variables
-//!   of std's are shared by all dhagas of a worker.
-//! - Deadlines and cancellation ([`within`](crate::within), [`Scope::cancel`](crate::Scope::cancel)) reach these calls too; a program
-//!   that uses neither does not meet them. [`JoinHandle::join`] then fails, [`sleep`] and [`park_timeout`] return early, and
-//!   [`park()`] and the end of a [`scope()`] go on.
+//! - [`thread_local!`] is a macro of its own here, which `use dhaga::thread::thread_local` puts in the place of std's.
+//!   Variables of std's are shared by all dhagas of a worker.
+//! - Deadlines and cancellation ([`within`](crate::within), [`Scope::cancel`](crate::Scope::cancel)) reach these calls too;
+//!   a program that uses neither does not meet them. [`JoinHandle::join`] then fails, [`sleep`] and [`park_timeout`] return
+//!   early, and [`park()`] and the end of a [`scope()`] go on.
 //! - What std has for its own thread handles alone is not here: `as_raw`, `JoinHandleExt`, and the deprecated `sleep_ms` and
 //!   `park_timeout_ms`.
 
