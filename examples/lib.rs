@@ -5,6 +5,8 @@
 //! | `hello` | a server and calls to it, in twenty lines |
 //! | `quickstart` | ten thousand calls in flight, by dhagas and by OS threads, in one table |
 //! | `echo` | a TCP server as with `std::net`, a dhaga for each connection |
+//! | `chat`, `chat_dhaga` | a chat server on std's threads, and the same on dhagas by other `use` lines |
+//! | `chat_load` | thousands of clients for either, who check each line |
 //! | `rpc_server` | an RPC server whose handlers wait, compute, fail, panic and call others |
 //! | `rpc_client` | one call to any MessagePack-RPC server, from the command line |
 //!

@@ -267,6 +267,15 @@ pub(crate) fn count_early_sleep(is_early: bool) -> u32 {
     }
 }
 
+/// Takes the token that `unpark` left for the caller. Returns whether it was there; also true where no token can come any
+/// more, since the dhaga has handed its result over or the thread's locals are destroyed, so that nobody waits for one.
+pub(crate) fn take_token() -> bool {
+    match current_task() {
+        Some(task) => task.head().is_none_or(Head::take_token),
+        None => THREAD.try_with(|thread| thread.parker.take_token()).unwrap_or(true),
+    }
+}
+
 /// The number of the calling dhaga or thread in the process, which nobody else ever has.
 pub(crate) fn number() -> u64 {
     if let Some(task) = current_task()

@@ -2,11 +2,13 @@
 
 use std::fmt;
 use std::num::NonZeroU64;
-use std::panic::Location;
+use std::panic::{Location, RefUnwindSafe, UnwindSafe};
+use std::sync::Arc;
 use std::thread::Thread;
 
 use crate::around;
 use crate::job::JobRef;
+use crate::plain_thread::{ThreadParker, this_thread};
 use crate::scheduler::current_task;
 
 /// A dhaga, or a plain thread, as others may know it.
@@ -16,7 +18,7 @@ pub struct Dhaga(Who);
 #[derive(Clone)]
 enum Who {
     Dhaga(JobRef),
-    Thread { thread: Thread, number: u64 },
+    Thread { thread: Thread, number: u64, parker: Arc<ThreadParker> },
 }
 
 /// Tells one dhaga or plain thread from all others of the process, those that have ended included.
@@ -37,7 +39,7 @@ pub struct DhagaId(NonZeroU64);
 /// ```
 pub fn current() -> Dhaga {
     let job = current_task().and_then(|task| task.reference());
-    let thread = || Who::Thread { thread: std::thread::current(), number: around::number() };
+    let thread = || Who::Thread { thread: std::thread::current(), number: around::number(), parker: this_thread() };
     Dhaga(job.map_or_else(thread, Who::Dhaga))
 }
 
@@ -71,11 +73,33 @@ impl Dhaga {
         }
     }
 
+    /// Leaves it the token that its present or next [`thread::park`](crate::thread::park) takes and returns with. Two tokens
+    /// that nobody has taken are one; a token for who has ended does nothing. Never waits; from anywhere.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let sleeper = dhaga::spawn(|| dhaga::thread::park());
+    /// sleeper.dhaga().unpark();
+    /// sleeper.join()?;
+    /// # Ok::<(), dhaga::JoinError<()>>(())
+    /// ```
+    pub fn unpark(&self) {
+        match &self.0 {
+            Who::Dhaga(job) => job.head().leave_token(),
+            Who::Thread { parker, .. } => parker.leave_token(),
+        }
+    }
+
     /// Whether it is a dhaga rather than a plain thread.
     pub fn is_dhaga(&self) -> bool {
         matches!(self.0, Who::Dhaga(_))
     }
 }
+
+/// As std's `Thread`: no panic leaves a name or a number half-changed.
+impl UnwindSafe for Dhaga {}
+impl RefUnwindSafe for Dhaga {}
 
 impl fmt::Debug for Dhaga {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -13,11 +13,12 @@
 use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicPtr, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64};
 
 use crate::ambient::{Ambient, Deadline};
 use crate::atomic::{AtomicU32, Ordering};
 use crate::context::{Node, Scope};
+use crate::stack::STACK_BYTES_MIN;
 
 /// What a spawn said about its dhaga.
 #[derive(Debug)]
@@ -68,6 +69,8 @@ pub(crate) struct Head {
     operations: &'static Operations,
     references: References,
     wish: Wish,
+    /// What `thread::unpark` left for it, and `thread::park` has not taken yet.
+    token: AtomicBool,
     label: Label,
     scope: Scope,
     /// What was in force where it was spawned; most often nothing.
@@ -92,18 +95,19 @@ pub(crate) fn quietly(label: &Label, drop: impl FnOnce()) {
     }
 }
 
-/// How a dhaga shall be: bytes of stack, at most 1 GiB, and whether it runs in the background.
+/// How a dhaga shall be: its stack, in units of the smallest one and at most 1 GiB, and whether it runs in the background.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct Wish(u32);
+pub(crate) struct Wish(u16);
 
 impl Wish {
-    const BACKGROUND: u32 = 1 << 31;
+    const BACKGROUND: u16 = 1 << 15;
 
     /// 0: the runtime's default.
     #[inline(always)]
     pub(crate) fn of_stack(bytes: u32) -> Self {
-        debug_assert!(bytes < Self::BACKGROUND, "a stack is at most 1 GiB");
-        Self(bytes)
+        let units = bytes.div_ceil(STACK_BYTES_MIN as u32);
+        debug_assert!(units < u32::from(Self::BACKGROUND), "a stack is at most 1 GiB");
+        Self(units as u16)
     }
 
     /// An orderly shutdown does not wait until it has finished.
@@ -118,7 +122,7 @@ impl Wish {
 
     #[inline(always)]
     fn stack_bytes(self) -> usize {
-        (self.0 & !Self::BACKGROUND) as usize
+        usize::from(self.0 & !Self::BACKGROUND) * STACK_BYTES_MIN
     }
 }
 
@@ -176,6 +180,7 @@ impl Head {
             operations,
             references: References::of_a_pair(),
             wish,
+            token: AtomicBool::new(false),
             label,
             scope: Scope::default(),
             ambient,
@@ -216,10 +221,28 @@ impl Head {
     }
 
     /// Says where the dhaga lives, before its first wait. After this either a canceller finds it there, or the caller
-    /// sees the flag: both sides write, then read, all four in one sequentially consistent order.
+    /// sees the flag: both sides write, then read, all four in one sequentially consistent order. So too with the token.
     pub(crate) fn settle(&self, home: Home) {
         self.id.store(home.id, Ordering::Relaxed);
         self.home.swap(home.door.as_ptr(), Ordering::SeqCst);
+    }
+
+    /// Leaves the token that `thread::park` waits for, and wakes the dhaga to see it. A token that is there already will be
+    /// seen by itself.
+    pub(crate) fn leave_token(&self) {
+        if !self.token.swap(true, Ordering::SeqCst) {
+            self.wake();
+        }
+    }
+
+    /// Takes the token. Returns whether it was there.
+    pub(crate) fn take_token(&self) -> bool {
+        self.token.swap(false, Ordering::SeqCst)
+    }
+
+    /// Whether whoever wakes it before its first wait could not have found it: see [`Head::settle`].
+    pub(crate) fn was_woken_unsettled(&self) -> bool {
+        self.scope.is_cancelled_by_now() || self.token.load(Ordering::SeqCst)
     }
 
     fn home(&self) -> Option<Home> {

@@ -37,7 +37,8 @@
 //! | 6 | [`sync`]; `machine` |
 //! | 7 | `within`, `context_key`, `local`, `no_suspend`, `identity`, `panic_message`; `packet`, `shutdown`, `runtime`, `spawn`, `scope`, `try_scope` |
 //! | 8 | `time`, `blocking`, [`net`] |
-//! | 9 | [`turn`]: the seam for protocol crates |
+//! | 9 | [`thread`]: `std::thread`'s names |
+//! | 10 | [`turn`]: the seam for protocol crates |
 
 #[cfg(doctest)]
 mod programs_of_the_pages {
@@ -118,6 +119,8 @@ mod try_scope;
 mod blocking;
 pub mod net;
 mod time;
+
+pub mod thread;
 
 pub mod turn;
 

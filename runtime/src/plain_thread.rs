@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, OnceCell};
 use std::ptr;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::panicking;
 use std::time::{Duration, Instant};
@@ -19,12 +19,26 @@ use crate::task::{WaitReason, refuse_in_no_suspend};
 pub(crate) struct ThreadParker {
     permit: Mutex<bool>,
     condvar: Condvar,
+    /// What `thread::unpark` left for it, and `thread::park` has not taken yet.
+    token: AtomicBool,
 }
 
 impl ThreadParker {
     pub(crate) fn unpark(&self) {
         *self.permit.lock().unwrap_or_else(PoisonError::into_inner) = true;
         self.condvar.notify_one();
+    }
+
+    /// As that of a dhaga (`Head::leave_token`).
+    pub(crate) fn leave_token(&self) {
+        if !self.token.swap(true, Ordering::SeqCst) {
+            self.unpark();
+        }
+    }
+
+    /// Takes the token. Returns whether it was there.
+    pub(crate) fn take_token(&self) -> bool {
+        self.token.swap(false, Ordering::SeqCst)
     }
 
     fn park_until(&self, deadline: Option<Instant>) -> Wake {
@@ -47,7 +61,7 @@ impl ThreadParker {
 }
 
 pub(crate) struct PlainThread {
-    parker: Arc<ThreadParker>,
+    pub(crate) parker: Arc<ThreadParker>,
     pub(crate) number: u32,
     /// Its number among all dhagas and threads; made when somebody asks.
     pub(crate) process_number: OnceCell<u64>,

@@ -532,9 +532,16 @@ impl std::fmt::Display for SpawnError {
 
 impl std::error::Error for SpawnError {}
 
+/// The kinds are those that std's spawn has: `WouldBlock` at a limit, `InvalidInput` for a stack that cannot be.
 impl From<SpawnError> for io::Error {
     fn from(error: SpawnError) -> Self {
-        Self::other(error)
+        let kind = match error {
+            SpawnError::TooMany { .. } => io::ErrorKind::WouldBlock,
+            SpawnError::StackSize { .. } => io::ErrorKind::InvalidInput,
+            SpawnError::Forked { .. } => io::ErrorKind::Unsupported,
+            SpawnError::ShuttingDown | SpawnError::NoWorker => io::ErrorKind::Other,
+        };
+        Self::new(kind, error)
     }
 }
 

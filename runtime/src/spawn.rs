@@ -428,9 +428,7 @@ pub struct Panic {
 
 impl Panic {
     fn new(payload: Box<dyn Any + Send>) -> Self {
-        let text =
-            payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-        let message = text.unwrap_or("(a payload that is no text)").into();
+        let message = text(&*payload).unwrap_or_else(|| "(a payload that is no text)".into());
         Self { payload: Mutex::new(payload), message }
     }
 
@@ -443,6 +441,20 @@ impl Panic {
     pub fn into_payload(self) -> Box<dyn Any + Send> {
         self.payload.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The text of a payload: of `panic!`, or of an error that [`thread`](crate::thread) joins with and that was thrown on.
+fn text(payload: &(dyn Any + Send)) -> Option<Box<str>> {
+    if let Some(text) = payload.downcast_ref::<&str>() {
+        return Some((*text).into());
+    }
+    if let Some(text) = payload.downcast_ref::<String>() {
+        return Some(text.as_str().into());
+    }
+    if let Some(error) = payload.downcast_ref::<JoinError<()>>() {
+        return Some(error.to_string().into());
+    }
+    payload.downcast_ref::<Interrupt>().map(|interrupt| interrupt.to_string().into())
 }
 
 impl std::fmt::Debug for Panic {

@@ -1,5 +1,6 @@
 //! The examples, run as programs: by each other and by foreign peers.
 
+mod chat;
 mod examples;
 mod peers;
 mod run;

@@ -4,7 +4,7 @@
 //! then runs whatever `cargo build --examples` left last.
 
 use std::ffi::OsStr;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
@@ -20,6 +20,11 @@ impl Example {
     /// Starts an example that goes on until it is dropped.
     pub fn start<A: AsRef<OsStr>>(name: &str, args: &[A]) -> Running {
         Running::start(Example::command(name).args(args))
+    }
+
+    /// As [`Example::start`], with a standard input for [`Running::tell`].
+    pub fn start_to_tell<A: AsRef<OsStr>>(name: &str, args: &[A]) -> Running {
+        Running::start_with(Example::command(name).args(args), Stdio::piped())
     }
 
     /// Runs an example to its end: status, stdout, stderr. Panics when it takes longer than
@@ -47,10 +52,14 @@ pub struct Running {
 }
 
 impl Running {
-    /// Starts a program; its stderr goes where ours goes.
+    /// Starts a program with nothing to read; its stderr goes where ours goes.
     pub fn start(command: &mut Command) -> Running {
+        Running::start_with(command, Stdio::null())
+    }
+
+    fn start_with(command: &mut Command, stdin: Stdio) -> Running {
         let name = command.get_program().to_string_lossy().into_owned();
-        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        command.stdin(stdin).stdout(Stdio::piped());
         let spawned = command.spawn();
         let mut child = spawned.unwrap_or_else(|error| panic!("cannot start {name}: {error}"));
         let stdout = BufReader::new(child.stdout.take().expect("stdout was asked for"));
@@ -76,6 +85,22 @@ impl Running {
                 Err(why) => panic!("{}: no line `{prefix}…`, {why}, only {passed:?}", self.name),
             }
         }
+    }
+
+    /// Writes a line to its standard input.
+    pub fn tell(&mut self, line: &str) {
+        let mut stdin = self.child.stdin.as_ref().expect("it was started to be told");
+        writeln!(stdin, "{line}").expect("it reads");
+    }
+
+    /// Waits for its end. Panics when it takes longer than `timeout`.
+    pub fn status(&mut self, timeout: Duration) -> ExitStatus {
+        let deadline = Instant::now() + timeout;
+        // It has ended, or is about to, once its stdout is closed.
+        while !matches!(self.lines.recv_timeout(left(deadline)), Err(RecvTimeoutError::Disconnected)) {
+            assert!(!left(deadline).is_zero(), "{} is still running after {timeout:?}", self.name);
+        }
+        self.child.wait().expect("nobody else waits for this child")
     }
 
     /// The address from the line `listening on ADDRESS`, which each of our servers prints first.

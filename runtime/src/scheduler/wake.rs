@@ -3,7 +3,6 @@
 use std::time::Instant;
 
 use super::Worker;
-use crate::context::Node;
 use crate::coroutine::{self, Wake};
 use crate::run_queue::{Address, Message};
 use crate::stuck::StuckDhaga;
@@ -58,15 +57,16 @@ impl Worker {
             refuse_in_no_suspend(reason);
         }
         let is_ready = attention.take(Attention::PERMIT);
-        let is_cancelled = attention.take(Attention::UNSETTLED) && self.settle(task);
-        (is_ready || is_cancelled).then_some(Wake::Ready)
+        let was_woken = attention.take(Attention::UNSETTLED) && self.settle(task);
+        (is_ready || was_woken).then_some(Wake::Ready)
     }
 
-    /// Before its first wait a dhaga says where it lives, for those who may cancel it. Returns whether one already has.
+    /// Before its first wait a dhaga says where it lives, for those who may cancel it or leave it a token. Returns whether
+    /// one already has.
     fn settle(&self, task: TaskRef) -> bool {
         task.head().is_some_and(|head| {
             head.settle(self.address(&task).home());
-            head.scope().is_cancelled_by_now()
+            head.was_woken_unsettled()
         })
     }
 

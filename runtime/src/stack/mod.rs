@@ -65,6 +65,6 @@ pub use self::error::{Refused, StackError};
 pub use self::high_water::{HighWater, StackUse};
 pub use self::pool::StackPool;
 pub use self::region::{GuardHit, guard_hit, stack_around};
-pub use self::size::{STACK_BYTES_DEFAULT, STACK_BYTES_MAX, STACK_BYTES_MIN};
+pub use self::size::{GUARD_BYTES_MIN, STACK_BYTES_DEFAULT, STACK_BYTES_MAX, STACK_BYTES_MIN};
 pub use self::slab::{Guards, guards_here, protected_max, stacks_in};
 pub use self::stack::{HEAD_BYTES, Stack};

@@ -14,7 +14,7 @@ pub const STACK_BYTES_MAX: usize = 1 << 30;
 
 /// Guard below each stack. Rust probes each page of a large frame and needs one; C does not, and 16 KiB catches the
 /// frames that C code has in practice.
-pub(super) const GUARD_BYTES_MIN: usize = 16 << 10;
+pub const GUARD_BYTES_MIN: usize = 16 << 10;
 
 /// Sizes are the powers of two from [`STACK_BYTES_MIN`] to [`STACK_BYTES_MAX`].
 pub(super) const SIZES: usize = (STACK_BYTES_MAX.ilog2() - STACK_BYTES_MIN.ilog2()) as usize + 1;

@@ -26,8 +26,8 @@ mod spawn;
 mod stacks;
 mod storm;
 mod sync;
+mod thread;
 mod verdicts;
-
 mod waits;
 mod watch;
 mod within;
