@@ -37,7 +37,7 @@
 //! | 6 | [`sync`]; `machine` |
 //! | 7 | `packet`, `runtime`, `spawn`, `scope` |
 //! | 8 | `time`, `blocking`, [`net`] |
-//! | 9 | [`turn`]: the seam for protocol crates |
+//! | 9 | [`mod@select`]: the first of several events; [`turn`]: the seam for protocol crates |
 
 #[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
 compile_error!("dhaga runs on Linux, on x86-64 and aarch64");
@@ -81,6 +81,7 @@ mod blocking;
 pub mod net;
 mod time;
 
+pub mod select;
 pub mod turn;
 
 #[doc(hidden)]

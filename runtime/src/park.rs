@@ -11,10 +11,13 @@
 //! ```
 
 use std::cell::RefCell;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::panic::resume_unwind;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::panicking;
 use std::time::{Duration, Instant};
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 pub use crate::context::Interrupt;
 use crate::context::{Node, Scope};
@@ -171,6 +174,24 @@ fn refuse_on_worker(reason: WaitReason) -> ! {
     panic!(
         "a wait ({reason:?}) was called on a worker's own context, where no dhaga runs: callbacks of the runtime may only push"
     );
+}
+
+/// Parks a plain thread until its [`Unparker`] is used, one of the descriptors is ready, or the deadline passes. May return
+/// early. A dhaga leaves word with a source instead.
+pub(crate) fn park_polling<'a>(
+    reason: WaitReason,
+    descriptors: impl Iterator<Item = (BorrowedFd<'a>, PollFlags)>,
+    deadline: Option<Instant>,
+) {
+    if worker().is_some() {
+        refuse_on_worker(reason);
+    }
+    fork::assert_not_forked();
+    let mut polled: Vec<_> = descriptors.map(|(fd, flags)| PollFd::from_borrowed_fd(fd, flags)).collect();
+    match THREAD.try_with(|thread| thread.parker.clone()) {
+        Ok(parker) => parker.poll_until(polled, deadline),
+        Err(_) => poll_until(&mut polled, Some(nap_before(deadline))),
+    }
 }
 
 /// Sends the caller to the tail of the run queue.
@@ -411,19 +432,40 @@ pub(crate) fn abort_deadlock(what: &str, owner: Here) -> ! {
 /// A plain thread's side of a park: one saved permit under a lock.
 #[derive(Default)]
 struct ThreadParker {
-    permit: Mutex<bool>,
+    permit: Mutex<Permit>,
     condvar: Condvar,
+    /// An eventfd, made when the thread waits for descriptors the first time.
+    bell: OnceLock<OwnedFd>,
+}
+
+#[derive(Default)]
+struct Permit {
+    is_there: bool,
+    /// The thread does not wait at the condvar: it polls descriptors, and the bell.
+    is_polling: bool,
 }
 
 impl ThreadParker {
+    fn permit(&self) -> MutexGuard<'_, Permit> {
+        self.permit.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn unpark(&self) {
-        *self.permit.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        let mut permit = self.permit();
+        permit.is_there = true;
+        if permit.is_polling
+            && let Some(bell) = self.bell.get()
+        {
+            // A bell that cannot be rung because it has rung too often wakes the thread all the same.
+            let _ = rustix::io::write(bell, &1_u64.to_ne_bytes());
+        }
+        drop(permit);
         self.condvar.notify_one();
     }
 
     fn park_until(&self, deadline: Option<Instant>) -> Wake {
-        let mut permit = self.permit.lock().unwrap_or_else(PoisonError::into_inner);
-        while !*permit {
+        let mut permit = self.permit();
+        while !permit.is_there {
             permit = match deadline {
                 None => self.condvar.wait(permit).unwrap_or_else(PoisonError::into_inner),
                 Some(deadline) => {
@@ -435,8 +477,51 @@ impl ThreadParker {
                 }
             };
         }
-        *permit = false;
+        permit.is_there = false;
         Wake::Ready
+    }
+
+    /// As `park_until`, and until one of the descriptors is ready.
+    fn poll_until<'a>(&'a self, mut polled: Vec<PollFd<'a>>, deadline: Option<Instant>) {
+        let bell = self.bell();
+        polled.extend(bell.map(|bell| PollFd::new(bell, PollFlags::IN)));
+        if self.begin_polling() {
+            poll_until(&mut polled, if bell.is_some() { deadline } else { Some(nap_before(deadline)) });
+        }
+        *self.permit() = Permit::default();
+        if let Some(bell) = bell {
+            // Silent again, as it is now if it has not rung.
+            let _ = rustix::io::read(bell, &mut [0; 8]);
+        }
+    }
+
+    /// Returns false if there is a permit already.
+    fn begin_polling(&self) -> bool {
+        let mut permit = self.permit();
+        permit.is_polling = !permit.is_there;
+        permit.is_polling
+    }
+
+    /// The bell; `None` if the process has no descriptor left for it.
+    fn bell(&self) -> Option<&OwnedFd> {
+        if self.bell.get().is_none()
+            && let Ok(bell) = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+        {
+            let _ = self.bell.set(bell);
+        }
+        self.bell.get()
+    }
+}
+
+fn poll_until(polled: &mut [PollFd<'_>], deadline: Option<Instant>) {
+    let left = deadline.map(|deadline| deadline.saturating_duration_since(now()));
+    // A time beyond what the kernel can count is for ever.
+    let left = left.and_then(|left| Timespec::try_from(left).ok());
+    if let Err(error) = poll(polled, left.as_ref())
+        && error != rustix::io::Errno::INTR
+    {
+        // The kernel has no memory, or is asked for more than the process may open.
+        std::thread::sleep(NAP);
     }
 }
 
@@ -473,8 +558,15 @@ fn block_thread(deadline: Option<Instant>) -> Wake {
     }
 }
 
-/// How often a thread whose locals are destroyed looks whether what it waits for has come, since no wake reaches it.
+/// How often a thread looks whether what it waits for has come while no wake reaches it: because its locals are destroyed, or
+/// because it polls and there is no descriptor for a bell.
 const NAP: Duration = Duration::from_millis(1);
+
+/// The end of a nap that begins now.
+fn nap_before(deadline: Option<Instant>) -> Instant {
+    let end = now() + NAP;
+    deadline.map_or(end, |deadline| deadline.min(end))
+}
 
 fn nap(deadline: Option<Instant>) -> Wake {
     std::thread::sleep(NAP);

@@ -71,6 +71,16 @@ pub enum WaitReason {
     Read,
     /// For a socket to become writable.
     Write,
+    /// For all others to reach a barrier.
+    Barrier,
+    /// For somebody else to initialise a value.
+    Once,
+    /// For a group of tasks to be done.
+    WaitGroup,
+    /// For a value to change.
+    Watch,
+    /// For the first of several events.
+    Select,
     /// For a closure on the blocking pool.
     Blocking,
     /// For the answer of a remote call.

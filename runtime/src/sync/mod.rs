@@ -13,7 +13,8 @@
 //! - `short_lock`: around the inside of each primitive; `wait_queue`: who waits, in order, and what each was given;
 //! - `raw_lock`: one enters at a time; [`Mutex`] puts a value behind it, [`Condvar`] waits outside it;
 //! - [`Semaphore`]: up to n enter at a time;
-//! - [`oneshot`]: one message; [`channel`]: many, bounded, unbounded or handed over.
+//! - [`oneshot`]: one message; [`channel`]: many, bounded, unbounded or handed over;
+//! - `select`: the first of several events, behind [`select!`](crate::select!).
 
 pub mod channel;
 mod condvar;
@@ -21,6 +22,7 @@ mod error;
 mod mutex;
 pub mod oneshot;
 mod raw_lock;
+pub(crate) mod select;
 mod semaphore;
 mod short_lock;
 mod wait_queue;

@@ -17,6 +17,7 @@ mod races;
 #[cfg(feature = "sanitizer")]
 mod sanitizer;
 mod seeded;
+mod select;
 mod shutdown;
 mod spawn;
 mod stacks;
