@@ -241,7 +241,7 @@ impl<V> WaitQueue<V> {
     }
 
     /// Puts out of the queue those whose claim is lost, until the first one's claim could be taken, or it needs none.
-    #[inline(never)]
+    #[cold]
     fn claim_first(&mut self) -> bool {
         // SAFETY: as in `join`.
         while let Some(first) = unsafe { self.first.as_ref() } {
