@@ -8,7 +8,8 @@ mod join;
 use std::time::{Duration, Instant};
 
 use self::join::Join;
-use crate::net::{Ready, Socket};
+use crate::net::Socket;
+use crate::net::ready::Ready;
 use crate::park::Interrupt;
 use crate::spawn::{JoinError, JoinHandle};
 use crate::sync::channel::{Receiver, RecvError, SendError, Sender};
@@ -335,7 +336,7 @@ pub mod expand {
     use super::*;
 
     pub use super::join::Join;
-    pub use crate::net::Ready;
+    pub use crate::net::ready::Ready;
     pub use crate::sync::select::{Once, Order, Recv, Send, Timer};
 
     /// The event of an arm, whatever comes of it.

@@ -261,3 +261,116 @@ fn step_aside(misses: &mut u32) {
     (0..dice::below(limit)).for_each(|_| spin_loop());
     *misses += 1;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sync::channel::{self, RecvError, SendError, TryRecvError};
+
+    /// Calls `meanwhile` while the events stand in their queues, and then leaves as one who is unwound.
+    fn torn_down(events: &mut [&mut dyn Event], meanwhile: impl FnOnce()) {
+        let claim = Claim::new();
+        claim.release();
+        let mut places = Places { events, claim: &claim };
+        assert!(places.take_all(), "nothing is possible yet");
+        meanwhile();
+        drop(places);
+    }
+
+    /// As `torn_down`, but comes for what has happened.
+    fn granted(events: &mut [&mut dyn Event], meanwhile: impl FnOnce()) -> bool {
+        let claim = Claim::new();
+        claim.release();
+        let mut places = Places { events, claim: &claim };
+        assert!(places.take_all(), "nothing is possible yet");
+        meanwhile();
+        places.leave_all()
+    }
+
+    #[test]
+    fn one_of_two_messages_is_granted_and_the_other_is_refused() {
+        let ((first, firsts), (second, seconds)) = (channel::rendezvous(), channel::rendezvous());
+        let (mut one, mut two) = (Recv::new(&firsts), Recv::new(&seconds));
+        let has_happened = granted(&mut [&mut one, &mut two], || {
+            assert_eq!(second.try_send(2), Ok(()));
+            assert!(first.try_send(1).is_err_and(|error| error.is_full()));
+            assert!(second.try_send(3).is_err_and(|error| error.is_full()));
+        });
+        assert!(has_happened);
+        assert_eq!((one.outcome(), two.outcome()), (None, Some(Ok(2))));
+    }
+
+    #[test]
+    fn a_message_that_finds_no_claim_goes_to_the_buffer() {
+        let ((first, firsts), (second, seconds)) = (channel::bounded(1), channel::bounded(1));
+        let (mut one, mut two) = (Recv::new(&firsts), Recv::new(&seconds));
+        assert!(granted(&mut [&mut one, &mut two], || {
+            assert_eq!((first.try_send(1), second.try_send(2)), (Ok(()), Ok(())));
+        }));
+        assert_eq!((one.outcome(), two.outcome(), seconds.try_recv()), (Some(Ok(1)), None, Ok(2)));
+    }
+
+    #[test]
+    fn room_that_finds_no_claim_is_left() {
+        let ((first, firsts), (second, seconds)) = (channel::bounded(1), channel::bounded(1));
+        assert_eq!((first.try_send(1), second.try_send(2)), (Ok(()), Ok(())));
+        let mut messages = [Some(3), Some(4)];
+        let [three, four] = &mut messages;
+        let (mut one, mut two) = (Send::new(&first, three), Send::new(&second, four));
+        assert!(granted(&mut [&mut one, &mut two], || {
+            assert_eq!((seconds.try_recv(), firsts.try_recv()), (Ok(2), Ok(1)));
+            assert_eq!(firsts.try_recv(), Err(TryRecvError::Empty));
+        }));
+        assert_eq!((one.outcome(), two.outcome()), (None, Some(Ok(()))));
+        assert_eq!((messages, seconds.try_recv()), ([Some(3), None], Ok(4)));
+    }
+
+    #[test]
+    fn the_message_of_a_select_that_is_torn_down_goes_back() {
+        let ((sender, receiver), (_silent, nothing)) = (channel::rendezvous(), channel::rendezvous::<u8>());
+        let (mut one, mut two) = (Recv::new(&nothing), Recv::new(&receiver));
+        torn_down(&mut [&mut one, &mut two], || assert_eq!(sender.try_send(1), Ok(())));
+        assert_eq!(receiver.try_recv(), Ok(1));
+    }
+
+    #[test]
+    fn a_select_that_is_torn_down_keeps_what_nobody_took() {
+        let ((sender, receiver), (silent, nothing)) = (channel::rendezvous(), channel::rendezvous::<u8>());
+        let mut message = Some(1);
+        let (mut one, mut two) = (Recv::new(&nothing), Send::new(&sender, &mut message));
+        torn_down(&mut [&mut one, &mut two], || ());
+        assert_eq!((message, receiver.try_recv()), (Some(1), Err(TryRecvError::Empty)));
+        assert!(silent.try_send(1).is_err());
+    }
+
+    #[test]
+    fn the_last_of_the_other_side_that_goes_is_an_event() {
+        let ((sender, receiver), (full, stuck)) = (channel::rendezvous::<u8>(), channel::rendezvous());
+        let mut message = Some(1);
+        let (mut one, mut two) = (Recv::new(&receiver), Send::new(&full, &mut message));
+        assert!(granted(&mut [&mut one, &mut two], || drop(sender)));
+        assert_eq!((one.outcome(), two.outcome()), (Some(Err(RecvError::Disconnected)), None));
+        let (sender, receiver) = channel::rendezvous::<u8>();
+        let (mut one, mut two) = (Recv::new(&receiver), Send::new(&full, &mut message));
+        assert!(granted(&mut [&mut one, &mut two], || drop(stuck)));
+        assert_eq!((one.outcome(), two.outcome()), (None, Some(Err(SendError::Disconnected(1)))));
+        drop(sender);
+    }
+
+    #[test]
+    fn a_counterpart_that_is_there_is_seen_and_its_own_other_end_is_not() {
+        let (sender, receiver) = channel::rendezvous();
+        let mut message = Some(1);
+        let (mut one, mut two) = (Send::new(&sender, &mut message), Recv::new(&receiver));
+        let mut other = Recv::new(&receiver);
+        torn_down(&mut [&mut one, &mut two], || {
+            let claim = Claim::new();
+            claim.release();
+            let mut places = Places { events: &mut [&mut other], claim: &claim };
+            assert!(!places.take_all(), "the sender is there");
+            assert!(!places.leave_all());
+            assert!(other.attempt());
+        });
+        assert_eq!((other.outcome(), message), (Some(Ok(1)), None));
+    }
+}
