@@ -357,20 +357,28 @@ mod tests {
         drop(sender);
     }
 
+    /// Whether these events find that they need not wait.
+    fn see_somebody(events: &mut [&mut dyn Event]) -> bool {
+        let claim = Claim::new();
+        claim.release();
+        let mut places = Places { events, claim: &claim };
+        let all_wait = places.take_all();
+        assert!(!places.leave_all());
+        !all_wait
+    }
+
     #[test]
-    fn a_counterpart_that_is_there_is_seen_and_its_own_other_end_is_not() {
+    fn a_counterpart_that_is_there_is_seen_and_ones_own_other_end_is_not() {
         let (sender, receiver) = channel::rendezvous();
-        let mut message = Some(1);
+        let (mut message, mut another) = (Some(1), Some(2));
         let (mut one, mut two) = (Send::new(&sender, &mut message), Recv::new(&receiver));
-        let mut other = Recv::new(&receiver);
+        let (mut sends, mut receives) = (Send::new(&sender, &mut another), Recv::new(&receiver));
         torn_down(&mut [&mut one, &mut two], || {
-            let claim = Claim::new();
-            claim.release();
-            let mut places = Places { events: &mut [&mut other], claim: &claim };
-            assert!(!places.take_all(), "the sender is there");
-            assert!(!places.leave_all());
-            assert!(other.attempt());
+            assert!(see_somebody(&mut [&mut sends]));
+            assert!(see_somebody(&mut [&mut receives]));
+            assert!(receives.attempt());
+            assert!(!see_somebody(&mut [&mut sends]), "who was there has taken something else");
         });
-        assert_eq!((other.outcome(), message), (Some(Ok(1)), None));
+        assert_eq!((receives.outcome(), message, another), (Some(Ok(1)), None, Some(2)));
     }
 }
