@@ -37,7 +37,7 @@
 //! | 6 | [`sync`]; `machine` |
 //! | 7 | `within`, `context_key`, `local`, `no_suspend`, `identity`, `panic_message`; `packet`, `shutdown`, `runtime`, `spawn`, `scope`, `try_scope` |
 //! | 8 | `time`, `blocking`, [`net`] |
-//! | 9 | [`thread`]: `std::thread`'s names |
+//! | 9 | [`thread`]: `std::thread`'s names; [`mod@select`]: the first of several events |
 //! | 10 | [`turn`]: the seam for protocol crates |
 
 #[cfg(doctest)]
@@ -120,6 +120,7 @@ mod blocking;
 pub mod net;
 mod time;
 
+pub mod select;
 pub mod thread;
 
 pub mod turn;

@@ -10,16 +10,19 @@
 //!            suspend        block on a condvar  block the OS thread: never switch while unwinding
 //! ```
 
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::thread::panicking;
 use std::time::{Duration, Instant};
+
+use rustix::event::PollFlags;
 
 pub use crate::around::{check, check_attempt, earliest, now};
 use crate::around::{is_cancelled, throw};
 use crate::coroutine::Wake;
 use crate::fork;
 pub use crate::interrupt::Interrupt;
-use crate::plain_thread::{ThreadParker, block_thread, this_thread};
+use crate::plain_thread::{ThreadParker, block_thread, block_thread_polling, this_thread};
 use crate::run_queue::{Address, Message};
 use crate::scheduler::{Worker, current_task, worker};
 pub use crate::task::WaitReason;
@@ -165,6 +168,19 @@ fn refuse_on_worker(reason: WaitReason) -> ! {
     panic!(
         "a wait ({reason:?}) was called on a worker's own context, where no dhaga runs: callbacks of the runtime may only push"
     );
+}
+
+/// Parks a plain thread until its [`Unparker`] is used, one of the descriptors is ready, or the deadline passes. May return
+/// early. A dhaga leaves word with a source instead.
+pub(crate) fn park_polling<'a>(
+    reason: WaitReason,
+    descriptors: impl Iterator<Item = (BorrowedFd<'a>, PollFlags)>,
+    deadline: Option<Instant>,
+) {
+    if worker().is_some() {
+        refuse_on_worker(reason);
+    }
+    block_thread_polling(reason, descriptors, deadline);
 }
 
 /// Sends the caller to the tail of the run queue.

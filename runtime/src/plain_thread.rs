@@ -1,11 +1,14 @@
 //! A plain OS thread, as far as the runtime waits on one: how it blocks, and what a dhaga keeps in its task.
 
 use std::cell::{Cell, OnceCell};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::panicking;
 use std::time::{Duration, Instant};
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 use crate::coroutine::Wake;
 use crate::fork;
@@ -17,15 +20,36 @@ use crate::task::{WaitReason, refuse_in_no_suspend};
 /// A plain thread's side of a park: one saved permit under a lock.
 #[derive(Default)]
 pub(crate) struct ThreadParker {
-    permit: Mutex<bool>,
+    permit: Mutex<Permit>,
     condvar: Condvar,
+    /// An eventfd, made when the thread waits for descriptors the first time.
+    bell: OnceLock<OwnedFd>,
     /// What `thread::unpark` left for it, and `thread::park` has not taken yet.
     token: AtomicBool,
 }
 
+#[derive(Default)]
+struct Permit {
+    is_there: bool,
+    /// The thread does not wait at the condvar: it polls descriptors, and the bell.
+    is_polling: bool,
+}
+
 impl ThreadParker {
+    fn permit(&self) -> MutexGuard<'_, Permit> {
+        self.permit.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn unpark(&self) {
-        *self.permit.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        let mut permit = self.permit();
+        permit.is_there = true;
+        if permit.is_polling
+            && let Some(bell) = self.bell.get()
+        {
+            // A bell that cannot be rung because it has rung too often wakes the thread all the same.
+            let _ = rustix::io::write(bell, &1_u64.to_ne_bytes());
+        }
+        drop(permit);
         self.condvar.notify_one();
     }
 
@@ -42,8 +66,8 @@ impl ThreadParker {
     }
 
     fn park_until(&self, deadline: Option<Instant>) -> Wake {
-        let mut permit = self.permit.lock().unwrap_or_else(PoisonError::into_inner);
-        while !*permit {
+        let mut permit = self.permit();
+        while !permit.is_there {
             permit = match deadline {
                 None => self.condvar.wait(permit).unwrap_or_else(PoisonError::into_inner),
                 Some(deadline) => {
@@ -55,8 +79,51 @@ impl ThreadParker {
                 }
             };
         }
-        *permit = false;
+        permit.is_there = false;
         Wake::Ready
+    }
+
+    /// As `park_until`, and until one of the descriptors is ready.
+    fn poll_until<'a>(&'a self, mut polled: Vec<PollFd<'a>>, deadline: Option<Instant>) {
+        let bell = self.bell();
+        polled.extend(bell.map(|bell| PollFd::new(bell, PollFlags::IN)));
+        if self.begin_polling() {
+            poll_until(&mut polled, if bell.is_some() { deadline } else { Some(nap_before(deadline)) });
+        }
+        *self.permit() = Permit::default();
+        if let Some(bell) = bell {
+            // Silent again, as it is now if it has not rung.
+            let _ = rustix::io::read(bell, &mut [0; 8]);
+        }
+    }
+
+    /// Returns false if there is a permit already.
+    fn begin_polling(&self) -> bool {
+        let mut permit = self.permit();
+        permit.is_polling = !permit.is_there;
+        permit.is_polling
+    }
+
+    /// The bell; `None` if the process has no descriptor left for it.
+    fn bell(&self) -> Option<&OwnedFd> {
+        if self.bell.get().is_none()
+            && let Ok(bell) = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+        {
+            let _ = self.bell.set(bell);
+        }
+        self.bell.get()
+    }
+}
+
+fn poll_until(polled: &mut [PollFd<'_>], deadline: Option<Instant>) {
+    let left = deadline.map(|deadline| deadline.saturating_duration_since(now()));
+    // A time beyond what the kernel can count is for ever.
+    let left = left.and_then(|left| Timespec::try_from(left).ok());
+    if let Err(error) = poll(polled, left.as_ref())
+        && error != rustix::io::Errno::INTR
+    {
+        // The kernel has no memory, or is asked for more than the process may open.
+        std::thread::sleep(NAP);
     }
 }
 
@@ -109,8 +176,30 @@ pub(crate) fn block_thread(reason: WaitReason, deadline: Option<Instant>) -> Wak
     }
 }
 
-/// How often a thread whose locals are destroyed looks whether what it waits for has come, since no wake reaches it.
+/// As [`block_thread`], and until one of the descriptors is ready. May return early.
+pub(crate) fn block_thread_polling<'a>(
+    reason: WaitReason,
+    descriptors: impl Iterator<Item = (BorrowedFd<'a>, PollFlags)>,
+    deadline: Option<Instant>,
+) {
+    fork::assert_not_forked();
+    let mut polled: Vec<_> = descriptors.map(|(fd, flags)| PollFd::from_borrowed_fd(fd, flags)).collect();
+    match THREAD.try_with(|thread| (thread.no_suspend.get() > 0, thread.parker.clone())) {
+        Ok((true, _)) if !panicking() => refuse_in_no_suspend(reason),
+        Ok((_, parker)) => parker.poll_until(polled, deadline),
+        Err(_) => poll_until(&mut polled, Some(nap_before(deadline))),
+    }
+}
+
+/// How often a thread looks whether what it waits for has come while no wake reaches it: because its locals are destroyed, or
+/// because it polls and there is no descriptor for a bell.
 const NAP: Duration = Duration::from_millis(1);
+
+/// The end of a nap that begins now.
+fn nap_before(deadline: Option<Instant>) -> Instant {
+    let end = now() + NAP;
+    deadline.map_or(end, |deadline| deadline.min(end))
+}
 
 fn nap(deadline: Option<Instant>) -> Wake {
     std::thread::sleep(NAP);

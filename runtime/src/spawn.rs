@@ -12,7 +12,7 @@ use crate::identity::Dhaga;
 use crate::interrupt::Interrupt;
 use crate::job::{Job, Label, Wish};
 use crate::packet::{self, Ending, Handle, Plan};
-use crate::park::{self, WaitReason};
+use crate::park::{self, Unparker, WaitReason};
 use crate::runtime::{Runtime, SpawnError, submit, submit_here};
 use crate::scheduler::worker;
 use crate::stack::{STACK_BYTES_MAX, STACK_BYTES_MIN};
@@ -319,6 +319,12 @@ impl<T> JoinHandle<T> {
         {
             return Err(JoinError::Stopped(interrupt, self));
         }
+        self.into_result()
+    }
+
+    /// The result of a dhaga that has ended.
+    #[inline(always)]
+    pub(crate) fn into_result(self) -> Result<T, JoinError<T>> {
         match self.handle.take() {
             Ending::Returned(value) => Ok(value),
             Ending::Panicked(payload) => Err(JoinError::panicked(payload)),
@@ -326,6 +332,16 @@ impl<T> JoinHandle<T> {
             Ending::Unwound => Err(JoinError::Unwound),
             Ending::Taken => unreachable!("only the one handle takes the ending"),
         }
+    }
+
+    /// Leaves word whom to wake at the end. Returns false if the dhaga has ended. Not twice without `retract`.
+    pub(crate) fn register(&mut self, waiter: Unparker) -> bool {
+        self.handle.register(waiter)
+    }
+
+    /// Takes that word back.
+    pub(crate) fn retract(&mut self) {
+        self.handle.retract();
     }
 
     /// Waits until the dhaga has ended.

@@ -1,7 +1,7 @@
 //! A socket and its readiness: try, and wait where the attempt would block. Every socket call of the runtime passes here.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -202,19 +202,47 @@ impl<S: AsFd> Source<S> {
     }
 
     fn wait_on_thread(&self, direction: Direction, deadline: Option<Instant>) -> io::Result<Parked> {
-        let flags = match direction {
-            Direction::Read => PollFlags::IN,
-            Direction::Write => PollFlags::OUT,
-        };
         let left = deadline.map(|deadline| deadline.saturating_duration_since(now()));
         // A time beyond what the kernel can count is for ever.
         let left = left.and_then(|left| Timespec::try_from(left).ok());
-        let mut descriptors = [PollFd::new(&self.socket, flags)];
+        let mut descriptors = [PollFd::new(&self.socket, flags_of(direction))];
         match poll(&mut descriptors, left.as_ref()) {
             Ok(0) => Ok(Parked::TimedOut),
             Ok(_) | Err(rustix::io::Errno::INTR) => Ok(Parked::Woken),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Whether an attempt would succeed, as the kernel says. A bit that says so may be out of date.
+    pub(crate) fn is_ready_by_now(&self, direction: Direction) -> bool {
+        let seen = self.readiness.look();
+        if !seen.is_ready(direction) && seen.is_registered() && is_on_worker() {
+            return false;
+        }
+        let mut polled = [PollFd::new(&self.socket, flags_of(direction))];
+        // What the kernel does not tell, an attempt will.
+        let is_ready = poll(&mut polled, Some(&Timespec::default())) != Ok(0);
+        if !is_ready {
+            self.readiness.clear(seen, direction);
+        }
+        is_ready
+    }
+
+    /// Queues a dhaga of this worker, or of another, for the next event. Returns false if one may have come already.
+    pub(crate) fn enlist(&self, direction: Direction, me: Address) -> io::Result<bool> {
+        self.ensure_registered()?;
+        Ok(self.readiness.enqueue(direction, me))
+    }
+
+    /// Leaves that queue. One event may stand for many connections to accept: if others wait, the next one's turn comes.
+    pub(crate) fn withdraw(&self, direction: Direction, me: Address) {
+        let owes_turn = self.readiness.dequeue(direction, me) == Left::WokenBeforeOthers;
+        drop(Turn { readiness: &self.readiness, direction, owes_turn });
+    }
+
+    /// What `poll(2)` watches in one direction.
+    pub(crate) fn polled(&self, direction: Direction) -> (BorrowedFd<'_>, PollFlags) {
+        (self.socket.as_fd(), flags_of(direction))
     }
 
     fn ensure_registered(&self) -> io::Result<()> {
@@ -276,6 +304,13 @@ impl<S: AsFd> Drop for Source<S> {
             // A reactor that has gone has forgotten already.
             let _ = injector.push(Message::Forget(token));
         }
+    }
+}
+
+fn flags_of(direction: Direction) -> PollFlags {
+    match direction {
+        Direction::Read => PollFlags::IN,
+        Direction::Write => PollFlags::OUT,
     }
 }
 

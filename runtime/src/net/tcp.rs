@@ -33,7 +33,7 @@ const BACKLOG: i32 = 4096;
 /// # Ok::<(), std::io::Error>(())
 /// ```
 pub struct TcpStream {
-    source: Arc<Source<std::net::TcpStream>>,
+    pub(super) source: Arc<Source<std::net::TcpStream>>,
 }
 
 impl TcpStream {
@@ -346,7 +346,7 @@ impl fmt::Debug for TcpStream {
 /// # Ok::<(), std::io::Error>(())
 /// ```
 pub struct TcpListener {
-    source: Arc<Source<std::net::TcpListener>>,
+    pub(super) source: Arc<Source<std::net::TcpListener>>,
 }
 
 impl TcpListener {

@@ -11,7 +11,8 @@
 //! place of the first receiver that waits; a receiver, as it takes from the buffer, moves the message of the
 //! first sender that waits to the end of it. So a waiter is woken when its wait is over and not before,
 //! order is strict, nobody overtakes, and one message wakes one waiter. At most one of the two sides waits:
-//! senders only while the buffer is full, receivers only while it is empty.
+//! senders only while the buffer is full, receivers only while it is empty. One who waits for several things
+//! at once, in a `select!`, may stand in either queue and yet take nothing any more; it is passed over.
 //!
 //! A message is always in one of these three places and belongs to the channel, save that a waiting
 //! sender may take its own back. If a receiver is torn down with a message in its place, the message goes to
@@ -25,7 +26,7 @@ use std::time::{Duration, Instant};
 pub use super::error::{RecvError, RecvTimeoutError, SendError, SendTimeoutError, TryRecvError, TrySendError};
 use super::short_lock::{ShortGuard, ShortLock};
 use super::wait_queue::{
-    Stage, Stopped, WaitQueue, Waiter, check_scope, check_unwinding, park_until_decided, unpark_each,
+    Claim, Stage, Stopped, WaitQueue, Waiter, check_scope, check_unwinding, park_until_decided, unpark_each,
 };
 use crate::around;
 use crate::park::{self, Unparker, WaitReason};
@@ -77,7 +78,7 @@ const UNBOUNDED: usize = usize::MAX;
 ///
 /// When the last one is dropped, receivers get what is left, and then `Disconnected`.
 pub struct Sender<T> {
-    channel: Arc<Channel<T>>,
+    pub(super) channel: Arc<Channel<T>>,
 }
 
 /// The receiving side of a channel. Clone it for several receivers; each message goes to one of them.
@@ -85,7 +86,7 @@ pub struct Sender<T> {
 /// When the last one is dropped, messages that are left are dropped too, and senders get
 /// `Disconnected`.
 pub struct Receiver<T> {
-    channel: Arc<Channel<T>>,
+    pub(super) channel: Arc<Channel<T>>,
 }
 
 impl<T> Sender<T> {
@@ -218,17 +219,17 @@ impl<T> Receiver<T> {
     }
 }
 
-struct Channel<T> {
-    state: ShortLock<State<T>>,
+pub(super) struct Channel<T> {
+    pub(super) state: ShortLock<State<T>>,
 }
 
-struct State<T> {
+pub(super) struct State<T> {
     capacity: usize,
     buffer: VecDeque<T>,
     /// Each with the message it wants to send; a granted one's was taken.
-    waiting_senders: WaitQueue<Option<T>>,
+    pub(super) waiting_senders: WaitQueue<Option<T>>,
     /// Each with room for a message; a granted one's is there.
-    waiting_receivers: WaitQueue<Option<T>>,
+    pub(super) waiting_receivers: WaitQueue<Option<T>>,
     senders: usize,
     receivers: usize,
 }
@@ -236,10 +237,16 @@ struct State<T> {
 impl<T> State<T> {
     /// Gives a message to the first receiver that waits, which is to be unparked, or to the buffer.
     #[inline(always)]
-    fn offer(&mut self, value: T) -> Result<Option<Unparker>, TrySendError<T>> {
-        if !self.waiting_receivers.is_empty() {
-            return Ok(self.waiting_receivers.grant(|place| *place = Some(value)));
+    pub(super) fn offer(&mut self, value: T) -> Result<Option<Unparker>, TrySendError<T>> {
+        if let Some(receiver) = self.waiting_receivers.next() {
+            return Ok(Some(receiver.grant(|place| *place = Some(value))));
         }
+        self.keep(value).map(|()| None)
+    }
+
+    /// Puts a message into the buffer, if there is room.
+    #[inline(always)]
+    fn keep(&mut self, value: T) -> Result<(), TrySendError<T>> {
         if self.receivers == 0 {
             return Err(TrySendError::Disconnected(value));
         }
@@ -247,48 +254,64 @@ impl<T> State<T> {
             return Err(TrySendError::Full(value));
         }
         self.buffer.push_back(value);
-        Ok(None)
+        Ok(())
     }
 
     /// Takes a message; the room goes to the first sender that waits, which is to be unparked.
     #[inline(always)]
-    fn take(&mut self) -> Result<(T, Option<Unparker>), TryRecvError> {
+    pub(super) fn take(&mut self) -> Result<(T, Option<Unparker>), TryRecvError> {
         if self.waiting_senders.is_empty() {
-            return match self.buffer.pop_front() {
-                Some(value) => Ok((value, None)),
-                None if self.senders == 0 => Err(TryRecvError::Disconnected),
-                None => Err(TryRecvError::Empty),
-            };
+            return self.take_kept();
         }
-        Ok(self.take_and_refill())
+        self.take_and_refill()
     }
 
-    fn take_and_refill(&mut self) -> (T, Option<Unparker>) {
-        // A message that came back makes the buffer longer than it may be: then there is no room yet.
-        if self.buffer.len() > self.capacity
-            && let Some(value) = self.buffer.pop_front()
-        {
-            return (value, None);
+    #[inline(always)]
+    fn take_kept(&mut self) -> Result<(T, Option<Unparker>), TryRecvError> {
+        match self.buffer.pop_front() {
+            Some(value) => Ok((value, None)),
+            None if self.senders == 0 => Err(TryRecvError::Disconnected),
+            None => Err(TryRecvError::Empty),
         }
+    }
+
+    fn take_and_refill(&mut self) -> Result<(T, Option<Unparker>), TryRecvError> {
+        // A message that came back makes the buffer longer than it may be: then there is no room yet.
+        if self.buffer.len() > self.capacity {
+            return self.take_kept();
+        }
+        let Some(sender) = self.waiting_senders.next() else {
+            return self.take_kept();
+        };
         let mut message = None;
-        let sender = self.waiting_senders.grant(|place| message = place.take());
+        let sender = sender.grant(|place| message = place.take());
         let message = message.expect("a sender waits, and has a message");
         match self.buffer.pop_front() {
             Some(value) => {
                 self.buffer.push_back(message);
-                (value, sender)
+                Ok((value, Some(sender)))
             }
-            None => (message, sender),
+            None => Ok((message, Some(sender))),
         }
     }
 
     /// Takes a message back from a receiver that cannot use it.
-    fn put_back(&mut self, value: T) -> Option<Unparker> {
-        if self.waiting_receivers.is_empty() {
-            self.buffer.push_front(value);
-            return None;
+    pub(super) fn put_back(&mut self, value: T) -> Option<Unparker> {
+        if let Some(receiver) = self.waiting_receivers.next() {
+            return Some(receiver.grant(|place| *place = Some(value)));
         }
-        self.waiting_receivers.grant(|place| *place = Some(value))
+        self.buffer.push_front(value);
+        None
+    }
+
+    /// Whether `take` has something to say to the owner of `own`, who may wait at the other end as well.
+    pub(super) fn can_take(&self, own: &Claim) -> bool {
+        !self.buffer.is_empty() || self.senders == 0 || self.waiting_senders.has_other_than(own)
+    }
+
+    /// Whether `offer` has something to say to the owner of `own`, who may wait at the other end as well.
+    pub(super) fn can_offer(&self, own: &Claim) -> bool {
+        self.buffer.len() < self.capacity || self.receivers == 0 || self.waiting_receivers.has_other_than(own)
     }
 }
 

@@ -22,7 +22,8 @@
 //! - `crowd`: all wait for the same event; [`Barrier`]: that all have come; [`WaitGroup`]: that all are done; [`Once`]: that
 //!   something was done, and behind it the values of [`OnceLock`] and [`LazyLock`];
 //! - [`oneshot`]: one message; [`channel`]: many, bounded, unbounded or handed over; [`mpsc`]: the same by std's names;
-//! - [`broadcast`]: each message to every receiver; [`watch`]: the latest value, and who wants to know of changes.
+//! - [`broadcast`]: each message to every receiver; [`watch`]: the latest value, and who wants to know of changes;
+//! - `select`: the first of several events, behind [`select!`](crate::select!).
 
 mod barrier;
 pub mod broadcast;
@@ -39,6 +40,7 @@ pub mod oneshot;
 mod raw_lock;
 mod raw_rwlock;
 mod rwlock;
+pub(crate) mod select;
 mod semaphore;
 mod short_lock;
 mod wait_group;

@@ -115,6 +115,11 @@ impl<T> Receiver<T> {
         self.wait(|| around::after(timeout))
     }
 
+    /// Leaves word whom to wake, until somebody else does. Returns false if `try_recv` has something to say already.
+    pub(super) fn await_message(&mut self, receiver: Unparker) -> bool {
+        self.slot.as_ref().is_some_and(|slot| slot.await_message(receiver))
+    }
+
     #[inline(always)]
     fn wait(&mut self, deadline: impl FnOnce() -> Option<Instant>) -> Result<T, RecvTimeoutError> {
         check_scope().map_err(RecvTimeoutError::Interrupted)?;
@@ -185,6 +190,16 @@ impl<T, W> Slot<T, W> {
         }
         *state = State::Awaited(receiver()?);
         Ok(None)
+    }
+
+    /// Notes who waits for the message, if there may be one that is not there yet.
+    fn await_message(&self, receiver: W) -> bool {
+        let mut state = self.0.lock();
+        let is_pending = matches!(*state, State::Empty | State::Awaited(_));
+        if is_pending {
+            *state = State::Awaited(receiver);
+        }
+        is_pending
     }
 
     /// What was there when one side went. The caller drops it, or wakes it, outside the lock: a message that nobody received

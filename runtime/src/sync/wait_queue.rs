@@ -12,6 +12,10 @@
 //! whoever holds the primitive's lock; from then on to the waiter. So the race of every wait is decided in one place: a
 //! waiter that gives up learns from `leave` that it was granted meanwhile, and takes it or passes it on.
 //!
+//! Who waits for the first of several things has a node in the queue of each, and all of them refer to one [`Claim`].
+//! Whoever would grant takes the claim first; if somebody else has it, the node is put out of the queue as `Idle`, and the
+//! next waiter is tried. So nothing is ever given to one who has taken something else already.
+//!
 //! The queue wakes nobody. It hands out the [`Unparker`], which its caller uses after the lock.
 
 use std::cell::Cell;
@@ -20,7 +24,7 @@ use std::ptr;
 use std::time::Instant;
 
 use super::short_lock::{ShortGuard, ShortLock};
-use crate::atomic::{AtomicU8, Ordering, UnsafeCell};
+use crate::atomic::{AtomicBool, AtomicU8, Ordering, UnsafeCell};
 use crate::park::{self, Interrupt, Parked, Unparker, WaitReason};
 
 /// Waiters, first come first served. `V` is what a waiter wants, or is given.
@@ -41,7 +45,38 @@ pub(super) struct Waiter<V> {
     value: UnsafeCell<V>,
     previous: Cell<*const Self>,
     next: Cell<*const Self>,
+    /// What must be taken before it is granted anything; null if it waits here only.
+    claim: Cell<*const Claim>,
     _stays: PhantomPinned,
+}
+
+/// The right to end a wait in several queues, which one of all who would end it gets: a granter, or the waiter itself.
+///
+/// It decides and nothing else. What is granted goes by the lock of a queue and the stage of a node, so no order of memory
+/// hangs on it.
+pub(crate) struct Claim {
+    is_taken: AtomicBool,
+}
+
+impl Claim {
+    /// A claim that is taken.
+    pub(super) fn new() -> Self {
+        Self { is_taken: AtomicBool::new(true) }
+    }
+
+    /// Only for the waiter, while it is in no queue.
+    pub(super) fn release(&self) {
+        self.is_taken.store(false, Ordering::Relaxed);
+    }
+
+    /// Returns whether the caller is the one who took it.
+    pub(super) fn take(&self) -> bool {
+        !self.is_taken.swap(true, Ordering::Relaxed)
+    }
+
+    pub(super) fn is_taken(&self) -> bool {
+        self.is_taken.load(Ordering::Relaxed)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +99,7 @@ impl<V> Waiter<V> {
             value: UnsafeCell::new(value),
             previous: Cell::new(ptr::null()),
             next: Cell::new(ptr::null()),
+            claim: Cell::new(ptr::null()),
             _stays: PhantomPinned,
         }
     }
@@ -119,6 +155,17 @@ impl<V> WaitQueue<V> {
         self.last = waiter;
     }
 
+    /// Adds a waiter as the last one, for one who waits in other queues as well.
+    ///
+    /// # Safety
+    ///
+    /// As [`join`](Self::join); and the claim stays where it is as long.
+    pub(super) unsafe fn join_with(&mut self, waiter: &Waiter<V>, unparker: Unparker, claim: &Claim) {
+        waiter.claim.set(claim);
+        // SAFETY: by the caller's promise.
+        unsafe { self.join(waiter, unparker) };
+    }
+
     /// Adds a waiter as the first one.
     ///
     /// # Safety
@@ -137,12 +184,23 @@ impl<V> WaitQueue<V> {
     /// Grants the first waiter what it waits for, which `give` writes into its value. Unpark it when the lock is released.
     #[inline(always)]
     pub(super) fn grant(&mut self, give: impl FnOnce(&mut V)) -> Option<Unparker> {
-        self.advance(Stage::Granted, give)
+        self.next().map(|next| next.grant(give))
     }
 
     /// Tells the first waiter that its wait is in vain.
     pub(super) fn dismiss(&mut self) -> Option<Unparker> {
-        self.advance(Stage::Dismissed, |_| ())
+        self.next().map(|next| next.decide(Stage::Dismissed, |_| ()))
+    }
+
+    /// The first waiter that can still be granted something, which the caller must do then.
+    #[inline(always)]
+    pub(super) fn next(&mut self) -> Option<Next<'_, V>> {
+        // SAFETY: as in `join`.
+        let first = unsafe { self.first.as_ref() }?;
+        if !first.claim.get().is_null() && !self.claim_first() {
+            return None;
+        }
+        Some(Next { queue: self })
     }
 
     /// Ends a wait, at whichever stage it is, and says at which it was.
@@ -155,30 +213,49 @@ impl<V> WaitQueue<V> {
         stage
     }
 
-    /// What the first waiter wants.
+    /// What the first waiter wants. Only where nobody waits with a claim, since the next grant may pass over such a one.
     #[inline]
     pub(super) fn first(&self) -> Option<&V> {
         // SAFETY: as in `join`; and nobody writes the value while this reference lives, since that takes `&mut self`.
         unsafe { self.first.as_ref().map(|first| first.value.with_mut(|value| &*value)) }
     }
 
-    /// Whether nobody is `Waiting`.
+    /// Whether nobody is `Waiting`. If it is not empty a grant may be in vain all the same, when nobody in it can be claimed.
     #[inline(always)]
     pub(super) fn is_empty(&self) -> bool {
         self.first.is_null()
     }
 
-    #[inline(always)]
-    fn advance(&mut self, stage: Stage, give: impl FnOnce(&mut V)) -> Option<Unparker> {
+    /// Whether a grant would find somebody now who is not the owner of `own`.
+    pub(super) fn has_other_than(&self, own: &Claim) -> bool {
+        let mut next = self.first;
         // SAFETY: as in `join`.
-        let first = unsafe { self.first.as_ref() }?;
-        self.unlink(first);
-        // SAFETY: it is undecided, so its value is ours.
-        first.value.with_mut(|value| give(unsafe { &mut *value }));
-        let unparker = first.unparker.take();
-        // From here on it belongs to its waiter, and may be gone.
-        first.stage.store(stage as u8, Ordering::Release);
-        Some(unparker.expect("a waiter keeps its unparker while it is waiting"))
+        while let Some(waiter) = unsafe { next.as_ref() } {
+            let claim = waiter.claim.get();
+            // SAFETY: as in `join`: it stays as long as its waiter does.
+            if !ptr::eq(claim, own) && unsafe { claim.as_ref() }.is_none_or(|claim| !claim.is_taken()) {
+                return true;
+            }
+            next = waiter.next.get();
+        }
+        false
+    }
+
+    /// Puts out of the queue those whose claim is lost, until the first one's claim could be taken, or it needs none.
+    #[cold]
+    fn claim_first(&mut self) -> bool {
+        // SAFETY: as in `join`.
+        while let Some(first) = unsafe { self.first.as_ref() } {
+            // SAFETY: as in `join`: it stays as long as its waiter does.
+            if unsafe { first.claim.get().as_ref() }.is_none_or(Claim::take) {
+                return true;
+            }
+            self.unlink(first);
+            first.unparker.take();
+            // From here on it belongs to its waiter, who comes for it under the lock.
+            first.stage.store(Stage::Idle as u8, Ordering::Release);
+        }
+        false
     }
 
     /// Closes the list over a waiter.
@@ -195,6 +272,33 @@ impl<V> WaitQueue<V> {
             None => self.last = previous,
             Some(next) => next.previous.set(previous),
         }
+    }
+}
+
+/// The first waiter of a queue, whose claim is taken for the caller if it has one.
+#[must_use = "who has been claimed waits for ever unless it is granted something"]
+pub(super) struct Next<'a, V> {
+    queue: &'a mut WaitQueue<V>,
+}
+
+impl<V> Next<'_, V> {
+    /// As [`WaitQueue::grant`].
+    #[inline(always)]
+    pub(super) fn grant(self, give: impl FnOnce(&mut V)) -> Unparker {
+        self.decide(Stage::Granted, give)
+    }
+
+    #[inline(always)]
+    fn decide(self, stage: Stage, give: impl FnOnce(&mut V)) -> Unparker {
+        // SAFETY: as in `join`; there is a first one, and the queue was ours since.
+        let first = unsafe { &*self.queue.first };
+        self.queue.unlink(first);
+        // SAFETY: it is undecided, so its value is ours.
+        first.value.with_mut(|value| give(unsafe { &mut *value }));
+        let unparker = first.unparker.take();
+        // From here on it belongs to its waiter, and may be gone.
+        first.stage.store(stage as u8, Ordering::Release);
+        unparker.expect("a waiter keeps its unparker while it is waiting")
     }
 }
 
@@ -390,6 +494,61 @@ mod tests {
     }
 
     #[test]
+    fn whose_claim_is_lost_is_passed_over() {
+        with_queue(&[], |queue, _| {
+            let claims = [Claim::new(), Claim::new()];
+            let waiters = [Waiter::new(0), Waiter::new(1), Waiter::new(2)];
+            claims.iter().for_each(Claim::release);
+            // SAFETY: all of them are decided below.
+            unsafe {
+                queue.join_with(&waiters[0], park::unparker(), &claims[0]);
+                queue.join_with(&waiters[1], park::unparker(), &claims[1]);
+                queue.join(&waiters[2], park::unparker());
+            }
+            assert!(claims[0].take());
+            for expected in [1, 2] {
+                assert!(queue.grant(|value| assert_eq!(*value, expected)).is_some());
+            }
+            assert_eq!(waiters.each_ref().map(Waiter::stage), [Stage::Idle, Stage::Granted, Stage::Granted]);
+            assert!(!claims[1].take());
+            assert_eq!(queue.leave(&waiters[0]), Stage::Idle);
+        });
+    }
+
+    #[test]
+    fn a_queue_of_lost_claims_grants_nothing() {
+        with_queue(&[], |queue, _| {
+            let claim = Claim::new();
+            let waiters = [Waiter::new(0), Waiter::new(1)];
+            // SAFETY: both are put out of the queue below.
+            waiters.iter().for_each(|waiter| unsafe { queue.join_with(waiter, park::unparker(), &claim) });
+            assert!(!queue.is_empty());
+            assert!(queue.grant(|_| unreachable!("nobody is granted anything")).is_none());
+            assert!(queue.is_empty());
+        });
+    }
+
+    #[test]
+    fn who_looks_for_others_does_not_see_itself() {
+        with_queue(&[], |queue, _| {
+            let (own, other) = (Claim::new(), Claim::new());
+            let waiters = [Waiter::new(0), Waiter::new(1)];
+            own.release();
+            other.release();
+            // SAFETY: both leave below.
+            unsafe { queue.join_with(&waiters[0], park::unparker(), &own) };
+            assert!(!queue.has_other_than(&own));
+            assert!(queue.has_other_than(&other));
+            // SAFETY: as above.
+            unsafe { queue.join_with(&waiters[1], park::unparker(), &other) };
+            assert!(queue.has_other_than(&own));
+            assert!(other.take());
+            assert!(!queue.has_other_than(&own));
+            waiters.iter().for_each(|waiter| assert_eq!(queue.leave(waiter), Stage::Waiting));
+        });
+    }
+
+    #[test]
     fn a_waiter_may_wait_again() {
         with_queue(&[], |queue, _| {
             let waiter = Waiter::new(0);
@@ -443,5 +602,64 @@ mod models {
     #[test]
     fn loom_a_waiter_that_gives_up_learns_what_it_was_granted() {
         beside_a_grant(|queue, waiter| queue.lock().leave(waiter));
+    }
+
+    type Shared = Arc<ModelLock<WaitQueue<u32>>>;
+
+    /// A grant beside others, in a thread of its own. It keeps what nobody took.
+    fn grant(queue: &Shared, value: u32) -> thread::JoinHandle<Option<u32>> {
+        let queue = queue.clone();
+        thread::spawn(move || {
+            let granted = queue.lock().grant(|place| *place = value);
+            granted.is_none().then_some(value)
+        })
+    }
+
+    /// One who waits in two queues is granted by one of them or gives up, and what is not granted to it is kept. Then
+    /// whoever waits behind it is not forgotten.
+    #[test]
+    fn loom_a_claim_is_taken_once() {
+        model(3, || {
+            let queues: [Shared; 2] = std::array::from_fn(|_| Arc::new(ModelLock::new(WaitQueue::new())));
+            let (claim, waiters) = (Claim::new(), [Waiter::new(0), Waiter::new(0)]);
+            claim.release();
+            for (queue, waiter) in queues.iter().zip(&waiters) {
+                // SAFETY: each leaves below.
+                unsafe { queue.lock().join_with(waiter, park::unparker(), &claim) };
+            }
+            let granters = [grant(&queues[0], 7), grant(&queues[1], 8)];
+            let gave_up = claim.take();
+            let stages = [0, 1].map(|index: usize| queues[index].lock().leave(&waiters[index]));
+            let values = waiters.each_ref().map(|waiter| waiter.with_value(|value| *value));
+            let kept = granters.map(|granter| granter.join().expect("it ends"));
+            for (index, sent) in [7, 8].into_iter().enumerate() {
+                let was_granted = stages[index] == Stage::Granted;
+                assert_eq!(values[index], if was_granted { sent } else { 0 });
+                assert_eq!(kept[index], (!was_granted).then_some(sent), "each value is in one place");
+            }
+            let grants = stages.iter().filter(|stage| **stage == Stage::Granted).count();
+            assert_eq!(grants + usize::from(gave_up), 1, "one of the three has the claim");
+        });
+    }
+
+    #[test]
+    fn loom_who_waits_behind_a_lost_claim_is_granted() {
+        model(3, || {
+            let queue: Shared = Arc::new(ModelLock::new(WaitQueue::new()));
+            let (claim, first, second) = (Claim::new(), Waiter::new(0), Waiter::new(0));
+            claim.release();
+            // SAFETY: both leave below.
+            unsafe {
+                queue.lock().join_with(&first, park::unparker(), &claim);
+                queue.lock().join(&second, park::unparker());
+            }
+            let granter = grant(&queue, 7);
+            let gave_up = claim.take();
+            queue.lock().leave(&first);
+            let kept = granter.join().expect("it ends");
+            queue.lock().leave(&second);
+            let values = [&first, &second].map(|waiter| waiter.with_value(|value| *value));
+            assert_eq!((values, kept), (if gave_up { [0, 7] } else { [7, 0] }, None));
+        });
     }
 }

@@ -21,6 +21,7 @@ mod races;
 #[cfg(feature = "sanitizer")]
 mod sanitizer;
 mod seeded;
+mod select;
 mod shutdown;
 mod spawn;
 mod stacks;
