@@ -354,8 +354,10 @@ impl Runtime {
         let started = self.start_threads(workers, builder, sender);
         let doors = started.and_then(|()| receiver.iter().collect::<io::Result<Vec<_>>>());
         // On an error the threads that did start find no doors, and end.
-        let (doors, result) = doors.map_or_else(|error| (Vec::new(), Err(error)), |doors| (doors, Ok(())));
-        let (injectors, fronts): (Vec<_>, Vec<_>) = doors.into_iter().unzip();
+        let (mut doors, result) = doors.map_or_else(|error| (Vec::new(), Err(error)), |doors| (doors, Ok(())));
+        // As their threads are numbered, not as these were ready.
+        doors.sort_by_key(|(number, _)| *number);
+        let (injectors, fronts): (Vec<_>, Vec<_>) = doors.into_iter().map(|(_, door)| door).unzip();
         assert!(self.shared.fronts.set(fronts.into()).is_ok(), "a runtime starts once");
         assert!(self.shared.injectors.set(injectors.into()).is_ok(), "a runtime starts once");
         result
@@ -369,7 +371,7 @@ impl Runtime {
             let core = cores.iter().cycle().nth(index).copied();
             let thread = thread::Builder::new().name(format!("{}-{index}", builder.name));
             let run = machine::unpinned(move || {
-                run_thread(shared, StackPool::measured(guards, high_water), core, doors);
+                run_thread(index, shared, StackPool::measured(guards, high_water), core, doors);
             });
             self.threads().push(thread.spawn(run)?);
         }
@@ -441,10 +443,11 @@ impl Runtime {
     }
 }
 
-type Door = io::Result<(&'static Injector, Arc<Front>)>;
+/// The number of a worker, and how others reach it.
+type Door = io::Result<(usize, (&'static Injector, Arc<Front>))>;
 
 /// The life of a worker's OS thread.
-fn run_thread(shared: Arc<Shared>, stacks: StackPool, core: Option<usize>, doors: mpsc::Sender<Door>) {
+fn run_thread(number: usize, shared: Arc<Shared>, stacks: StackPool, core: Option<usize>, doors: mpsc::Sender<Door>) {
     let pinned = core.map_or(Ok(()), machine::pin_to);
     let (worker, front) = match pinned.and_then(|()| Reactor::new()) {
         Ok((reactor, doorbell)) => {
@@ -457,7 +460,7 @@ fn run_thread(shared: Arc<Shared>, stacks: StackPool, core: Option<usize>, doors
             return;
         }
     };
-    let _ = doors.send(Ok((worker.injector, front)));
+    let _ = doors.send(Ok((number, (worker.injector, front))));
     drop(doors);
     if shared.injectors.wait().is_empty() {
         worker.injector.hang_up();
