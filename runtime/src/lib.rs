@@ -36,7 +36,7 @@
 //! | 5 | `plain_thread`; `around`: what is around the caller; [`park`]: the one way to wait; `owner`: who holds something |
 //! | 6 | [`sync`]; `machine` |
 //! | 7 | `within`, `context_key`, `local`, `no_suspend`, `identity`, `panic_message`; `packet`, `shutdown`, `runtime`, `spawn`, `scope`, `try_scope` |
-//! | 8 | `time`, `blocking`, [`net`] |
+//! | 8 | `time`, `interval`, `blocking`, [`net`] |
 //! | 9 | [`thread`]: `std::thread`'s names; [`mod@select`]: the first of several events |
 //! | 10 | [`turn`]: the seam for protocol crates |
 
@@ -120,6 +120,8 @@ mod blocking;
 pub mod net;
 mod time;
 
+mod interval;
+
 pub mod select;
 pub mod thread;
 
@@ -132,6 +134,7 @@ pub use blocking::blocking;
 pub use context_key::ContextKey;
 pub use identity::{Dhaga, DhagaId, current};
 pub use interrupt::{Cancelled, Interrupt, Panicking, ShuttingDown};
+pub use interval::{Interval, MissedTicks, interval, interval_at};
 pub use local::{AccessError, LocalKey};
 pub use no_suspend::{NoSuspend, no_suspend};
 pub use park::WaitReason;

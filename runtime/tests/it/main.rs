@@ -28,6 +28,7 @@ mod stacks;
 mod storm;
 mod sync;
 mod thread;
+mod time;
 mod verdicts;
 mod waits;
 mod watch;

@@ -51,6 +51,9 @@ rows! {
     oneshot_recv: OneshotRecv, "`oneshot`: `recv`, `recv_timeout`";
     broadcast_recv: BroadcastRecv, "`broadcast`: `recv`, `recv_timeout`";
     watch_changed: WatchChanged, "`watch`: `changed`, `wait_for`";
+    select: SelectRecv, "`select!` and `Select`";
+    thread_park: ThreadPark, "`thread::park`";
+    interval: Tick, "`Interval::tick`";
     accept: Accept, "`TcpListener::accept`";
     connect: Connect, "`TcpStream::connect`";
     read: ReadSocket, "`TcpStream`: `read`, `peek`";
@@ -638,6 +641,80 @@ impl Wait for WatchChanged {
 
     fn wake(&self) {
         self.0.send(1).expect("the receiver is there");
+    }
+}
+
+struct SelectRecv(Channel, Channel);
+
+impl Wait for SelectRecv {
+    fn new() -> Self {
+        Self(channel::bounded(1), channel::bounded(1))
+    }
+
+    fn wait(&self) -> Ended {
+        let (first, second) = (&self.0.1, &self.1.1);
+        dhaga::select! {
+            recv(first) -> message => message.into(),
+            recv(second) -> message => message.into(),
+            after(LONG) => Ended::Otherwise("hours have passed"),
+            interrupted(why) => why.into(),
+        }
+    }
+
+    fn wake(&self) {
+        self.1.0.try_send(()).expect("there is room");
+    }
+}
+
+/// With a flag beside the token: a park may end early.
+struct ThreadPark(StdMutex<Option<dhaga::thread::Thread>>, AtomicBool);
+
+impl Wait for ThreadPark {
+    const MANNER: Manner = Manner::GoesOn;
+
+    fn new() -> Self {
+        Self(StdMutex::default(), AtomicBool::new(false))
+    }
+
+    fn wait(&self) -> Ended {
+        *self.0.lock().expect("nobody panicked") = Some(dhaga::thread::current());
+        while !self.1.load(Ordering::SeqCst) {
+            dhaga::thread::park();
+        }
+        Ended::Done
+    }
+
+    fn wake(&self) {
+        self.1.store(true, Ordering::SeqCst);
+        if let Some(waiter) = &*self.0.lock().expect("nobody panicked") {
+            waiter.unpark();
+        }
+    }
+}
+
+/// Beats until it is told that this was the last one.
+struct Tick(AtomicBool);
+
+impl Wait for Tick {
+    fn new() -> Self {
+        Self(AtomicBool::new(false))
+    }
+
+    fn wait(&self) -> Ended {
+        loop {
+            let is_last = self.0.load(Ordering::SeqCst);
+            let pause = if is_last { Duration::ZERO } else { Duration::from_millis(20) };
+            if let Err(why) = dhaga::interval_at(std::time::Instant::now() + pause, LONG).tick() {
+                return why.into();
+            }
+            if is_last {
+                return Ended::Done;
+            }
+        }
+    }
+
+    fn wake(&self) {
+        self.0.store(true, Ordering::SeqCst);
     }
 }
 
