@@ -9,3 +9,4 @@ mod late;
 mod ownership;
 mod pressure;
 mod shutdown;
+mod waits;
