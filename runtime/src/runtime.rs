@@ -131,7 +131,7 @@ impl RuntimeBuilder {
     /// # Errors
     ///
     /// `InvalidInput`: no worker, more than 1024, a limit of no dhagas, or a stack that cannot be given. Otherwise what the
-    /// kernel said when it was asked for a thread, an epoll, an eventfd or a core.
+    /// kernel said when it was asked for a thread, an epoll, an eventfd, a core, or the first stack of each worker.
     ///
     /// `Unsupported`: this process was forked from one that had a runtime; see [`SpawnError::Forked`].
     pub fn build(self) -> io::Result<Runtime> {
@@ -448,12 +448,8 @@ type Door = io::Result<(usize, (&'static Injector, Arc<Front>))>;
 
 /// The life of a worker's OS thread.
 fn run_thread(number: usize, shared: Arc<Shared>, stacks: StackPool, core: Option<usize>, doors: mpsc::Sender<Door>) {
-    let pinned = core.map_or(Ok(()), machine::pin_to);
-    let (worker, front) = match pinned.and_then(|()| Reactor::new()) {
-        Ok((reactor, doorbell)) => {
-            let front = Arc::new(Front::new(reactor));
-            (Worker::new(shared.clone(), front.clone(), doorbell, stacks), front)
-        }
+    let (worker, front) = match prepare(shared.clone(), stacks, core) {
+        Ok(prepared) => prepared,
         Err(error) => {
             // Nobody hears it if another worker failed first: the runtime is not built either way.
             let _ = doors.send(Err(error));
@@ -463,12 +459,27 @@ fn run_thread(number: usize, shared: Arc<Shared>, stacks: StackPool, core: Optio
     let _ = doors.send(Ok((number, (worker.injector, front))));
     drop(doors);
     if shared.injectors.wait().is_empty() {
+        worker.return_first_stack();
         worker.injector.hang_up();
         return worker.injector.retire();
     }
     overflow::install();
     overflow::ensure_alternate_stack();
     run_worker(worker);
+}
+
+/// Makes the worker of this OS thread, with all that it needs before it can run anything.
+fn prepare(shared: Arc<Shared>, stacks: StackPool, core: Option<usize>) -> io::Result<(Worker, Arc<Front>)> {
+    core.map_or(Ok(()), machine::pin_to)?;
+    let (reactor, doorbell) = Reactor::new()?;
+    let front = Arc::new(Front::new(reactor));
+    let worker = Worker::new(shared, front.clone(), doorbell, stacks);
+    if let Err(error) = worker.take_first_stack() {
+        worker.injector.hang_up();
+        worker.injector.retire();
+        return Err(io::Error::new(io::ErrorKind::OutOfMemory, error));
+    }
+    Ok((worker, front))
 }
 
 /// The runtime of everybody who names none: started at first use, never shut down.

@@ -212,7 +212,6 @@ impl Worker {
 
     /// THE LOOP. Each line is one step of a turn; see the steps below in the same order.
     fn run(&self) {
-        self.keep_reserve();
         while !self.is_finished() {
             self.drain_injector();
             self.expire_timers();

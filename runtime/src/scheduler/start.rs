@@ -103,6 +103,26 @@ impl Worker {
         }
     }
 
+    /// Takes the first stack, which is kept for the case that there is no other. Before the worker runs, and so before any
+    /// other can take all the memory that there is: a worker that never had one could run nothing.
+    ///
+    /// # Errors
+    ///
+    /// There is no memory for it.
+    pub(crate) fn take_first_stack(&self) -> Result<(), StackError> {
+        let stack = self.stacks.borrow_mut().take(self.shared.stack_bytes)?;
+        self.reserve.replace(Some(stack));
+        self.is_short.set(false);
+        Ok(())
+    }
+
+    /// Gives that stack back.
+    pub(crate) fn return_first_stack(&self) {
+        if let Some(stack) = self.reserve.take() {
+            self.stacks.borrow_mut().give_back(stack);
+        }
+    }
+
     /// Keeps a stack for the case that there is no other, and lets one try again who waits for it.
     #[cold]
     pub(super) fn keep_reserve(&self) {

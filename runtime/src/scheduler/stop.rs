@@ -100,9 +100,7 @@ impl Worker {
         self.callbacks.take();
         self.flush();
         self.extensions.clear();
-        if let Some(stack) = self.reserve.take() {
-            self.stacks.borrow_mut().give_back(stack);
-        }
+        self.return_first_stack();
         self.shared.return_credit(self.credit.take());
     }
 }
