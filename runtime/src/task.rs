@@ -214,8 +214,20 @@ impl Task {
         self.attention.has(Attention::UNWINDING)
     }
 
-    /// Drops what `local!` keeps for it, on its own stack.
-    pub(crate) fn drop_locals(&self) {
+    /// Drops what it keeps for itself, on its own stack: what `local!` made, then what it inherited.
+    #[inline(always)]
+    pub(crate) fn drop_own(&self) {
+        self.drop_locals();
+        if let Some(head) = self.head()
+            && let Some(ambient) = head.take_ambient()
+        {
+            quietly(head.label(), || drop(ambient));
+            // What that has made.
+            self.drop_locals();
+        }
+    }
+
+    fn drop_locals(&self) {
         while let Some(value) = self.locals.take_last() {
             match self.head() {
                 Some(head) => quietly(head.label(), || drop(value)),

@@ -1,0 +1,110 @@
+//! Scopes and groups whose dhagas fail in odd ways.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use dhaga::sync::channel;
+use dhaga::{Builder, Runtime, SpawnError};
+
+use crate::common::{DEADLINE, everywhere, within_deadline};
+
+fn runtime_for_one() -> Runtime {
+    Runtime::builder().workers(1).tasks_max(1).build().expect("a test can start a runtime")
+}
+
+#[test]
+fn a_spawn_that_is_refused_and_handled_does_not_fail_its_scope() {
+    within_deadline(DEADLINE, || {
+        let runtime = runtime_for_one();
+        let outcome = runtime.spawn(|| {
+            dhaga::scope(|s| {
+                let refused = Builder::new().spawn_scoped(s, || ());
+                assert!(matches!(refused, Err(SpawnError::TooMany { .. })));
+                7
+            })
+        });
+        assert_eq!(outcome.join().expect("the error was handled"), 7);
+    });
+}
+
+#[test]
+fn a_spawn_that_is_refused_and_handled_does_not_fail_its_group() {
+    within_deadline(DEADLINE, || {
+        let runtime = runtime_for_one();
+        let outcome = runtime.spawn(|| {
+            dhaga::try_scope(|s| {
+                let refused = s.spawn_with(Builder::new(), || Ok::<(), SpawnError>(()));
+                assert!(matches!(refused, Err(SpawnError::TooMany { .. })));
+                Ok::<_, SpawnError>(dhaga::is_cancelled())
+            })
+        });
+        assert_eq!(outcome.join().expect("the error was handled"), Ok(false));
+    });
+}
+
+#[test]
+fn a_spawn_that_is_refused_is_the_error_of_its_group() {
+    within_deadline(DEADLINE, || {
+        let runtime = runtime_for_one();
+        let outcome = runtime.spawn(|| {
+            dhaga::try_scope(|s| {
+                s.spawn_with(Builder::new(), || Ok(()))?;
+                Ok(())
+            })
+        });
+        assert_eq!(outcome.join().expect("it is no panic"), Err(SpawnError::TooMany { limit: 1 }));
+    });
+}
+
+#[test]
+fn a_panic_of_the_groups_own_code_cancels_the_rest() {
+    everywhere(|| {
+        let ended = AtomicBool::new(false);
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            dhaga::try_scope(|s| {
+                s.spawn(|| {
+                    let (_sender, receiver) = channel::bounded::<()>(1);
+                    let waited = receiver.recv_timeout(Duration::from_secs(20));
+                    ended.store(dhaga::is_cancelled(), Ordering::SeqCst);
+                    waited.map_err(|_| "waited")
+                });
+                if dhaga::checkpoint().is_ok() {
+                    std::panic::resume_unwind(Box::new(7));
+                }
+                Ok::<(), &str>(())
+            })
+        }));
+        assert!(outcome.is_err_and(|payload| payload.is::<i32>()));
+        assert!(ended.into_inner(), "it was not cancelled");
+    });
+}
+
+#[test]
+fn an_error_that_one_dhaga_takes_from_another_and_passes_on_is_not_lost() {
+    everywhere(|| {
+        let outcome = dhaga::try_scope(|s| {
+            let first = s.spawn(|| Err::<(), _>("first"));
+            s.spawn(move || first.join());
+            Ok(())
+        });
+        assert_eq!(outcome, Err("first"));
+    });
+}
+
+#[test]
+fn a_promise_not_to_wait_that_another_dhaga_drops_leaves_that_one_as_it_is() {
+    within_deadline(DEADLINE, || {
+        let (done, is_done) = std::sync::mpsc::channel();
+        let maker = dhaga::spawn(|| {
+            let promise = dhaga::no_suspend();
+            let other = move || {
+                drop(promise);
+                dhaga::sleep(Duration::from_millis(1));
+                done.send(7).expect("the test waits");
+            };
+            dhaga::spawn_local(other).detach();
+        });
+        maker.join().expect("it ends");
+        assert_eq!(is_done.recv(), Ok(7));
+    });
+}
