@@ -227,6 +227,14 @@ impl Task {
         }
     }
 
+    /// Aborts if a frame is left at the end of the dhaga: a coroutine of another library keeps it, and would come back to it.
+    #[inline(always)]
+    pub(crate) fn expect_no_frame(&self) {
+        if !self.frames.get().is_null() {
+            frame::abort_out_of_order();
+        }
+    }
+
     fn drop_locals(&self) {
         while let Some(value) = self.locals.take_last() {
             match self.head() {

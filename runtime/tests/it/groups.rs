@@ -108,3 +108,42 @@ fn a_promise_not_to_wait_that_another_dhaga_drops_leaves_that_one_as_it_is() {
         assert_eq!(is_done.recv(), Ok(7));
     });
 }
+
+#[test]
+fn frames_that_end_out_of_order_abort_in_words() {
+    use corosensei::{Coroutine, Yielder};
+    let words = crate::child::aborts(crate::child::name_of!(frames_that_end_out_of_order_abort_in_words), || {
+        let hour = Duration::from_secs(3600);
+        let mut other =
+            Coroutine::new(move |yielder: &Yielder<(), ()>, ()| dhaga::within(hour, || yielder.suspend(())));
+        let _ = other.resume(());
+        dhaga::within(2 * hour, || other.resume(()).as_return());
+        drop(other);
+        println!("{:?}", dhaga::deadline());
+    });
+    if let Some(words) = words {
+        assert!(words.contains("out of order"), "{words}");
+    }
+}
+
+#[test]
+fn a_frame_that_outlives_its_dhaga_aborts_in_words() {
+    use corosensei::{Coroutine, Yielder};
+    let words = crate::child::aborts(crate::child::name_of!(a_frame_that_outlives_its_dhaga_aborts_in_words), || {
+        let first = dhaga::spawn(|| {
+            let body = |yielder: &Yielder<(), ()>, ()| dhaga::uncancellable(|| yielder.suspend(()));
+            let mut other = Coroutine::new(body);
+            let _ = other.resume(());
+            dhaga::spawn_local(move || {
+                dhaga::sleep(Duration::from_millis(10));
+                drop(other);
+            })
+            .detach();
+        });
+        first.join().expect("it does not end");
+        std::thread::sleep(Duration::from_millis(100));
+    });
+    if let Some(words) = words {
+        assert!(words.contains("out of order"), "{words}");
+    }
+}

@@ -4,6 +4,7 @@
 mod aborting;
 mod blocking;
 mod broadcast;
+mod cancels;
 mod child;
 mod common;
 mod context;
