@@ -152,7 +152,8 @@ impl Inherited {
     }
 
     fn take(&self) -> Option<Arc<Ambient>> {
-        let ambient = NonNull::new(self.0.swap(ptr::null_mut(), Ordering::Relaxed))?;
+        let ambient = NonNull::new(self.0.load(Ordering::Relaxed))?;
+        self.0.store(ptr::null_mut(), Ordering::Relaxed);
         // SAFETY: it came from `Arc::into_raw`, and its count is handed on.
         Some(unsafe { Arc::from_raw(ambient.as_ptr()) })
     }

@@ -147,3 +147,19 @@ fn a_frame_that_outlives_its_dhaga_aborts_in_words() {
         assert!(words.contains("out of order"), "{words}");
     }
 }
+
+#[test]
+fn a_promise_not_to_wait_that_is_never_taken_back_ends_no_scope_early() {
+    everywhere(|| {
+        let borrowed = AtomicBool::new(false);
+        // `everywhere` has a thread for this alone: the promise holds for ever.
+        dhaga::scope(|s| {
+            s.spawn(|| {
+                dhaga::sleep(Duration::from_millis(20));
+                borrowed.store(true, Ordering::SeqCst);
+            });
+            std::mem::forget(dhaga::no_suspend());
+        });
+        assert!(borrowed.load(Ordering::SeqCst), "the scope has ended before its dhaga");
+    });
+}
