@@ -72,7 +72,7 @@ fn tree(depth: u32) {
             });
         }
         dhaga::scope(|_| ());
-        dhaga::uncancellable(|| dhaga::yield_now());
+        dhaga::uncancellable(dhaga::yield_now);
         assert_eq!(wait(), Interrupt::Cancelled);
     });
 }
@@ -107,7 +107,8 @@ fn a_shutdown_at_any_moment_by_two_leaves_nothing() {
                     loop {
                         let alive = alive.clone();
                         let detached = dhaga::Builder::new();
-                        let detached = if Arc::strong_count(&alive) % 3 == 0 { detached.detached() } else { detached };
+                        let detached =
+                            if Arc::strong_count(&alive).is_multiple_of(3) { detached.detached() } else { detached };
                         let spawned = detached.spawn_on(&runtime, move || {
                             let _alive = &alive;
                             dhaga::spawn(|| dhaga::sleep(Duration::from_secs(3600))).detach();
