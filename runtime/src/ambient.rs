@@ -63,24 +63,27 @@ struct Entry {
 
 impl Values {
     pub(crate) fn with(&self, key: u64, value: Arc<dyn Any + Send + Sync>) -> Self {
-        // One that is hidden at once is left out: else code that sets the same key for each child would make the list longer
-        // with every generation.
-        let outer = match &self.0 {
-            Some(entry) if entry.key == key => entry.outer.clone(),
-            _ => self.clone(),
-        };
-        Self(Some(Arc::new(Entry { key, value, outer })))
+        // What it hides is left out: else code that sets the same keys for each child would make the list longer with every
+        // generation.
+        Self(Some(Arc::new(Entry { key, value, outer: self.without(key) })))
+    }
+
+    /// The same list if the key is not there, otherwise one that shares what comes after it.
+    fn without(&self, key: u64) -> Self {
+        let Some(hidden) = self.entries().position(|entry| entry.key == key) else { return self.clone() };
+        let before: Vec<_> = self.entries().take(hidden).collect();
+        let after = self.entries().nth(hidden).map(|entry| entry.outer.clone()).unwrap_or_default();
+        before.into_iter().rev().fold(after, |outer, entry| {
+            Self(Some(Arc::new(Entry { key: entry.key, value: entry.value.clone(), outer })))
+        })
+    }
+
+    fn entries(&self) -> impl Iterator<Item = &Entry> {
+        std::iter::successors(self.0.as_deref(), |entry| entry.outer.0.as_deref())
     }
 
     pub(crate) fn get(&self, key: u64) -> Option<&Arc<dyn Any + Send + Sync>> {
-        let mut entry = self.0.as_ref();
-        while let Some(found) = entry {
-            if found.key == key {
-                return Some(&found.value);
-            }
-            entry = found.outer.0.as_ref();
-        }
-        None
+        self.entries().find(|entry| entry.key == key).map(|entry| &entry.value)
     }
 }
 
@@ -113,14 +116,20 @@ mod tests {
 
     #[test]
     fn a_list_of_a_million_is_dropped_without_recursion() {
-        let values = (0..1_000_000).fold(Values::default(), |values, key| values.with(key, Arc::new(key)));
+        // As `with` makes it, without its look at all keys.
+        let add = |outer, key: u64| Values(Some(Arc::new(Entry { key, value: Arc::new(key), outer })));
+        let values = (0..1_000_000).fold(Values::default(), add);
         assert_eq!(values.get(0).and_then(|value| value.downcast_ref()), Some(&0_u64));
     }
 
     #[test]
-    fn a_key_that_is_set_again_and_again_takes_one_entry() {
-        let values = (0..1000).fold(Values::default(), |values, round| values.with(7, Arc::new(round)));
-        assert!(values.0.as_ref().is_some_and(|entry| entry.outer.0.is_none()));
+    fn keys_that_are_set_again_and_again_take_one_entry_each() {
+        for keys in [1, 2, 7] {
+            let values = (0..1000).fold(Values::default(), |values, round| values.with(round % keys, Arc::new(round)));
+            assert_eq!(values.entries().count() as u64, keys);
+            let found = values.get(3 % keys).and_then(|value| value.downcast_ref::<u64>()).copied();
+            assert_eq!(found.map(|round| round % keys), Some(3 % keys));
+        }
     }
 
     #[test]

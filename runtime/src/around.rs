@@ -30,6 +30,7 @@ pub(crate) fn throw() -> ! {
     }
     resume_unwind(Box::new(Unwound))
 }
+
 /// What stands against a fallible wait: the deadline or cancellation of the scope around it, or that the thread panics.
 ///
 /// # Errors
@@ -162,7 +163,7 @@ pub(crate) fn inherited() -> Option<Arc<Ambient>> {
     match current_task() {
         Some(task) => match task.frame() {
             Some(frame) => frame.shared(),
-            None => task.head().and_then(|head| head.ambient().cloned()),
+            None => task.head().and_then(Head::ambient),
         },
         None => inherited_on_thread(),
     }
@@ -178,7 +179,7 @@ pub(crate) fn ambient() -> Ambient {
     match current_task() {
         Some(task) => match task.frame() {
             Some(frame) => frame.ambient().clone(),
-            None => task.head().and_then(Head::ambient).map_or_else(Ambient::default, |ambient| (**ambient).clone()),
+            None => task.head().and_then(Head::ambient).map_or_else(Ambient::default, Arc::unwrap_or_clone),
         },
         None => with_thread_frame(|frame| frame.map(|frame| frame.ambient().clone())).flatten().unwrap_or_default(),
     }
@@ -222,10 +223,10 @@ pub(crate) fn with_locals<R>(f: impl FnOnce(&LocalSlots) -> R) -> Option<R> {
     }
 }
 
-/// Drops what `local!` keeps for the calling dhaga, before anybody learns of its end.
-pub(crate) fn drop_locals() {
+/// Drops what the calling dhaga keeps for itself, before anybody learns of its end.
+pub(crate) fn drop_own() {
     if let Some(task) = current_task() {
-        task.drop_locals();
+        task.drop_own();
     }
 }
 

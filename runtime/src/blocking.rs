@@ -2,14 +2,14 @@
 
 use std::collections::VecDeque;
 use std::panic::Location;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use crate::ambient::Ambient;
 use crate::around;
 use crate::frame;
-use crate::job::Job;
+use crate::job::{Job, Label, quietly};
 use crate::machine;
 use crate::park;
 use crate::spawn::{JoinError, pair_for_pool};
@@ -132,6 +132,10 @@ impl Pool {
 
 /// Runs a closure under the deadline and the values that were in force where it was submitted.
 fn run(job: Job) {
-    let ambient = job.head().ambient().map_or_else(Ambient::default, |ambient| (**ambient).clone());
-    around::with_frames(|frames| frame::inside(frames, ambient, || job.execute().finish()));
+    let ambient = job.head().take_ambient().map_or_else(Ambient::default, Arc::unwrap_or_clone);
+    let (label, mut execution) = (Label::of_site(job.label().site), None);
+    let execute = || execution = Some(job.execute());
+    // Whoever waits learns of the end when the values have gone, whose `Drop` may panic.
+    quietly(&label, || around::with_frames(|frames| frame::inside(frames, ambient, execute)));
+    execution.expect("a job that is executed never unwinds").finish();
 }

@@ -112,20 +112,35 @@ fn enter<R>(innermost: &Innermost, edge: Edge, ambient: Ambient, f: impl FnOnce(
     let frame = Frame { outer: innermost.get(), edge, ambient, shared: OnceCell::new(), _stays: PhantomPinned };
     innermost.set(ptr::from_ref(&frame));
     // Also when `f` unwinds.
-    let _leave = Leave { innermost, outer: frame.outer };
+    let _leave = Leave { innermost, frame: &frame };
     f()
 }
 
 /// Unlinks a frame before it goes.
 struct Leave<'a> {
     innermost: &'a Innermost,
-    outer: *const Frame,
+    frame: &'a Frame,
 }
 
 impl Drop for Leave<'_> {
     fn drop(&mut self) {
-        self.innermost.set(self.outer);
+        if !ptr::eq(self.innermost.get(), self.frame) {
+            abort_out_of_order();
+        }
+        self.innermost.set(self.frame.outer);
     }
+}
+
+/// Ends the process: frames that do not nest would leave a pointer to one that is gone. Calls nest by themselves; who breaks
+/// that is a coroutine of another library.
+#[cold]
+pub(crate) fn abort_out_of_order() -> ! {
+    eprintln!(
+        "
+a `within`, `scope`, `uncancellable` or context value ended out of order: a coroutine of another library was switched away \
+         from inside of it, and code outside went on. Let none be entered there and left elsewhere: aborting"
+    );
+    std::process::abort()
 }
 
 /// The innermost frame of the caller, whose `innermost` this is.

@@ -73,8 +73,7 @@ pub(crate) struct Head {
     token: AtomicBool,
     label: Label,
     scope: Scope,
-    /// What was in force where it was spawned; most often nothing.
-    ambient: Option<Arc<Ambient>>,
+    ambient: Inherited,
     /// Its number in the process; 0 until somebody asks.
     number: AtomicU64,
     /// Its worker's door, and its id there; null before it first waits. Words without meaning on this floor.
@@ -123,6 +122,46 @@ impl Wish {
     #[inline(always)]
     fn stack_bytes(self) -> usize {
         usize::from(self.0 & !Self::BACKGROUND) * STACK_BYTES_MIN
+    }
+}
+
+/// What a dhaga inherited, until its end: whoever frees the allocation later may be anybody, and must meet no user code.
+/// A pointer made by `Arc::into_raw`, or null. Only whoever runs the job comes here, one call at a time.
+struct Inherited(AtomicPtr<Ambient>);
+
+impl Inherited {
+    #[inline(always)]
+    fn new(ambient: Option<Arc<Ambient>>) -> Self {
+        Self(AtomicPtr::new(ambient.map_or(ptr::null_mut(), |ambient| Arc::into_raw(ambient).cast_mut())))
+    }
+
+    #[inline(always)]
+    fn deadline(&self) -> Option<Deadline> {
+        // SAFETY: it is null or counted here, and nobody takes it during this call.
+        unsafe { self.0.load(Ordering::Relaxed).as_ref() }.and_then(|ambient| ambient.deadline)
+    }
+
+    #[inline(always)]
+    fn share(&self) -> Option<Arc<Ambient>> {
+        let ambient = NonNull::new(self.0.load(Ordering::Relaxed))?.as_ptr();
+        // SAFETY: it came from `Arc::into_raw` and is counted here, and nobody takes it during this call.
+        unsafe {
+            Arc::increment_strong_count(ambient);
+            Some(Arc::from_raw(ambient))
+        }
+    }
+
+    fn take(&self) -> Option<Arc<Ambient>> {
+        let ambient = NonNull::new(self.0.load(Ordering::Relaxed))?;
+        self.0.store(ptr::null_mut(), Ordering::Relaxed);
+        // SAFETY: it came from `Arc::into_raw`, and its count is handed on.
+        Some(unsafe { Arc::from_raw(ambient.as_ptr()) })
+    }
+}
+
+impl Drop for Inherited {
+    fn drop(&mut self) {
+        drop(self.take());
     }
 }
 
@@ -183,7 +222,7 @@ impl Head {
             token: AtomicBool::new(false),
             label,
             scope: Scope::default(),
-            ambient,
+            ambient: Inherited::new(ambient),
             number: AtomicU64::new(0),
             home: AtomicPtr::new(ptr::null_mut()),
             id: AtomicU64::new(0),
@@ -200,14 +239,21 @@ impl Head {
         self.wish.is_background()
     }
 
+    /// What was in force where it was spawned; most often nothing. Only for whoever runs the job.
     #[inline(always)]
-    pub(crate) fn ambient(&self) -> Option<&Arc<Ambient>> {
-        self.ambient.as_ref()
+    pub(crate) fn ambient(&self) -> Option<Arc<Ambient>> {
+        self.ambient.share()
     }
 
+    /// As [`Head::ambient`], which afterwards is nothing. What is dropped with it is user code.
+    pub(crate) fn take_ambient(&self) -> Option<Arc<Ambient>> {
+        self.ambient.take()
+    }
+
+    /// As [`Head::ambient`].
     #[inline(always)]
     pub(crate) fn deadline(&self) -> Option<Deadline> {
-        self.ambient.as_ref().and_then(|ambient| ambient.deadline)
+        self.ambient.deadline()
     }
 
     /// Its number in the process, which nobody else ever has. `next` gives one that was never given.
@@ -391,6 +437,8 @@ impl Execution {
         let mut execution = self;
         loop {
             execution.drop_unwanted();
+            let ambient = execution.head().take_ambient();
+            quietly(execution.head().label(), || drop(ambient));
             match execution.complete() {
                 Ok(()) => return,
                 Err(again) => execution = again,

@@ -35,6 +35,7 @@ pub struct NoSuspend {
 
 impl Drop for NoSuspend {
     fn drop(&mut self) {
-        around::change_no_suspend(|depth| depth - 1);
+        // Another dhaga of the worker may have got hold of it, who promised nothing.
+        around::change_no_suspend(|depth| depth.saturating_sub(1));
     }
 }

@@ -22,7 +22,7 @@ use crate::around::{is_cancelled, throw};
 use crate::coroutine::Wake;
 use crate::fork;
 pub use crate::interrupt::Interrupt;
-use crate::plain_thread::{ThreadParker, block_thread, block_thread_polling, this_thread};
+use crate::plain_thread::{ThreadParker, block_thread, block_thread_polling, block_thread_to_the_end, this_thread};
 use crate::run_queue::{Address, Message};
 use crate::scheduler::{Worker, current_task, worker};
 pub use crate::task::WaitReason;
@@ -151,7 +151,8 @@ pub(crate) fn park_raw(reason: WaitReason, deadline: Option<Instant>) -> Wake {
     worker.suspend(task, reason, deadline)
 }
 
-/// Parks even in a dhaga that was told to unwind, and says whether it was: for a scope, whose end must be waited for.
+/// Parks even where a wait is refused, and says whether the dhaga was told to unwind: for a scope, whose end must be waited
+/// for.
 pub(crate) fn park_through(reason: WaitReason) -> Wake {
     match worker().and_then(|worker| Some((worker, worker.current()?))) {
         Some((worker, task)) if !panicking() => {
@@ -159,7 +160,7 @@ pub(crate) fn park_through(reason: WaitReason) -> Wake {
             let wake = worker.suspend_to_the_end(task, reason);
             if task.is_unwinding() { Wake::Unwind } else { wake }
         }
-        _ => block_thread(reason, None),
+        _ => block_thread_to_the_end(),
     }
 }
 

@@ -176,6 +176,12 @@ pub(crate) fn block_thread(reason: WaitReason, deadline: Option<Instant>) -> Wak
     }
 }
 
+/// As [`block_thread`], for a wait that nothing may refuse: not even a `no_suspend` section.
+pub(crate) fn block_thread_to_the_end() -> Wake {
+    fork::assert_not_forked();
+    THREAD.try_with(|thread| thread.parker.clone()).map_or_else(|_| nap(None), |parker| parker.park_until(None))
+}
+
 /// As [`block_thread`], and until one of the descriptors is ready. May return early.
 pub(crate) fn block_thread_polling<'a>(
     reason: WaitReason,

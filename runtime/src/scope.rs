@@ -201,6 +201,8 @@ impl Scope<'_, '_> {
         let result =
             around::with_frames(|frames| frame::inside_scope(frames, &self.data.cancelled, around::ambient(), run));
         let is_unwound = self.data.wait_for_all() || self.data.was_unwound.load(Ordering::SeqCst);
+        // The code around may run for long, and keeps its link to this scope meanwhile.
+        self.data.cancelled.forget_children();
         match result {
             Err(payload) => resume_unwind(payload),
             // What comes after the scope may rely on what its dhagas have done.
@@ -268,7 +270,7 @@ impl<'scope> Scope<'scope, '_> {
             body.run(|| ());
             return Ok(ScopedJoinHandle { handle: None, slot, scope: PhantomData });
         }
-        let closure: Box<dyn FnOnce() + Send + 'scope> = Box::new(move || body.run(around::drop_locals));
+        let closure: Box<dyn FnOnce() + Send + 'scope> = Box::new(move || body.run(around::drop_own));
         // SAFETY: only the lifetime changes. Whatever `closure` borrows lives until `scope` returns or unwinds, and that
         // happens after `running` fell to zero; `Running` is the last field of `Body`, so by then the closure and its
         // result are dropped, whether it ran, panicked, was unwound, or was discarded unrun. Should a dhaga be leaked at a
@@ -276,7 +278,9 @@ impl<'scope> Scope<'scope, '_> {
         let closure = unsafe {
             std::mem::transmute::<Box<dyn FnOnce() + Send + 'scope>, Box<dyn FnOnce() + Send + 'static>>(closure)
         };
-        let handle = spawn_linked(builder, &self.data.cancelled, site, closure)?;
+        // Refused is not failed: the caller knows.
+        let refuse = |_: &SpawnError| drop(slot.take());
+        let handle = spawn_linked(builder, &self.data.cancelled, site, closure).inspect_err(refuse)?;
         Ok(ScopedJoinHandle { handle: Some(handle), slot, scope: PhantomData })
     }
 }

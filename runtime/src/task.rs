@@ -214,8 +214,28 @@ impl Task {
         self.attention.has(Attention::UNWINDING)
     }
 
-    /// Drops what `local!` keeps for it, on its own stack.
-    pub(crate) fn drop_locals(&self) {
+    /// Drops what it keeps for itself, on its own stack: what `local!` made, then what it inherited.
+    #[inline(always)]
+    pub(crate) fn drop_own(&self) {
+        self.drop_locals();
+        if let Some(head) = self.head()
+            && let Some(ambient) = head.take_ambient()
+        {
+            quietly(head.label(), || drop(ambient));
+            // What that has made.
+            self.drop_locals();
+        }
+    }
+
+    /// Aborts if a frame is left at the end of the dhaga: a coroutine of another library keeps it, and would come back to it.
+    #[inline(always)]
+    pub(crate) fn expect_no_frame(&self) {
+        if !self.frames.get().is_null() {
+            frame::abort_out_of_order();
+        }
+    }
+
+    fn drop_locals(&self) {
         while let Some(value) = self.locals.take_last() {
             match self.head() {
                 Some(head) => quietly(head.label(), || drop(value)),

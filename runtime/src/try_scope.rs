@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::around;
 use crate::identity::Dhaga;
+use crate::owner::{Here, here, is_here};
 use crate::runtime::SpawnError;
 use crate::scope::{Scope, ScopedJoinHandle};
 use crate::spawn::{Builder, JoinError};
@@ -24,8 +25,8 @@ use crate::within::uncancellable;
 ///
 /// # Panics
 ///
-/// When a dhaga of the group panicked, or never ran for want of memory: it can say neither yes nor no. Here too the rest are
-/// cancelled first. If the shutdown of the runtime has unwound one, the caller is unwound, too.
+/// When `f` or a dhaga of the group panicked, or one never ran for want of memory: it can say neither yes nor no. Here too the
+/// rest are cancelled first. If the shutdown of the runtime has unwound one, the caller is unwound, too.
 ///
 /// # Examples
 ///
@@ -48,15 +49,21 @@ where
     E: Send,
 {
     let group = TryScope { scope: Scope::new(), first: Mutex::new(First::None), was_cut_short: AtomicBool::new(false) };
-    let result = group.scope.run(|| f(&group).map_err(|error| group.fail(error)));
+    let result = group.scope.run(|| {
+        let guard = CutShort::new(&group.scope, &group.was_cut_short).started();
+        let result = f(&group);
+        std::mem::forget(guard);
+        result.map_err(|error| group.fail(error))
+    });
     assert!(
         !group.was_cut_short.load(Ordering::SeqCst),
         "a dhaga of the group panicked, was unwound by the shutdown of its runtime, or never ran"
     );
-    match (group.lock_first().take(), result) {
-        (Some(first), _) | (None, Err(Some(first))) => Err(first),
-        (None, Ok(value)) => Ok(value),
-        (None, Err(None)) => unreachable!("an error that was kept is there, or its handle took it and passed it on"),
+    let first = std::mem::replace(&mut *group.lock_first(), First::Taken);
+    match (first, result) {
+        (First::Kept(first), _) | (_, Err(Some(first))) | (First::Next(first), _) => Err(first),
+        (_, Ok(value)) => Ok(value),
+        (_, Err(None)) => unreachable!("an error that was kept is there, or its handle took it and passed it on"),
     }
 }
 
@@ -74,12 +81,14 @@ enum First<E> {
     Kept(E),
     /// By the handle of the dhaga that returned it.
     Taken,
+    /// The first after that, perhaps the same that another one passes on.
+    Next(E),
 }
 
 impl<E> First<E> {
     fn take(&mut self) -> Option<E> {
         match std::mem::replace(self, Self::Taken) {
-            Self::Kept(error) => Some(error),
+            Self::Kept(error) | Self::Next(error) => Some(error),
             Self::None | Self::Taken => None,
         }
     }
@@ -116,8 +125,9 @@ impl<'scope, E: Send> TryScope<'scope, '_, E> {
         T: Send + 'scope,
         E: 'scope,
     {
-        let guard = CutShort(&self.scope, &self.was_cut_short);
+        let guard = CutShort::new(&self.scope, &self.was_cut_short);
         let run = move || {
+            let guard = guard.started();
             let result = f();
             std::mem::forget(guard);
             result.map_err(|error| self.fail(error))
@@ -138,7 +148,11 @@ impl<'scope, E: Send> TryScope<'scope, '_, E> {
                 *first = First::Kept(error);
                 None
             }
-            First::Kept(_) | First::Taken => Some(error),
+            taken @ First::Taken => {
+                *taken = First::Next(error);
+                None
+            }
+            First::Kept(_) | First::Next(_) => Some(error),
         };
         self.scope.cancel();
         later
@@ -154,12 +168,31 @@ fn lock<E>(first: &Mutex<First<E>>) -> MutexGuard<'_, First<E>> {
 }
 
 /// Cancels the group unless it is forgotten: by a closure that panics, is unwound, or is dropped unrun.
-struct CutShort<'a, 'scope, 'env: 'scope>(&'a Scope<'scope, 'env>, &'a AtomicBool);
+struct CutShort<'a, 'scope, 'env: 'scope> {
+    scope: &'a Scope<'scope, 'env>,
+    was_cut_short: &'a AtomicBool,
+    /// Who spawns it; `None` once it has started.
+    spawner: Option<Here>,
+}
+
+impl<'a, 'scope, 'env> CutShort<'a, 'scope, 'env> {
+    fn new(scope: &'a Scope<'scope, 'env>, was_cut_short: &'a AtomicBool) -> Self {
+        Self { scope, was_cut_short, spawner: Some(here()) }
+    }
+
+    fn started(mut self) -> Self {
+        self.spawner = None;
+        self
+    }
+}
 
 impl Drop for CutShort<'_, '_, '_> {
     fn drop(&mut self) {
-        self.1.store(true, Ordering::SeqCst);
-        self.0.cancel();
+        // Unrun, and by the spawner itself: the spawn was refused, as it is told.
+        if !self.spawner.is_some_and(is_here) {
+            self.was_cut_short.store(true, Ordering::SeqCst);
+            self.scope.cancel();
+        }
     }
 }
 

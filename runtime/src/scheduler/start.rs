@@ -191,7 +191,8 @@ fn run_job(task: TaskRef, job: Job, end_of: impl FnOnce(Job) -> Execution) {
     let mut execution = end_of(job);
     loop {
         execution.drop_unwanted();
-        task.drop_locals();
+        task.drop_own();
+        task.expect_no_frame();
         task.forget_head();
         let is_background = execution.head().is_background();
         match execution.complete() {

@@ -4,11 +4,14 @@
 mod aborting;
 mod blocking;
 mod broadcast;
+mod cancels;
 mod child;
 mod common;
 mod context;
 mod fork;
+mod groups;
 mod leaks;
+mod leftovers;
 mod limits;
 mod locks;
 mod machine;
