@@ -28,6 +28,7 @@ mod stacks;
 mod storm;
 mod sync;
 mod thread;
+mod traits;
 mod verdicts;
 mod waits;
 mod watch;
