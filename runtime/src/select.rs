@@ -54,9 +54,10 @@ use crate::sync::select::{self, Arm, Event, Once, Order, Recv, Send, Timer};
 /// # Errors
 ///
 /// A select that may wait ends when the scope around it is cancelled or out of time, or if its thread unwinds from a panic
-/// and nothing is ready. Then `interrupted` runs. If there is no such arm, the first `recv`, `send`, `send_from` or `oneshot`
-/// arm without a condition runs, with the `Interrupted` that the operation would return by itself, so that a `?` passes it up.
-/// If there is none of these either, it does not compile. With `default` a select does not wait, and so is never interrupted.
+/// and nothing is ready. Then `interrupted` runs. If there is no such arm, the first `recv`, `send` or `oneshot` arm without a
+/// condition runs, with the `Interrupted` that the operation would return by itself, so that a `?` passes it up. A `send_from`
+/// arm never does: its place may be empty, and that error has a message inside. If there is none of these either, it does not
+/// compile. With `default` a select does not wait, and so is never interrupted.
 ///
 /// # Panics
 ///
@@ -183,9 +184,6 @@ macro_rules! __select {
     };
     (@arm send $arguments:tt ($outcome:pat) () $($rest:tt)*) => {
         $crate::__select!(@reporter send $arguments ($outcome) $($rest)*)
-    };
-    (@arm send_from $arguments:tt ($outcome:pat) () $($rest:tt)*) => {
-        $crate::__select!(@reporter send_from $arguments ($outcome) $($rest)*)
     };
     (@arm oneshot $arguments:tt ($outcome:pat) () $($rest:tt)*) => {
         $crate::__select!(@reporter oneshot $arguments ($outcome) $($rest)*)

@@ -47,8 +47,9 @@ pub struct RwLock<T: ?Sized> {
 #[must_use = "the lock is released as soon as its guard is dropped"]
 pub struct RwLockReadGuard<'a, T: ?Sized> {
     lock: &'a RwLock<T>,
-    /// As std's, a guard stays on its thread.
-    stays: PhantomData<*const ()>,
+    /// As std's, a guard stays on its thread, and is as safe to unwind through as a reference: a reader that panics poisons
+    /// nothing.
+    stays: PhantomData<*const T>,
 }
 
 /// The right to read and write the value of a [`RwLock`], given back when it is dropped.

@@ -36,7 +36,7 @@ use super::mutex::{Mutex, MutexGuard};
 use super::short_lock::ShortLock;
 use super::wait_queue::{Stopped, WaitQueue, check_scope, check_unwinding, unpark_each, wait_for_wake};
 use crate::around;
-use crate::park::{Interrupt, Unparker, WaitReason};
+use crate::park::{self, Interrupt, Unparker, WaitReason};
 
 /// A channel that holds one value, which the receiver counts as seen.
 pub fn channel<T>(value: T) -> (Sender<T>, Receiver<T>) {
@@ -305,6 +305,11 @@ impl<T> Receiver<T> {
             }
             // Not kept while waiting: it may be large.
             drop(value);
+            // Changes that keep coming keep nobody past its time.
+            let is_late = deadline().is_some_and(|deadline| deadline <= park::now());
+            if is_late && self.has_changed() == Ok(true) {
+                return Err(RecvTimeoutError::Timeout);
+            }
             self.wait_for_change(&deadline)?;
         }
     }

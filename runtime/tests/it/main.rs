@@ -32,6 +32,7 @@ mod storm;
 mod sync;
 mod thread;
 mod time;
+mod traits;
 mod verdicts;
 mod waits;
 mod watch;

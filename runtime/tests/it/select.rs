@@ -134,6 +134,7 @@ fn a_message_that_was_not_sent_stays_in_its_place() {
             dhaga::select! {
                 send_from(full, *message) -> sent => sent.is_ok(),
                 after(SHORT) => false,
+                interrupted(why) => panic!("{why:?}"),
             }
         };
         assert!(!round(&mut message));
@@ -662,6 +663,7 @@ fn timers_that_race_with_messages_lose_none() {
                                 break;
                             }
                             after(tight(round)) => assert_eq!(message, Some(number)),
+                            interrupted(why) => panic!("{why:?}"),
                         }
                     }
                 }
@@ -740,20 +742,32 @@ fn a_cancel_ends_a_select() {
                 recv(other) -> _ => unreachable!("it is the second"),
             }
         });
+        let other = nothing.clone();
+        let stuck = full.clone();
         let sends = dhaga::spawn(move || {
-            let mut message = Some(5);
             dhaga::select! {
-                send_from(full, message) -> sent => sent,
-                recv(nothing) -> _ => unreachable!("it is the second"),
+                send(stuck, 5) -> sent => sent,
+                recv(other) -> _ => unreachable!("it is the second"),
             }
+        });
+        let keeps = dhaga::spawn(move || {
+            let (mut message, mut none) = (Some(6), None);
+            let received = dhaga::select! {
+                send_from(full, none) -> _ => unreachable!("it has nothing to give back"),
+                send_from(full, message) -> _ => unreachable!("it keeps its message"),
+                recv(nothing) -> message => message,
+            };
+            (received, message)
         });
         dhaga::sleep(SHORT);
         interrupted.cancel();
         first.cancel();
         sends.cancel();
+        keeps.cancel();
         assert_eq!(ends_well(interrupted), Some(Interrupt::Cancelled));
         assert_eq!(ends_well(first), Err(RecvError::Interrupted(Interrupt::Cancelled)));
         assert_eq!(ends_well(sends), Err(SendError::Interrupted(5, Interrupt::Cancelled)));
+        assert_eq!(ends_well(keeps), (Err(RecvError::Interrupted(Interrupt::Cancelled)), Some(6)));
     });
 }
 

@@ -271,6 +271,21 @@ fn wait_for_asks_about_the_present_value_first() {
 }
 
 #[test]
+fn changes_that_keep_coming_keep_nobody_past_its_time() {
+    within_deadline(DEADLINE, || {
+        let (sender, mut receiver) = watch::channel(0);
+        let began = Instant::now();
+        // Each time it asks there is another value already, so it never comes to wait.
+        let is_wanted = |_: &u32| {
+            sender.send_replace(1);
+            began.elapsed() > DEADLINE / 2
+        };
+        let waited = receiver.wait_for_timeout(is_wanted, Duration::from_millis(20));
+        assert_eq!(waited.map(|value| *value), Err(RecvTimeoutError::Timeout));
+    });
+}
+
+#[test]
 fn the_last_value_is_seen_after_the_last_sender_is_gone() {
     everywhere(|| {
         let (sender, mut receiver) = watch::channel(1);
