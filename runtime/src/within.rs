@@ -51,8 +51,8 @@ fn until<R>(at: Option<Instant>, set_at: &'static Location<'static>, f: impl FnO
 
 /// Runs `f`, which neither a deadline nor a cancel from outside reaches: to hand something back in order, say.
 ///
-/// Deadlines and scopes that are opened inside count there. What `f` spawns is not reached from outside either, and
-/// inherits no deadline; it keeps the context's values.
+/// Deadlines and scopes that are opened inside count there. What `f` spawns is not reached from outside either, unless it
+/// spawns into a scope that was opened outside; it inherits no deadline, and keeps the context's values.
 ///
 /// # Examples
 ///
