@@ -8,6 +8,7 @@ mod child;
 mod common;
 mod context;
 mod fork;
+mod future;
 mod leaks;
 mod limits;
 mod locks;
