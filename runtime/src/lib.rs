@@ -33,10 +33,10 @@
 //! | 2 | `interrupt`, `context`, `ambient`, `frame`: cancellation, deadlines and values, and the code they are in force for; `local_slots`; `job`, `handshake`: what was spawned; `timer`; `task`, `ready_queue`; `audit`: what a runtime holds; `phase`, `stuck`: how far its shutdown has come, and who has not stopped; `run_queue`: how other threads reach a worker, by its `inbox` and as `thieves` |
 //! | 3 | `reactor`: who became ready; `front`: where an idle worker serves for one that is late; `extensions` |
 //! | 4 | `scheduler`: the loop |
-//! | 5 | `plain_thread`; `around`: what is around the caller; [`park`]: the one way to wait; `owner`: who holds something |
+//! | 5 | `relay`: a wake for a future; `plain_thread`; `around`: what is around the caller; [`park`]: the one way to wait; `owner`: who holds something |
 //! | 6 | [`sync`]; `machine` |
 //! | 7 | `within`, `context_key`, `local`, `no_suspend`, `identity`, `panic_message`; `packet`, `shutdown`, `runtime`, `spawn`, `scope`, `try_scope` |
-//! | 8 | `time`, `interval`, `blocking`, [`net`] |
+//! | 8 | `time`, `interval`, `blocking`, [`future`]: the bridge to `async` code; [`net`] |
 //! | 9 | [`thread`]: `std::thread`'s names; [`mod@select`]: the first of several events |
 //! | 10 | [`turn`]: the seam for protocol crates |
 
@@ -98,6 +98,7 @@ mod around;
 mod owner;
 pub mod park;
 mod plain_thread;
+mod relay;
 
 mod machine;
 pub mod sync;
@@ -117,6 +118,7 @@ mod spawn;
 mod try_scope;
 
 mod blocking;
+pub mod future;
 pub mod net;
 mod time;
 
@@ -132,6 +134,7 @@ pub use around::is_shutting_down;
 pub use audit::Audit;
 pub use blocking::blocking;
 pub use context_key::ContextKey;
+pub use future::{block_on, try_block_on};
 pub use identity::{Dhaga, DhagaId, current};
 pub use interrupt::{Cancelled, Interrupt, Panicking, ShuttingDown};
 pub use interval::{Interval, MissedTicks, interval, interval_at};

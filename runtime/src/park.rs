@@ -69,6 +69,11 @@ impl Unparker {
         }
     }
 
+    /// Wakes a future: see [`ThreadParker::of_future`].
+    pub(crate) fn of_future(parker: &Arc<ThreadParker>) -> Self {
+        Self(Sleeper::Thread(parker.clone()))
+    }
+
     pub(crate) fn address(&self) -> Option<Address> {
         match &self.0 {
             Sleeper::Dhaga(address) => Some(*address),

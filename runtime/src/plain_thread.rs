@@ -5,6 +5,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::Waker;
 use std::thread::panicking;
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,7 @@ use crate::coroutine::Wake;
 use crate::fork;
 use crate::frame::{self, Frame, Innermost};
 use crate::local_slots::LocalSlots;
+use crate::relay::Relay;
 use crate::scheduler::now;
 use crate::task::{WaitReason, refuse_in_no_suspend};
 
@@ -26,6 +28,9 @@ pub(crate) struct ThreadParker {
     bell: OnceLock<OwnedFd>,
     /// What `thread::unpark` left for it, and `thread::park` has not taken yet.
     token: AtomicBool,
+    /// No thread waits here but a future, to whose waker each wake goes on. It is here and no kind of its own in `Unparker`,
+    /// where it would make every spawn longer by a word.
+    relay: Option<Relay>,
 }
 
 #[derive(Default)]
@@ -36,11 +41,26 @@ struct Permit {
 }
 
 impl ThreadParker {
+    /// Stands for a future that was polled with this waker.
+    pub(crate) fn of_future(waker: &Waker) -> Arc<Self> {
+        Arc::new(Self { relay: Some(Relay::new(waker)), ..Self::default() })
+    }
+
+    /// The future is polled with this waker now.
+    pub(crate) fn redirect(&self, waker: &Waker) {
+        if let Some(relay) = &self.relay {
+            relay.redirect(waker);
+        }
+    }
+
     fn permit(&self) -> MutexGuard<'_, Permit> {
         self.permit.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn unpark(&self) {
+        if let Some(relay) = &self.relay {
+            return relay.wake();
+        }
         let mut permit = self.permit();
         permit.is_there = true;
         if permit.is_polling

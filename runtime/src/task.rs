@@ -83,6 +83,8 @@ pub enum WaitReason {
     Watch,
     /// For the first of several events.
     Select,
+    /// For a future to become ready.
+    Future,
     /// For a closure on the blocking pool.
     Blocking,
     /// For the answer of a remote call.

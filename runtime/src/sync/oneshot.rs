@@ -116,7 +116,7 @@ impl<T> Receiver<T> {
     }
 
     /// Leaves word whom to wake, until somebody else does. Returns false if `try_recv` has something to say already.
-    pub(super) fn await_message(&mut self, receiver: Unparker) -> bool {
+    pub(crate) fn await_message(&mut self, receiver: Unparker) -> bool {
         self.slot.as_ref().is_some_and(|slot| slot.await_message(receiver))
     }
 

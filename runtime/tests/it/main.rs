@@ -9,6 +9,7 @@ mod child;
 mod common;
 mod context;
 mod fork;
+mod future;
 mod groups;
 mod leaks;
 mod leftovers;

@@ -3,8 +3,10 @@
 use std::io::{Read, Write};
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex as StdMutex, mpsc};
+use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::Duration;
 
@@ -59,6 +61,8 @@ rows! {
     read: ReadSocket, "`TcpStream`: `read`, `peek`";
     write: WriteSocket, "`TcpStream`: `write`";
     blocking: Blocking, "`blocking`";
+    block_on: BlockOn, "`block_on`";
+    try_block_on: TryBlockOn, "`try_block_on`";
 }
 
 struct Park(StdMutex<Option<Unparker>>, AtomicBool);
@@ -855,5 +859,68 @@ impl Wait for Blocking {
 
     fn wake(&self) {
         drop(self.gate.lock().expect("nobody panicked").take());
+    }
+}
+
+/// A future that is ready when the test says so.
+#[derive(Default)]
+struct Promise(StdMutex<(bool, Vec<Waker>)>);
+
+impl Promise {
+    fn fulfil(&self) {
+        let wakers = {
+            let mut promise = self.0.lock().expect("nobody panicked");
+            promise.0 = true;
+            std::mem::take(&mut promise.1)
+        };
+        wakers.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl Future for &Promise {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let mut promise = self.0.lock().expect("nobody panicked");
+        if promise.0 {
+            return Poll::Ready(());
+        }
+        promise.1.push(context.waker().clone());
+        Poll::Pending
+    }
+}
+
+struct BlockOn(Promise);
+
+impl Wait for BlockOn {
+    const MANNER: Manner = Manner::GoesOn;
+
+    fn new() -> Self {
+        Self(Promise::default())
+    }
+
+    fn wait(&self) -> Ended {
+        dhaga::block_on(&self.0);
+        Ended::Done
+    }
+
+    fn wake(&self) {
+        self.0.fulfil();
+    }
+}
+
+struct TryBlockOn(Promise);
+
+impl Wait for TryBlockOn {
+    fn new() -> Self {
+        Self(Promise::default())
+    }
+
+    fn wait(&self) -> Ended {
+        dhaga::try_block_on(&self.0).into()
+    }
+
+    fn wake(&self) {
+        self.0.fulfil();
     }
 }
