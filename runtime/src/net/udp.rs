@@ -16,16 +16,16 @@ use super::source::Source;
 /// ```
 /// let server = dhaga::net::UdpSocket::bind("127.0.0.1:0")?;
 /// let address = server.local_addr()?;
-/// let echo = dhaga::spawn(move || {
+/// let echo = move || {
 ///     let mut buffer = [0; 1500];
 ///     let (len, from) = server.recv_from(&mut buffer)?;
 ///     server.send_to(&buffer[..len], from)
-/// });
+/// };
+/// dhaga::spawn(echo).detach();
 /// let client = dhaga::net::UdpSocket::bind("127.0.0.1:0")?;
 /// client.send_to(b"hello", address)?;
 /// let mut answer = [0; 5];
 /// assert_eq!(client.recv_from(&mut answer)?, (5, address));
-/// # echo.join().map_err(std::io::Error::from)??;
 /// # Ok::<(), std::io::Error>(())
 /// ```
 pub struct UdpSocket {

@@ -5,16 +5,16 @@
 //! ```
 //! use std::io::{Read, Write};
 //! let (mut near, mut far) = dhaga::net::UnixStream::pair()?;
-//! let echo = dhaga::spawn(move || {
+//! let echo = move || {
 //!     let mut word = [0; 5];
 //!     far.read_exact(&mut word)?;
 //!     far.write_all(&word)
-//! });
+//! };
+//! dhaga::spawn(echo).detach();
 //! near.write_all(b"hello")?;
 //! let mut answer = String::new();
 //! near.read_to_string(&mut answer)?;
 //! assert_eq!(answer, "hello");
-//! # echo.join().map_err(std::io::Error::from)??;
 //! # Ok::<(), std::io::Error>(())
 //! ```
 

@@ -24,15 +24,9 @@ use super::source::Source;
 ///
 /// let (reader, mut writer) = pipe()?;
 /// let reader = Watched::new(reader)?;
-/// dhaga::scope(|s| -> std::io::Result<()> {
-///     let read = s.spawn(|| {
-///         let mut buffer = [0; 16];
-///         reader.read_with(|mut pipe| pipe.read(&mut buffer))
-///     });
-///     writer.write_all(b"hello")?;
-///     assert_eq!(read.join().map_err(std::io::Error::from)??, 5);
-///     Ok(())
-/// })?;
+/// dhaga::spawn(move || writer.write_all(b"hello")).detach();
+/// let mut buffer = [0; 16];
+/// assert_eq!(reader.read_with(|mut pipe| pipe.read(&mut buffer))?, 5);
 /// # Ok::<(), std::io::Error>(())
 /// ```
 pub struct Watched<T: AsFd> {
