@@ -171,18 +171,27 @@ impl<W: Copy + PartialEq> Readiness<W> {
         Seen(self.word.load(Ordering::SeqCst))
     }
 
-    /// Notes that an attempt after `seen` found nothing more. Keeps the bit when an event came since, and when the peer
+    /// Notes that an attempt after `seen` took all there was. Keeps the bit when an event came since, and when the peer
     /// has closed, since no event will come again.
     #[inline(always)]
     pub(crate) fn clear(&self, seen: Seen, direction: Direction) {
         if direction == Direction::Read && seen.is_read_closed() {
             return;
         }
+        self.clear_bits(seen, direction.bit());
+    }
+
+    /// Notes that an attempt after `seen` would have blocked, unless an event came since. What looked like the peer's end
+    /// was none, or it would have told: an error of one datagram, or a writer of a FIFO that has a successor.
+    pub(crate) fn clear_blocked(&self, seen: Seen, direction: Direction) {
+        self.clear_bits(seen, if direction == Direction::Read { READABLE | READ_CLOSED } else { WRITABLE });
+    }
+
+    #[inline(always)]
+    fn clear_bits(&self, seen: Seen, bits: u32) {
         let mut current = seen.0;
         // The other direction's bit may change meanwhile; only another event counts as news.
-        while let Err(now) =
-            self.word.compare_exchange(current, current & !direction.bit(), Ordering::SeqCst, Ordering::SeqCst)
-        {
+        while let Err(now) = self.word.compare_exchange(current, current & !bits, Ordering::SeqCst, Ordering::SeqCst) {
             if now / EVENT != seen.0 / EVENT {
                 return;
             }
@@ -239,6 +248,12 @@ impl<W: Copy + PartialEq> Readiness<W> {
     pub(crate) fn next_waiter(&self, direction: Direction) -> Option<W> {
         let mut waiters = self.lock();
         if self.look().is_ready(direction) { waiters.queue(direction).pop() } else { None }
+    }
+
+    /// As an event that the kernel does not send: the direction counts as ready. Returns who is to be woken first.
+    pub(crate) fn set_ready(&self, direction: Direction) -> Option<W> {
+        self.note(direction.bit());
+        self.next_waiter(direction)
     }
 
     /// Sends the readable events to `callback` from now on.
@@ -378,7 +393,8 @@ fn bits_of(event: &mio::event::Event) -> u32 {
     if event.is_readable() || failed {
         bits |= READABLE;
     }
-    if event.is_writable() || failed {
+    // Both ways closed: who writes must learn of it, also where the buffer is full.
+    if event.is_writable() || event.is_write_closed() || failed {
         bits |= WRITABLE;
     }
     if event.is_read_closed() || failed {
@@ -442,6 +458,20 @@ mod tests {
         readiness.note(READABLE | READ_CLOSED);
         readiness.clear(readiness.look(), Direction::Read);
         assert!(readiness.look().is_ready(Direction::Read));
+    }
+
+    #[test]
+    fn an_end_after_which_a_read_would_block_was_none() {
+        let readiness = Readiness::default();
+        readiness.begin();
+        readiness.note(READABLE | READ_CLOSED);
+        let seen = readiness.look();
+        readiness.note(READABLE);
+        readiness.clear_blocked(seen, Direction::Read);
+        assert!(readiness.look().is_ready(Direction::Read), "an event came since");
+        readiness.clear_blocked(readiness.look(), Direction::Read);
+        assert!(!readiness.look().is_ready(Direction::Read) && !readiness.look().is_read_closed());
+        assert!(readiness.look().is_ready(Direction::Write));
     }
 }
 

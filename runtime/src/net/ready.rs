@@ -9,6 +9,9 @@ use rustix::event::PollFlags;
 
 use super::source::Source;
 use super::tcp::{TcpListener, TcpStream};
+use super::udp::UdpSocket;
+use super::unix::{UnixDatagram, UnixListener, UnixStream};
+use super::watched::Watched;
 use crate::park::Unparker;
 use crate::reactor::Direction;
 use crate::run_queue::Address;
@@ -17,9 +20,9 @@ use crate::sync::select::{Arm, Claim, Event};
 /// What a [`select!`](crate::select!) can wait for to become readable or writable: the sockets of [`net`](crate::net), and
 /// pointers to them.
 #[expect(private_bounds, reason = "only sockets that a worker can watch are sockets")]
-pub trait Socket: Watched {}
+pub trait Socket: Sourced {}
 
-trait Watched {
+trait Sourced {
     fn source(&self) -> &dyn AnySource;
 }
 
@@ -128,21 +131,27 @@ impl Arm for Ready<'_> {
     }
 }
 
-impl Watched for TcpStream {
-    fn source(&self) -> &dyn AnySource {
-        &*self.source
-    }
+macro_rules! sockets {
+    ($($socket:ty),*) => {
+        $(impl Sourced for $socket {
+            fn source(&self) -> &dyn AnySource {
+                &*self.source
+            }
+        })*
+    };
 }
 
-impl Watched for TcpListener {
+sockets!(TcpStream, TcpListener, UdpSocket, UnixStream, UnixListener, UnixDatagram);
+
+impl<T: AsFd> Sourced for Watched<T> {
     fn source(&self) -> &dyn AnySource {
-        &*self.source
+        &self.source
     }
 }
 
 macro_rules! pointers_to_sockets {
     ($($pointer:ty),*) => {
-        $(impl<S: Watched + ?Sized> Watched for $pointer {
+        $(impl<S: Sourced + ?Sized> Sourced for $pointer {
             fn source(&self) -> &dyn AnySource {
                 (**self).source()
             }
@@ -152,4 +161,4 @@ macro_rules! pointers_to_sockets {
 
 pointers_to_sockets!(&S, &mut S, Box<S>, Rc<S>, Arc<S>);
 
-impl<S: Watched + ?Sized> Socket for S {}
+impl<S: Sourced + ?Sized> Socket for S {}

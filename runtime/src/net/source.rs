@@ -1,7 +1,7 @@
 //! A socket and its readiness: try, and wait where the attempt would block. Every socket call of the runtime passes here.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,12 +15,18 @@ use crate::reactor::{Direction, Left, OnReady, Readiness};
 use crate::run_queue::{Address, Injector, Message};
 use crate::scheduler::{Worker, now, worker};
 
+/// Between attempts of which no event tells that they would succeed: the shortest pause, doubled up to the longest. So an
+/// idle wait costs a hundred attempts a second, and a short one is late by as much again at most.
+const PAUSE_MIN: Duration = Duration::from_millis(1);
+const PAUSE_MAX: Duration = Duration::from_millis(10);
+
 /// A non-blocking descriptor that dhagas of any worker, and plain threads, can wait for. It is registered once, with the
 /// worker of the first dhaga that waits for it, and stays there.
 pub(crate) struct Source<S: AsFd> {
+    /// Above the socket, so that it is dropped first: out of the interest list before the descriptor is closed. epoll would
+    /// keep a stale token if the descriptor had a duplicate.
+    registration: Registration,
     socket: S,
-    readiness: Arc<Readiness>,
-    home: Mutex<Option<Home>>,
     /// The user asked for `WouldBlock` instead of a wait.
     is_nonblocking: AtomicBool,
     read_timeout: Timeout,
@@ -46,11 +52,19 @@ impl Timeout {
     }
 }
 
+/// Who tells of a source's events, if anybody does.
+#[derive(Default)]
+struct Registration {
+    readiness: Arc<Readiness>,
+    home: Mutex<Option<Home>>,
+}
+
 /// Where a source is registered.
 #[derive(Clone, Copy)]
 struct Home {
     injector: &'static Injector,
     token: usize,
+    descriptor: RawFd,
 }
 
 /// How an operation waits.
@@ -65,9 +79,8 @@ impl<S: AsFd> Source<S> {
     /// Takes a socket that is in non-blocking mode already.
     pub(crate) fn new(socket: S) -> Self {
         Self {
+            registration: Registration::default(),
             socket,
-            readiness: Arc::default(),
-            home: Mutex::new(None),
             is_nonblocking: AtomicBool::new(false),
             read_timeout: Timeout::default(),
             write_timeout: Timeout::default(),
@@ -76,6 +89,13 @@ impl<S: AsFd> Source<S> {
 
     pub(crate) fn socket(&self) -> &S {
         &self.socket
+    }
+
+    /// Gives the socket back, which nobody watches any more.
+    pub(crate) fn into_socket(self) -> S {
+        let Self { registration, socket, .. } = self;
+        drop(registration);
+        socket
     }
 
     pub(crate) fn set_timeout(&self, direction: Direction, timeout: Option<Duration>) {
@@ -99,6 +119,20 @@ impl<S: AsFd> Source<S> {
         self.is_nonblocking.store(nonblocking, Ordering::Relaxed);
     }
 
+    pub(crate) fn is_nonblocking(&self) -> bool {
+        self.is_nonblocking.load(Ordering::Relaxed)
+    }
+
+    #[inline]
+    pub(crate) fn reading(&self) -> Manner {
+        Manner { direction: Direction::Read, reason: WaitReason::Read, timeout: self.timeout(Direction::Read) }
+    }
+
+    #[inline]
+    pub(crate) fn writing(&self) -> Manner {
+        Manner { direction: Direction::Write, reason: WaitReason::Write, timeout: self.timeout(Direction::Write) }
+    }
+
     /// Attempts until the result is other than `WouldBlock`, and waits in between. `is_drained` says of a success whether
     /// another attempt would block.
     #[inline]
@@ -108,7 +142,7 @@ impl<S: AsFd> Source<S> {
         mut attempt: impl FnMut(&S) -> io::Result<T>,
         is_drained: impl Fn(&T) -> bool,
     ) -> io::Result<T> {
-        let mut turn = Turn { readiness: &self.readiness, direction: manner.direction, owes_turn: false };
+        let mut turn = Turn { readiness: &self.registration.readiness, direction: manner.direction, owes_turn: false };
         let mut deadline = None;
         loop {
             park::spend();
@@ -119,7 +153,7 @@ impl<S: AsFd> Source<S> {
             if let Some(done) = self.attempt(manner.direction, &mut attempt, &is_drained) {
                 return done;
             }
-            if self.is_nonblocking.load(Ordering::Relaxed) {
+            if self.is_nonblocking() {
                 return Err(io::ErrorKind::WouldBlock.into());
             }
             let own = *deadline.get_or_insert_with(|| manner.timeout.and_then(around::after));
@@ -141,7 +175,7 @@ impl<S: AsFd> Source<S> {
         attempt: &mut impl FnMut(&S) -> io::Result<T>,
         is_drained: &impl Fn(&T) -> bool,
     ) -> Option<io::Result<T>> {
-        let seen = self.readiness.look();
+        let seen = self.registration.readiness.look();
         if !seen.is_ready(direction) && seen.is_registered() && is_on_worker() {
             return None;
         }
@@ -149,12 +183,12 @@ impl<S: AsFd> Source<S> {
             match attempt(&self.socket) {
                 Ok(value) => {
                     if is_drained(&value) {
-                        self.readiness.clear(seen, direction);
+                        self.registration.readiness.clear(seen, direction);
                     }
                     return Some(Ok(value));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.readiness.clear(seen, direction);
+                    self.registration.readiness.clear_blocked(seen, direction);
                     return None;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -192,10 +226,10 @@ impl<S: AsFd> Source<S> {
         turn: &mut Turn<'_>,
     ) -> io::Result<Parked> {
         self.ensure_registered()?;
-        if !self.readiness.enqueue(manner.direction, me) {
+        if !self.registration.readiness.enqueue(manner.direction, me) {
             return Ok(Parked::Woken);
         }
-        let queued = Queued { readiness: &self.readiness, direction: manner.direction, me, turn };
+        let queued = Queued { readiness: &self.registration.readiness, direction: manner.direction, me, turn };
         let parked = park::park_until(manner.reason, deadline);
         drop(queued);
         Ok(parked)
@@ -215,29 +249,69 @@ impl<S: AsFd> Source<S> {
 
     /// Whether an attempt would succeed, as the kernel says. A bit that says so may be out of date.
     pub(crate) fn is_ready_by_now(&self, direction: Direction) -> bool {
-        let seen = self.readiness.look();
+        let seen = self.registration.readiness.look();
         if !seen.is_ready(direction) && seen.is_registered() && is_on_worker() {
             return false;
         }
-        let mut polled = [PollFd::new(&self.socket, flags_of(direction))];
-        // What the kernel does not tell, an attempt will.
-        let is_ready = poll(&mut polled, Some(&Timespec::default())) != Ok(0);
+        let is_ready = is_ready_in_kernel(&self.socket, flags_of(direction));
         if !is_ready {
-            self.readiness.clear(seen, direction);
+            self.registration.readiness.clear_blocked(seen, direction);
         }
         is_ready
+    }
+
+    /// Waits until an attempt would succeed, as the kernel says.
+    pub(crate) fn become_ready(&self, manner: Manner) -> io::Result<()> {
+        let flags = flags_of(manner.direction);
+        let look = |socket: &S| {
+            is_ready_in_kernel(socket, flags).then_some(()).ok_or_else(|| io::ErrorKind::WouldBlock.into())
+        };
+        self.io(manner, look, |()| false)
+    }
+
+    /// As [`Source::io`] where no event tells that an attempt would succeed: it is repeated after pauses.
+    pub(crate) fn io_by_pauses<T>(
+        &self,
+        manner: Manner,
+        mut attempt: impl FnMut(&S) -> io::Result<T>,
+    ) -> io::Result<T> {
+        let mut pause = PAUSE_MIN;
+        let mut deadline = None;
+        loop {
+            park::spend();
+            park::check_attempt()?;
+            match attempt(&self.socket) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && !self.is_nonblocking() => {}
+                done => return done,
+            }
+            let own = *deadline.get_or_insert_with(|| manner.timeout.and_then(around::after));
+            if own.is_some_and(|own| own <= now()) {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            park::check()?;
+            park::park_until(manner.reason, park::earliest(own.into_iter().chain(around::after(pause)).min()));
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    /// For what was done to the socket that the kernel tells nobody of: who waits tries again.
+    pub(crate) fn rouse(&self, direction: Direction) {
+        if let Some(first) = self.registration.readiness.set_ready(direction) {
+            park::unpark_dhaga(first);
+        }
     }
 
     /// Queues a dhaga of this worker, or of another, for the next event. Returns false if one may have come already.
     pub(crate) fn enlist(&self, direction: Direction, me: Address) -> io::Result<bool> {
         self.ensure_registered()?;
-        Ok(self.readiness.enqueue(direction, me))
+        Ok(self.registration.readiness.enqueue(direction, me))
     }
 
     /// Leaves that queue. One event may stand for many connections to accept: if others wait, the next one's turn comes.
     pub(crate) fn withdraw(&self, direction: Direction, me: Address) {
-        let owes_turn = self.readiness.dequeue(direction, me) == Left::WokenBeforeOthers;
-        drop(Turn { readiness: &self.readiness, direction, owes_turn });
+        let owes_turn = self.registration.readiness.dequeue(direction, me) == Left::WokenBeforeOthers;
+        drop(Turn { readiness: &self.registration.readiness, direction, owes_turn });
     }
 
     /// What `poll(2)` watches in one direction.
@@ -246,17 +320,20 @@ impl<S: AsFd> Source<S> {
     }
 
     fn ensure_registered(&self) -> io::Result<()> {
-        if self.readiness.look().is_registered() {
+        if self.registration.readiness.look().is_registered() {
             return Ok(());
         }
         worker().map_or(Ok(()), |worker| self.register(worker))
     }
 
     fn register(&self, worker: &Worker) -> io::Result<()> {
-        let mut home = self.home.lock().unwrap_or_else(PoisonError::into_inner);
-        if !self.readiness.look().is_registered() {
-            let token = worker.register(self.socket.as_fd().as_raw_fd(), &self.readiness)?;
-            *home = Some(Home { injector: worker.injector, token });
+        // The user's code, if it is a type of theirs, and so before the lock.
+        let descriptor = self.socket.as_fd().as_raw_fd();
+        let Registration { readiness, home } = &self.registration;
+        let mut home = home.lock().unwrap_or_else(PoisonError::into_inner);
+        if !readiness.look().is_registered() {
+            let token = worker.register(descriptor, readiness)?;
+            *home = Some(Home { injector: worker.injector, token, descriptor });
         }
         Ok(())
     }
@@ -264,12 +341,12 @@ impl<S: AsFd> Source<S> {
     /// Calls `callback` for each event that makes the socket readable, from now on, on the caller's worker, or on another of
     /// its runtime while that one is late. What is there already counts as an event.
     pub(crate) fn on_ready(&self, callback: Arc<dyn OnReady>) -> io::Result<()> {
-        self.readiness.set_callback(Some(callback.clone()));
+        self.registration.readiness.set_callback(Some(callback.clone()));
         if let Some(worker) = worker() {
             worker.shared.expect_callbacks();
         }
-        if self.readiness.look().is_registered() {
-            if self.readiness.look().is_ready(Direction::Read) {
+        if self.registration.readiness.look().is_registered() {
+            if self.registration.readiness.look().is_ready(Direction::Read) {
                 callback.on_ready();
             }
             return Ok(());
@@ -281,23 +358,22 @@ impl<S: AsFd> Source<S> {
 
     /// Whether an attempt may succeed, as far as is known.
     pub(crate) fn is_ready(&self, direction: Direction) -> bool {
-        self.readiness.look().is_ready(direction)
+        self.registration.readiness.look().is_ready(direction)
     }
 
     /// Drops the callback, which may own this source.
     pub(crate) fn stop_callbacks(&self) {
-        self.readiness.set_callback(None);
+        self.registration.readiness.set_callback(None);
     }
 }
 
-impl<S: AsFd> Drop for Source<S> {
-    /// Out of the interest list first, closed second: epoll would keep a stale token if the descriptor had a duplicate.
+impl Drop for Registration {
     fn drop(&mut self) {
         let home = self.home.get_mut().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(Home { injector, token }) = home.filter(|_| self.readiness.look().is_registered()) else {
+        let Some(Home { injector, token, descriptor }) = home.filter(|_| self.readiness.look().is_registered()) else {
             return;
         };
-        injector.deregister(self.socket.as_fd().as_raw_fd());
+        injector.deregister(descriptor);
         let is_here =
             worker().filter(|worker| std::ptr::eq(worker.injector, injector)).map(|worker| worker.forget(token));
         if is_here.is_none() {
@@ -312,6 +388,11 @@ fn flags_of(direction: Direction) -> PollFlags {
         Direction::Read => PollFlags::IN,
         Direction::Write => PollFlags::OUT,
     }
+}
+
+fn is_ready_in_kernel(socket: &impl AsFd, flags: PollFlags) -> bool {
+    // What the kernel does not tell, an attempt will.
+    poll(&mut [PollFd::new(socket, flags)], Some(&Timespec::default())) != Ok(0)
 }
 
 /// A plain thread does not rely on the bits: nobody would tell it of a change.

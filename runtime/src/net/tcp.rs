@@ -1,16 +1,15 @@
 //! TCP as in `std::net`: the same names, the same behaviour, and a wait that parks.
 
-use std::fmt;
-use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, ToSocketAddrs};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
+use super::face::{handle, listener, refuse_zero, stream, timeouts};
 use super::source::{Manner, Source};
-use crate::interrupt::ShuttingDown;
 use crate::park::WaitReason;
 use crate::reactor::{Direction, OnReady};
 
@@ -58,19 +57,6 @@ impl TcpStream {
         connect(address, Some(timeout))
     }
 
-    fn from_nonblocking(socket: std::net::TcpStream) -> Self {
-        Self { source: Arc::new(Source::new(socket)) }
-    }
-
-    /// Another handle for the same connection, with the same timeouts.
-    ///
-    /// # Errors
-    ///
-    /// None; the signature is std's.
-    pub fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self { source: self.source.clone() })
-    }
-
     /// The address of the other side.
     ///
     /// # Errors
@@ -98,54 +84,13 @@ impl TcpStream {
         self.source.socket().shutdown(how)
     }
 
-    /// Limits each wait to read. `None`, the default, waits for ever. As in std it is shared by clones, and its expiry is
-    /// an error of kind `WouldBlock`.
-    ///
-    /// # Errors
-    ///
-    /// `InvalidInput` for a timeout of zero.
-    pub fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        refuse_zero(timeout)?;
-        self.source.set_timeout(Direction::Read, timeout);
-        Ok(())
-    }
-
-    /// As [`TcpStream::set_read_timeout`], for writes.
-    ///
-    /// # Errors
-    ///
-    /// `InvalidInput` for a timeout of zero.
-    pub fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        refuse_zero(timeout)?;
-        self.source.set_timeout(Direction::Write, timeout);
-        Ok(())
-    }
-
-    /// What [`TcpStream::set_read_timeout`] has set.
-    ///
-    /// # Errors
-    ///
-    /// None; the signature is std's.
-    pub fn read_timeout(&self) -> io::Result<Option<Duration>> {
-        Ok(self.source.timeout(Direction::Read))
-    }
-
-    /// What [`TcpStream::set_write_timeout`] has set.
-    ///
-    /// # Errors
-    ///
-    /// None; the signature is std's.
-    pub fn write_timeout(&self) -> io::Result<Option<Duration>> {
-        Ok(self.source.timeout(Direction::Write))
-    }
-
     /// Receives without taking: the next read finds the same bytes.
     ///
     /// # Errors
     ///
     /// As a read.
     pub fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.source.io(self.reading(), |socket| socket.peek(buffer), |_| false)
+        self.source.io(self.source.reading(), |socket| socket.peek(buffer), |_| false)
     }
 
     /// Sends small messages at once instead of gathering them (`TCP_NODELAY`).
@@ -184,39 +129,6 @@ impl TcpStream {
         self.source.socket().ttl()
     }
 
-    /// Takes the error that the kernel keeps for the socket.
-    ///
-    /// # Errors
-    ///
-    /// What the kernel says, as in std.
-    pub fn take_error(&self) -> io::Result<Option<io::Error>> {
-        self.source.socket().take_error()
-    }
-
-    /// Whether an operation that would wait returns `WouldBlock` instead. Shared by clones.
-    ///
-    /// # Errors
-    ///
-    /// None; the signature is std's.
-    pub fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
-        self.source.set_nonblocking(nonblocking);
-        Ok(())
-    }
-
-    #[inline]
-    fn reading(&self) -> Manner {
-        Manner { direction: Direction::Read, reason: WaitReason::Read, timeout: self.source.timeout(Direction::Read) }
-    }
-
-    #[inline]
-    fn writing(&self) -> Manner {
-        Manner {
-            direction: Direction::Write,
-            reason: WaitReason::Write,
-            timeout: self.source.timeout(Direction::Write),
-        }
-    }
-
     pub(crate) fn on_ready(&self, callback: Arc<dyn OnReady>) -> io::Result<()> {
         self.source.on_ready(callback)
     }
@@ -247,87 +159,13 @@ impl TcpStream {
     }
 }
 
-impl Read for &TcpStream {
-    #[inline]
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let len = buffer.len();
-        self.source.io(self.reading(), |mut socket| socket.read(buffer), |count| *count < len)
-    }
+handle!(TcpStream, std::net::TcpStream);
+timeouts!(TcpStream);
+stream!(TcpStream, is_short);
 
-    fn read_vectored(&mut self, buffers: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
-        let len: usize = buffers.iter().map(|buffer| buffer.len()).sum();
-        self.source.io(self.reading(), |mut socket| socket.read_vectored(buffers), |count| *count < len)
-    }
-}
-
-impl Write for &TcpStream {
-    #[inline]
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.source.io(self.writing(), |mut socket| socket.write(bytes), |count| *count < bytes.len())
-    }
-
-    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        let len: usize = slices.iter().map(|slice| slice.len()).sum();
-        self.source.io(self.writing(), |mut socket| socket.write_vectored(slices), |count| *count < len)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Read for TcpStream {
-    #[inline]
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        (&*self).read(buffer)
-    }
-
-    fn read_vectored(&mut self, buffers: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
-        (&*self).read_vectored(buffers)
-    }
-}
-
-impl Write for TcpStream {
-    #[inline]
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        (&*self).write(bytes)
-    }
-
-    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        (&*self).write_vectored(slices)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl AsFd for TcpStream {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.source.socket().as_fd()
-    }
-}
-
-impl AsRawFd for TcpStream {
-    fn as_raw_fd(&self) -> RawFd {
-        self.source.socket().as_raw_fd()
-    }
-}
-
-/// Takes over a connection of std's. Puts it into non-blocking mode, which also concerns std's own clones of it.
-impl TryFrom<std::net::TcpStream> for TcpStream {
-    type Error = io::Error;
-
-    fn try_from(socket: std::net::TcpStream) -> io::Result<Self> {
-        socket.set_nonblocking(true)?;
-        Ok(Self::from_nonblocking(socket))
-    }
-}
-
-impl fmt::Debug for TcpStream {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.source.socket().fmt(f)
-    }
+/// TCP gives all it has, up to what was asked for.
+fn is_short(count: usize, len: usize) -> bool {
+    count < len
 }
 
 /// A socket that accepts connections. See [`std::net::TcpListener`].
@@ -368,32 +206,6 @@ impl TcpListener {
         self.source.socket().local_addr()
     }
 
-    /// Another handle for the same socket.
-    ///
-    /// # Errors
-    ///
-    /// None; the signature is std's.
-    pub fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self { source: self.source.clone() })
-    }
-
-    /// Waits for a connection.
-    ///
-    /// # Errors
-    ///
-    /// What the kernel says; when the process is out of descriptors the listener lives on, and the connection waits.
-    /// [`ShuttingDown`](crate::ShuttingDown), of kind `Other`, once the [`shutdown`](crate::Runtime::shutdown) of the caller's
-    /// runtime has begun: end the loop around the call.
-    pub fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
-        let manner = Manner { direction: Direction::Read, reason: WaitReason::Accept, timeout: None };
-        self.source.io(manner, accept, |_| false)
-    }
-
-    /// Connections, until the [`shutdown`](crate::Runtime::shutdown) of the caller's runtime begins.
-    pub fn incoming(&self) -> Incoming<'_> {
-        Incoming { listener: self }
-    }
-
     /// Sets the hop limit of accepted connections (`IP_TTL`).
     ///
     /// # Errors
@@ -411,71 +223,10 @@ impl TcpListener {
     pub fn ttl(&self) -> io::Result<u32> {
         self.source.socket().ttl()
     }
-
-    /// Takes the error that the kernel keeps for the socket.
-    ///
-    /// # Errors
-    ///
-    /// What the kernel says, as in std.
-    pub fn take_error(&self) -> io::Result<Option<io::Error>> {
-        self.source.socket().take_error()
-    }
-
-    /// Whether `accept` returns `WouldBlock` where it would wait. Shared by clones.
-    ///
-    /// # Errors
-    ///
-    /// None; the signature is std's.
-    pub fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
-        self.source.set_nonblocking(nonblocking);
-        Ok(())
-    }
 }
 
-impl AsFd for TcpListener {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.source.socket().as_fd()
-    }
-}
-
-impl AsRawFd for TcpListener {
-    fn as_raw_fd(&self) -> RawFd {
-        self.source.socket().as_raw_fd()
-    }
-}
-
-/// Takes over a listener of std's, and puts it into non-blocking mode.
-impl TryFrom<std::net::TcpListener> for TcpListener {
-    type Error = io::Error;
-
-    fn try_from(socket: std::net::TcpListener) -> io::Result<Self> {
-        socket.set_nonblocking(true)?;
-        Ok(Self { source: Arc::new(Source::new(socket)) })
-    }
-}
-
-impl fmt::Debug for TcpListener {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.source.socket().fmt(f)
-    }
-}
-
-/// Connections of a [`TcpListener`], until the runtime is shut down.
-#[derive(Debug)]
-pub struct Incoming<'a> {
-    listener: &'a TcpListener,
-}
-
-impl Iterator for Incoming<'_> {
-    type Item = io::Result<TcpStream>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        match self.listener.accept() {
-            Err(error) if error.get_ref().is_some_and(|inner| inner.is::<ShuttingDown>()) => None,
-            accepted => Some(accepted.map(|(stream, _)| stream)),
-        }
-    }
-}
+handle!(TcpListener, std::net::TcpListener);
+listener!(TcpListener, TcpStream, SocketAddr, accept);
 
 fn each_address<T>(
     addresses: impl ToSocketAddrs,
@@ -489,15 +240,6 @@ fn each_address<T>(
         }
     }
     Err(last)
-}
-
-fn refuse_zero(timeout: Option<Duration>) -> io::Result<()> {
-    match timeout {
-        Some(Duration::ZERO) => {
-            Err(io::Error::new(io::ErrorKind::InvalidInput, "a timeout of zero would never let anything happen"))
-        }
-        _ => Ok(()),
-    }
 }
 
 fn open(address: &SocketAddr) -> io::Result<OwnedFd> {
@@ -514,7 +256,7 @@ fn bind(address: &SocketAddr) -> io::Result<TcpListener> {
     sockopt::set_socket_reuseaddr(&socket, true)?;
     rustix::net::bind(&socket, address)?;
     rustix::net::listen(&socket, BACKLOG)?;
-    Ok(TcpListener { source: Arc::new(Source::new(socket.into())) })
+    Ok(TcpListener::from_nonblocking(socket.into()))
 }
 
 fn accept(listener: &std::net::TcpListener) -> io::Result<(TcpStream, SocketAddr)> {

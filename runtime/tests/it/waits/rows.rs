@@ -1,8 +1,9 @@
 //! The waits themselves.
 
-use std::io::{Read, Write};
+use std::io::{PipeReader, PipeWriter, Read, Write, pipe};
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
+use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex as StdMutex, mpsc};
@@ -10,7 +11,8 @@ use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::Duration;
 
-use dhaga::net::{TcpListener, TcpStream};
+use dhaga::net::unix::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
+use dhaga::net::{TcpListener, TcpStream, UdpSocket, Watched};
 use dhaga::park::{Unparker, WaitReason, park as park_here, unparker};
 use dhaga::sync::{
     Barrier, Condvar, Mutex, Once, OnceLock, RwLock, Semaphore, WaitGroup, broadcast, channel, oneshot, watch,
@@ -60,6 +62,16 @@ rows! {
     connect: Connect, "`TcpStream::connect`";
     read: ReadSocket, "`TcpStream`: `read`, `peek`";
     write: WriteSocket, "`TcpStream`: `write`";
+    udp_recv: UdpRecv, "`UdpSocket`: `recv`, `recv_from`, `peek`, `peek_from`";
+    unix_accept: UnixAccept, "`UnixListener::accept`";
+    unix_connect: UnixConnect, "`UnixStream::connect` to a full backlog";
+    unix_read: UnixRead, "`UnixStream`: `read`";
+    unix_write: UnixWrite, "`UnixStream`: `write`";
+    datagram_recv: DatagramRecv, "`UnixDatagram`: `recv`, `recv_from`";
+    datagram_send: DatagramSend, "`UnixDatagram`: `send`";
+    datagram_send_to: DatagramSendTo, "`UnixDatagram`: `send_to`";
+    watched_readable: WatchedReadable, "`Watched`: `readable`, `read_with`";
+    watched_writable: WatchedWritable, "`Watched`: `writable`, `write_with`";
     blocking: Blocking, "`blocking`";
     block_on: BlockOn, "`block_on`";
     try_block_on: TryBlockOn, "`try_block_on`";
@@ -830,6 +842,218 @@ impl Wait for WriteSocket {
     fn wake(&self) {
         let _ = self.1.set_read_timeout(Some(Duration::from_millis(100)));
         while (&self.1).read(&mut [0; 1 << 16]).is_ok_and(|count| count > 0) {}
+    }
+}
+
+struct UdpRecv(UdpSocket, std::net::UdpSocket);
+
+impl Wait for UdpRecv {
+    fn new() -> Self {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
+        let peer = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
+        peer.connect(socket.local_addr().expect("it is bound")).expect("it is there");
+        Self(socket, peer)
+    }
+
+    fn wait(&self) -> Ended {
+        self.0.recv_from(&mut [0]).map(drop).into()
+    }
+
+    fn wake(&self) {
+        self.1.send(&[1]).expect("there is room");
+    }
+}
+
+/// An abstract address that the kernel chooses.
+fn any_name() -> SocketAddr {
+    SocketAddr::from_pathname("").expect("it is an address")
+}
+
+struct UnixAccept(UnixListener, StdMutex<Vec<StdUnixStream>>);
+
+impl Wait for UnixAccept {
+    const AT_SHUTDOWN: Ended = Ended::ShuttingDown;
+
+    fn new() -> Self {
+        Self(UnixListener::bind_addr(&any_name()).expect("a name is free"), StdMutex::default())
+    }
+
+    fn wait(&self) -> Ended {
+        self.0.accept().map(drop).into()
+    }
+
+    fn wake(&self) {
+        let address = self.0.local_addr().expect("it is bound");
+        let stream = StdUnixStream::connect_addr(&address).expect("the backlog has room");
+        self.1.lock().expect("nobody panicked").push(stream);
+    }
+}
+
+/// The backlog has room for one, who is there.
+struct UnixConnect {
+    listener: StdUnixListener,
+    address: SocketAddr,
+    _in_the_way: StdUnixStream,
+}
+
+impl Wait for UnixConnect {
+    fn new() -> Self {
+        let listener = StdUnixListener::bind_addr(&any_name()).expect("a name is free");
+        listen(&listener, 0).expect("it can listen");
+        let address = listener.local_addr().expect("it is bound");
+        let in_the_way = StdUnixStream::connect_addr(&address).expect("there is room for one");
+        Self { listener, address, _in_the_way: in_the_way }
+    }
+
+    fn wait(&self) -> Ended {
+        UnixStream::connect_addr(&self.address).map(drop).into()
+    }
+
+    fn wake(&self) {
+        self.listener.accept().expect("one waits");
+    }
+}
+
+struct UnixRead(UnixStream, UnixStream);
+
+impl Wait for UnixRead {
+    fn new() -> Self {
+        let (stream, peer) = UnixStream::pair().expect("sockets can be had");
+        Self(stream, peer)
+    }
+
+    fn wait(&self) -> Ended {
+        (&self.0).read_exact(&mut [0]).into()
+    }
+
+    fn wake(&self) {
+        (&self.1).write_all(&[1]).expect("there is room");
+    }
+}
+
+/// Takes all that is there.
+fn drain<T>(mut attempt: impl FnMut() -> std::io::Result<T>) {
+    while attempt().is_ok() {}
+}
+
+struct UnixWrite(UnixStream, UnixStream);
+
+impl Wait for UnixWrite {
+    fn new() -> Self {
+        let (stream, peer) = UnixStream::pair().expect("sockets can be had");
+        stream.set_nonblocking(true).expect("it can be set");
+        peer.set_nonblocking(true).expect("it can be set");
+        drain(|| (&stream).write(&[0; 1 << 16]));
+        stream.set_nonblocking(false).expect("it can be set");
+        Self(stream, peer)
+    }
+
+    fn wait(&self) -> Ended {
+        (&self.0).write_all(&[0]).into()
+    }
+
+    fn wake(&self) {
+        drain(|| (&self.1).read(&mut [0; 1 << 16]));
+    }
+}
+
+struct DatagramRecv(UnixDatagram, UnixDatagram);
+
+impl Wait for DatagramRecv {
+    fn new() -> Self {
+        let (socket, peer) = UnixDatagram::pair().expect("sockets can be had");
+        Self(socket, peer)
+    }
+
+    fn wait(&self) -> Ended {
+        self.0.recv_from(&mut [0]).map(drop).into()
+    }
+
+    fn wake(&self) {
+        self.1.send(&[1]).expect("there is room");
+    }
+}
+
+struct DatagramSend(UnixDatagram, UnixDatagram);
+
+/// A receiver, and a sender that is connected with it: its queue is full.
+fn full_queue() -> (UnixDatagram, UnixDatagram) {
+    let receiver = UnixDatagram::bind_addr(&any_name()).expect("a name is free");
+    let sender = UnixDatagram::unbound().expect("a socket can be had");
+    sender.connect_addr(&receiver.local_addr().expect("it is bound")).expect("it is there");
+    sender.set_nonblocking(true).expect("it can be set");
+    receiver.set_nonblocking(true).expect("it can be set");
+    drain(|| sender.send(&[0; 100]));
+    sender.set_nonblocking(false).expect("it can be set");
+    (sender, receiver)
+}
+
+impl Wait for DatagramSend {
+    fn new() -> Self {
+        let (sender, receiver) = full_queue();
+        Self(sender, receiver)
+    }
+
+    fn wait(&self) -> Ended {
+        self.0.send(&[0]).map(drop).into()
+    }
+
+    fn wake(&self) {
+        drain(|| self.1.recv(&mut [0]));
+    }
+}
+
+struct DatagramSendTo(UnixDatagram, UnixDatagram);
+
+impl Wait for DatagramSendTo {
+    fn new() -> Self {
+        let (_, receiver) = full_queue();
+        Self(UnixDatagram::unbound().expect("a socket can be had"), receiver)
+    }
+
+    fn wait(&self) -> Ended {
+        self.0.send_to_addr(&[0], &self.1.local_addr().expect("it is bound")).map(drop).into()
+    }
+
+    fn wake(&self) {
+        drain(|| self.1.recv(&mut [0]));
+    }
+}
+
+struct WatchedReadable(Watched<PipeReader>, PipeWriter);
+
+impl Wait for WatchedReadable {
+    fn new() -> Self {
+        let (reader, writer) = pipe().expect("a pipe can be had");
+        Self(Watched::new(reader).expect("pipes have the mode"), writer)
+    }
+
+    fn wait(&self) -> Ended {
+        self.0.readable().into()
+    }
+
+    fn wake(&self) {
+        (&self.1).write_all(&[1]).expect("there is room");
+    }
+}
+
+/// It is full.
+struct WatchedWritable(Watched<PipeWriter>, Watched<PipeReader>);
+
+impl Wait for WatchedWritable {
+    fn new() -> Self {
+        let (reader, writer) = pipe().expect("a pipe can be had");
+        let writer = Watched::new(writer).expect("pipes have the mode");
+        drain(|| writer.get_ref().write(&[0; 1 << 12]));
+        Self(writer, Watched::new(reader).expect("pipes have the mode"))
+    }
+
+    fn wait(&self) -> Ended {
+        self.0.write_with(|mut pipe| pipe.write(&[0])).map(drop).into()
+    }
+
+    fn wake(&self) {
+        drain(|| self.1.get_ref().read(&mut [0; 1 << 16]));
     }
 }
 
