@@ -216,9 +216,17 @@ fn in_dhaga(body: impl FnOnce() + Send + 'static) {
 
 /// Starts ten dhagas that wait for the same.
 fn ten<T: Send + 'static>(wait: impl Fn() -> T + Clone + Send + 'static) -> Vec<JoinHandle<T>> {
-    let waiting = (0..10).map(|_| dhaga::spawn(wait.clone())).collect();
+    let (begun, has_begun) = dhaga::sync::channel::unbounded();
+    let waiting = (0..10).map(|_| {
+        let (begun, wait) = (begun.clone(), wait.clone());
+        dhaga::spawn(move || {
+            begun.send(()).expect("somebody counts");
+            wait()
+        })
+    });
+    let waiting = waiting.collect();
+    (0..10).for_each(|_| has_begun.recv().expect("each begins"));
     // The only worker runs each of them until it waits.
-    dhaga::yield_now();
     dhaga::yield_now();
     waiting
 }
@@ -282,13 +290,16 @@ fn a_shutdown_by_another_dhaga_wakes_all_who_receive() {
 fn bytes_behind_a_descriptor_are_read_without_a_further_event() {
     in_dhaga(|| {
         let (near, far) = UnixStream::pair().expect("sockets can be had");
+        let (begun, has_begun) = dhaga::sync::oneshot::channel();
         let reader = dhaga::spawn(move || {
+            begun.send(()).expect("the test waits");
             let mut buffer = [0; 64];
             let mut total = 0;
             while total < 2 {
                 total += (&far).read(&mut buffer).expect("it comes");
             }
         });
+        has_begun.recv().expect("it begins");
         dhaga::yield_now();
         // The first byte brings a descriptor along, at which a read ends; the second lies behind it before anybody reads.
         let null = std::fs::File::open("/dev/null").expect("it is there");

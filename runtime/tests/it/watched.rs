@@ -38,6 +38,13 @@ fn in_dhaga(body: impl FnOnce() + Send + 'static) {
     });
 }
 
+/// Returns when a dhaga of the only worker has tried, and so waits.
+fn await_first(attempts: &AtomicUsize) {
+    while attempts.load(Ordering::Relaxed) == 0 {
+        dhaga::yield_now();
+    }
+}
+
 #[test]
 fn two_count_to_and_fro_over_foreign_descriptors() {
     const ROUNDS: u64 = 200;
@@ -94,11 +101,20 @@ fn a_fifo_outlives_its_writers_and_nobody_tries_in_vain() {
             first.write_all(b"x").expect("there is room");
             assert_eq!(read.join().expect("no panic").expect("it comes"), 1);
         });
-        drop(first);
-        // Its first reader sees the end.
-        assert_eq!(reader.read_with(|mut file| file.read(&mut [0])).expect("nobody writes"), 0);
-        let mut second = write();
         let attempts = AtomicUsize::new(0);
+        dhaga::scope(|s| {
+            let read = s.spawn(|| {
+                reader.read_with(|mut file| {
+                    attempts.fetch_add(1, Ordering::Relaxed);
+                    file.read(&mut [0])
+                })
+            });
+            await_first(&attempts);
+            drop(first);
+            assert_eq!(read.join().expect("no panic").expect("nobody writes"), 0);
+        });
+        let mut second = write();
+        attempts.store(0, Ordering::Relaxed);
         dhaga::scope(|s| {
             let read = s.spawn(|| {
                 reader.read_with(|mut file| {
@@ -132,7 +148,7 @@ fn after_an_error_of_a_datagram_nobody_tries_in_vain() {
         };
         dhaga::scope(|s| {
             let first = s.spawn(receive);
-            dhaga::yield_now();
+            await_first(&attempts);
             socket.get_ref().send(b"x").expect("it is sent");
             let error = first.join().expect("no panic").expect_err("nobody is there");
             assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
