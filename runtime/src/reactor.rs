@@ -21,7 +21,7 @@ use std::time::Duration;
 use mio::unix::SourceFd;
 use slab::Slab;
 
-use crate::atomic::{AtomicU32, Mutex, MutexGuard, Ordering, lock};
+use crate::atomic::{AtomicBool, AtomicU32, Mutex, MutexGuard, Ordering, lock};
 use crate::run_queue::{Address, Doorbell};
 
 const READABLE: u32 = 1;
@@ -102,6 +102,9 @@ pub trait OnReady: Send + Sync {
 /// before it takes that lock. One of them is first, so either the waiter sees the event or the reactor sees the waiter.
 pub(crate) struct Readiness<W = Address> {
     word: AtomicU32,
+    /// Whether anybody waits, by direction. Changes under the lock, and is read without it by who was woken: mostly nobody
+    /// waits then, and so neither does the reader.
+    has_waiters: [AtomicBool; 2],
     waiters: Mutex<Waiters<W>>,
 }
 
@@ -161,7 +164,11 @@ impl<W: Copy + PartialEq> Default for Readiness<W> {
     /// Ready in both directions until an attempt shows the contrary.
     fn default() -> Self {
         let waiters = Waiters { read: Queue::new(), write: Queue::new(), callback: None };
-        Self { word: AtomicU32::new(READABLE | WRITABLE), waiters: Mutex::new(waiters) }
+        Self {
+            word: AtomicU32::new(READABLE | WRITABLE),
+            has_waiters: [AtomicBool::new(false), AtomicBool::new(false)],
+            waiters: Mutex::new(waiters),
+        }
     }
 }
 
@@ -215,7 +222,7 @@ impl<W: Copy + PartialEq> Readiness<W> {
         let mut waiters = self.lock();
         let callback = waiters.callback.take();
         for direction in [Direction::Read, Direction::Write] {
-            while let Some(waiter) = waiters.queue(direction).pop() {
+            while let Some(waiter) = self.pop(&mut waiters, direction) {
                 report(Report::Waiter(waiter));
             }
         }
@@ -231,14 +238,37 @@ impl<W: Copy + PartialEq> Readiness<W> {
             return false;
         }
         waiters.queue(direction).push(waiter);
+        self.has_waiters(direction).store(true, Relaxed);
         true
     }
 
+    fn pop(&self, waiters: &mut Waiters<W>, direction: Direction) -> Option<W> {
+        let first = waiters.queue(direction).pop();
+        self.has_waiters(direction).store(!waiters.queue(direction).is_empty(), Relaxed);
+        first
+    }
+
+    #[inline(always)]
+    fn has_waiters(&self, direction: Direction) -> &AtomicBool {
+        &self.has_waiters[direction as usize]
+    }
+
     /// Takes a waiter out of the queue, if it is still there.
+    #[inline]
     pub(crate) fn dequeue(&self, direction: Direction, waiter: W) -> Left {
+        // Who queued wrote `true` itself, so `false` was written later: by whoever took it out, as the last one.
+        if !self.has_waiters(direction).load(Relaxed) {
+            return Left::Woken;
+        }
+        self.dequeue_among_others(direction, waiter)
+    }
+
+    #[cold]
+    fn dequeue_among_others(&self, direction: Direction, waiter: W) -> Left {
         let mut waiters = self.lock();
         let queue = waiters.queue(direction);
         if queue.remove(waiter) {
+            self.has_waiters(direction).store(!queue.is_empty(), Relaxed);
             return Left::Unwoken;
         }
         if queue.is_empty() { Left::Woken } else { Left::WokenBeforeOthers }
@@ -247,7 +277,7 @@ impl<W: Copy + PartialEq> Readiness<W> {
     /// The next waiter, if the direction is still ready: who took something and left more passes the turn on.
     pub(crate) fn next_waiter(&self, direction: Direction) -> Option<W> {
         let mut waiters = self.lock();
-        if self.look().is_ready(direction) { waiters.queue(direction).pop() } else { None }
+        if self.look().is_ready(direction) { self.pop(&mut waiters, direction) } else { None }
     }
 
     /// As an event that the kernel does not send: the direction counts as ready. Returns who is to be woken first.
@@ -280,8 +310,7 @@ impl<W: Copy + PartialEq> Readiness<W> {
             if bits & direction.bit() == 0 {
                 continue;
             }
-            let queue = waiters.queue(direction);
-            while let Some(waiter) = queue.pop() {
+            while let Some(waiter) = self.pop(&mut waiters, direction) {
                 report(Report::Waiter(waiter));
                 if !everybody {
                     break;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rustix::io::ioctl_fionbio;
 use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_timeout};
+use rustix::net::{RecvFlags, SendFlags};
 
 use super::source::Source;
 use crate::reactor::Direction;
@@ -37,6 +38,18 @@ pub(super) fn release<S: AsFd + Into<OwnedFd>>(source: Arc<Source<S>>) -> io::Re
     }
     ioctl_fionbio(&socket, is_nonblocking)?;
     Ok(socket)
+}
+
+/// `recv(2)` without libc's points of cancellation, which cost a process of several threads as much as a switch does.
+#[inline]
+pub(super) fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
+    Ok(rustix::net::recv(socket, buffer, RecvFlags::empty())?.0)
+}
+
+/// As [`receive`], for `send(2)`; a peer that has gone is an error and no signal, as in std.
+#[inline]
+pub(super) fn send(socket: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
+    Ok(rustix::net::send(socket, bytes, SendFlags::NOSIGNAL)?)
 }
 
 pub(super) fn refuse_zero(timeout: Option<Duration>) -> io::Result<()> {
@@ -200,7 +213,7 @@ macro_rules! stream {
             #[inline]
             fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
                 let len = buffer.len();
-                let attempt = |mut socket: &_| std::io::Read::read(&mut socket, buffer);
+                let attempt = |socket: &_| $crate::net::face::receive(socket, buffer);
                 self.source.io(self.source.reading(), attempt, |count| $is_drained(*count, len))
             }
 
@@ -214,7 +227,7 @@ macro_rules! stream {
         impl std::io::Write for &$socket {
             #[inline]
             fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-                let attempt = |mut socket: &_| std::io::Write::write(&mut socket, bytes);
+                let attempt = |socket: &_| $crate::net::face::send(socket, bytes);
                 self.source.io(self.source.writing(), attempt, |count| *count < bytes.len())
             }
 

@@ -1,6 +1,6 @@
 //! TCP as in `std::net`: the same names, the same behaviour, and a wait that parks.
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, ToSocketAddrs};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
-use super::face::{handle, listener, refuse_zero, stream, timeouts};
+use super::face::{handle, listener, receive, refuse_zero, send, stream, timeouts};
 use super::source::{Manner, Source};
 use crate::park::WaitReason;
 use crate::reactor::{Direction, OnReady};
@@ -144,17 +144,13 @@ impl TcpStream {
     pub(crate) fn try_read(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         let len = buffer.len();
         self.source
-            .attempt(Direction::Read, &mut |mut socket: &std::net::TcpStream| socket.read(buffer), &|count| {
-                *count < len
-            })
+            .attempt(Direction::Read, &mut |socket: &_| receive(socket, buffer), &|count| *count < len)
             .transpose()
     }
 
     pub(crate) fn try_write(&self, bytes: &[u8]) -> io::Result<Option<usize>> {
         self.source
-            .attempt(Direction::Write, &mut |mut socket: &std::net::TcpStream| socket.write(bytes), &|count| {
-                *count < bytes.len()
-            })
+            .attempt(Direction::Write, &mut |socket: &_| send(socket, bytes), &|count| *count < bytes.len())
             .transpose()
     }
 }
