@@ -148,6 +148,31 @@ impl Client {
         Ok(message::decode(&answer, limits)?)
     }
 
+    /// As [`Client::call`], within `timeout` or else the default one. What a connection's end has kept from being executed
+    /// is called again once, and so is an idempotent call that may have been.
+    pub(crate) fn call_again<P, R>(
+        &self,
+        method: &str,
+        params: P,
+        timeout: Option<Duration>,
+        is_idempotent: bool,
+    ) -> Result<R, CallError>
+    where
+        P: Serialize,
+        R: DeserializeOwned,
+    {
+        let limits = &*self.shared.limits;
+        let deadline = self.deadline(timeout.unwrap_or(limits.call_timeout));
+        let encode = |out: &mut Vec<u8>, id| encode::encode_request(out, limits, id, method, &params);
+        let answer = match self.request(deadline, encode) {
+            Err(CallError::Disconnected { maybe_executed, .. }) if is_idempotent || !maybe_executed => {
+                self.request(deadline, encode)?
+            }
+            answer => answer?,
+        };
+        Ok(message::decode(&answer, limits)?)
+    }
+
     /// Calls `method` with an encoded array of arguments, and returns the encoded result.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! What can become of a call, by who is guilty and by what the caller can do about it, and the errors a server answers with.
 
+use std::convert::Infallible;
 use std::error::Error;
 use std::fmt;
 use std::io;
@@ -11,11 +12,14 @@ use serde::de::DeserializeOwned;
 /// A cause, shared because a broken connection fails many calls at once.
 pub type Cause = Arc<dyn Error + Send + Sync>;
 
-/// Why a call gave no result.
+/// Why a call gave no result. `E` is the error type of a [`service`](macro@crate::service)'s method; an untyped call has none.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub enum CallError {
-    /// The remote handler answered with an error. Ask the [`RemoteError`] what it says.
+pub enum CallError<E = Infallible> {
+    /// The method answered with its own error.
+    App(E),
+    /// The remote handler answered with another error, which may also come from the library at its side: no such method,
+    /// wrong arguments, a panic. Ask the [`RemoteError`] what it says.
     Remote(RemoteError),
     /// The deadline passed first. The call may have been executed.
     DeadlineExceeded,
@@ -58,11 +62,36 @@ pub enum CallError {
 }
 
 impl CallError {
+    /// The same error where methods have one of their own: that of the peer's answer, if it is an `E`.
+    pub fn typed<E: DeserializeOwned>(self) -> CallError<E> {
+        match self {
+            Self::Remote(remote) => match remote.decode() {
+                Ok(error) => CallError::App(error),
+                Err(_) => CallError::Remote(remote),
+            },
+            Self::DeadlineExceeded => CallError::DeadlineExceeded,
+            Self::Cancelled => CallError::Cancelled,
+            Self::Panicking => CallError::Panicking,
+            Self::Connect(cause) => CallError::Connect(cause),
+            Self::Disconnected { maybe_executed, source } => CallError::Disconnected { maybe_executed, source },
+            Self::Malformed(cause) => CallError::Malformed(cause),
+            Self::Overloaded { limit } => CallError::Overloaded { limit },
+            Self::TooManyInFlight { limit } => CallError::TooManyInFlight { limit },
+            Self::TooLarge { limit } => CallError::TooLarge { limit },
+            Self::Decode(cause) => CallError::Decode(cause),
+            Self::Encode(cause) => CallError::Encode(cause),
+            Self::ApiMisuse(why) => CallError::ApiMisuse(why),
+        }
+    }
+}
+
+impl<E> CallError<E> {
     /// Whether the peer may have run the call, or begun to. In doubt this is true.
     pub fn maybe_executed(&self) -> bool {
         match self {
             Self::Disconnected { maybe_executed, .. } => *maybe_executed,
-            Self::Remote(_)
+            Self::App(_)
+            | Self::Remote(_)
             | Self::DeadlineExceeded
             | Self::Cancelled
             | Self::Panicking
@@ -88,9 +117,10 @@ impl CallError {
     }
 }
 
-impl fmt::Display for CallError {
+impl<E: fmt::Display> fmt::Display for CallError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::App(error) => write!(f, "the method answered with an error: {error}"),
             Self::Remote(error) => write!(f, "the remote handler answered with an error: {error}"),
             Self::DeadlineExceeded => write!(f, "the deadline passed before the peer answered"),
             Self::Cancelled => write!(f, "the caller was cancelled while it waited for the answer"),
@@ -120,7 +150,8 @@ impl fmt::Display for CallError {
     }
 }
 
-impl Error for CallError {
+/// Also for an `E` that is a mere text: it stands in the sentence, and is no source.
+impl<E: fmt::Debug + fmt::Display> Error for CallError<E> {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Connect(cause) => Some(cause.as_ref()),
@@ -333,7 +364,7 @@ mod tests {
     fn only_what_surely_was_not_executed_is_retryable() {
         let source = || Arc::new(io::Error::from(io::ErrorKind::ConnectionReset));
         let cases = [
-            (CallError::Remote(remote(&1.into())), true, false),
+            (CallError::<Infallible>::Remote(remote(&1.into())), true, false),
             (CallError::DeadlineExceeded, true, false),
             (CallError::Connect(source()), false, true),
             (CallError::Disconnected { maybe_executed: true, source: Some(source()) }, true, false),
@@ -351,7 +382,7 @@ mod tests {
     #[test]
     fn the_cause_is_the_source_and_not_in_the_text() {
         let reset = Arc::new(io::Error::from(io::ErrorKind::ConnectionReset));
-        let error = CallError::Disconnected { maybe_executed: true, source: Some(reset) };
+        let error = CallError::<Infallible>::Disconnected { maybe_executed: true, source: Some(reset) };
         assert_eq!(error.source().map(ToString::to_string).as_deref(), Some("connection reset"));
         assert!(!error.to_string().contains("reset"));
     }

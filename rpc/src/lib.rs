@@ -14,8 +14,10 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! Most programs have a trait instead of names in strings: see [`service`](macro@service).
+//!
 //! What a peer can do is bounded by [`Limits`]; what can become of a call is a [`CallError`], by the guilty party. The modules
-//! [`frame`], [`message`], [`encode`], [`in_flight`] and [`service`] know nothing of sockets and threads, and serve other
+//! [`frame`], [`message`], [`encode`], [`in_flight`] and [`service`](mod@service) know nothing of sockets and threads, and serve other
 //! transports as well.
 //!
 //! | floor | modules |
@@ -23,9 +25,10 @@
 //! | 0 | [`error`], [`limits`] |
 //! | 1 | [`frame`]: whole values out of bytes |
 //! | 2 | [`message`], [`encode`]: requests, answers and notifications from and to bytes |
-//! | 3 | [`in_flight`]: ids; [`service`]: methods; `incoming`, `waiters`, `outbox`: what is unfinished |
+//! | 3 | [`in_flight`]: ids; [`service`](mod@service): methods; `incoming`, `waiters`, `outbox`: what is unfinished |
 //! | 4 | `connection`: one socket, for either side |
 //! | 5 | `server`, `client` |
+//! | 6 | `typed`: what the code of [`service`](macro@service) uses |
 #![forbid(unsafe_code)]
 
 pub mod error;
@@ -48,12 +51,18 @@ mod connection;
 mod client;
 mod server;
 
+mod typed;
+
 pub use client::{Client, ClientBuilder};
 pub use error::{CallError, RemoteError};
 pub use limits::Limits;
 pub use rmpv::Value;
 pub use server::{Server, ServerBuilder, ServerStats};
 pub use service::{HandlerError, Methods};
+pub use typed::{MethodDescription, ServiceDescription, service};
+
+#[doc(hidden)]
+pub use typed::__private;
 
 /// Compiles the program in the README.
 #[cfg(doctest)]

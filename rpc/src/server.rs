@@ -143,6 +143,15 @@ impl ServerBuilder {
         self
     }
 
+    /// Adds the methods of a [`service`](macro@crate::service).
+    ///
+    /// # Panics
+    ///
+    /// When one of the names is taken already: give the services names, by `#[service(name = "…")]`.
+    pub fn service(self, service: impl Into<Methods>) -> Self {
+        self.methods(service.into())
+    }
+
     /// Adds all of `methods`.
     ///
     /// # Panics

@@ -367,3 +367,29 @@ macro_rules! name_of {
     };
 }
 pub(crate) use name_of;
+
+/// A peer that reads a request on its first connection and closes it unanswered; what comes on later ones goes on to `to`.
+pub fn cutting_relay(to: SocketAddr) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    let address = listener.local_addr().expect("it is bound");
+    thread::spawn(move || {
+        let (mut first, _) = listener.accept().expect("the client connects");
+        let count = first.read(&mut [0; 1024]).expect("the client calls");
+        assert!(count > 0);
+        drop(first);
+        while let Ok((client, _)) = listener.accept() {
+            let server = TcpStream::connect(to).expect("the server is there");
+            pass_on(&client, &server);
+            pass_on(&server, &client);
+        }
+    });
+    address
+}
+
+fn pass_on(from: &TcpStream, to: &TcpStream) {
+    let (mut from, mut to) = (from.try_clone().expect("a descriptor"), to.try_clone().expect("a descriptor"));
+    thread::spawn(move || {
+        let _ = io::copy(&mut from, &mut to);
+        let _ = to.shutdown(Shutdown::Write);
+    });
+}

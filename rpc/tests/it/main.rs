@@ -8,5 +8,6 @@ mod idle;
 mod late;
 mod ownership;
 mod pressure;
+mod services;
 mod shutdown;
 mod waits;

@@ -1,0 +1,135 @@
+//! Services of one trait: the attribute, and what the code that it makes uses.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::client::Client;
+use crate::error::CallError;
+
+/// Makes a service of a trait: beside `trait Stock` stand a `StockClient`, which calls it, and a `StockServer`, which serves
+/// whatever implements it.
+///
+/// A method is a plain function: what waits in it parks its dhaga. It takes `&self` and up to eight arguments that serde can
+/// send, and returns `Result<T, E>`; the client's method returns `Result<T, CallError<E>>`, with the service's own error in
+/// [`CallError::App`]. Structs travel as maps of named fields, `Vec<u8>` and `&[u8]` as bytes. A missing argument at the end
+/// reads as nil, so an `Option` is `None`, and surplus ones are ignored: either side may be older.
+///
+/// | option | means |
+/// |---|---|
+/// | `#[service(name = "stock")]` | methods are called `stock.take` on the wire; without it, `take` |
+/// | `#[rpc(name = "…")]` | another name for this method |
+/// | `#[rpc(timeout = "500ms")]` | how long its calls wait, instead of [`Limits::call_timeout`](crate::Limits); also `"2s"`, `"3m"` |
+/// | `#[rpc(idempotent)]` | may run twice: when the connection ends before the answer, it is called once more |
+/// | `#[rpc(notify)]` | is not answered, and returns nothing; the call returns when it is on its way |
+///
+/// What every client has: `connect`, `new` (of a [`Client`], which many services may share), `client`, and `DESCRIPTION`.
+///
+/// # Examples
+///
+/// ```
+/// use dhaga_rpc::CallError;
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Debug, PartialEq, Serialize, Deserialize)]
+/// pub enum StockError {
+///     Missing { left: u32 },
+/// }
+///
+/// #[dhaga_rpc::service(name = "stock")]
+/// pub trait Stock {
+///     /// Takes `count` pieces, and returns how many are left.
+///     fn take(&self, article: &str, count: u32) -> Result<u32, StockError>;
+///     #[rpc(idempotent, timeout = "2s")]
+///     fn picture(&self, article: &str) -> Result<Vec<u8>, StockError>;
+///     #[rpc(notify)]
+///     fn viewed(&self, article: &str);
+/// }
+///
+/// struct Shelf;
+///
+/// impl Stock for Shelf {
+///     fn take(&self, _article: &str, count: u32) -> Result<u32, StockError> {
+///         10_u32.checked_sub(count).ok_or(StockError::Missing { left: 10 })
+///     }
+///     fn picture(&self, article: &str) -> Result<Vec<u8>, StockError> {
+///         Ok(article.repeat(2).into_bytes())
+///     }
+///     fn viewed(&self, _article: &str) {}
+/// }
+///
+/// let server = dhaga_rpc::Server::builder().service(StockServer::new(Shelf)).bind("127.0.0.1:0")?;
+/// let stock = StockClient::connect(server.local_addr())?;
+/// stock.viewed("pen")?;
+/// assert_eq!(stock.take("pen", 3)?, 7);
+/// assert_eq!(stock.picture("pen")?, b"penpen");
+/// assert!(matches!(stock.take("pen", 30), Err(CallError::App(StockError::Missing { left: 10 }))));
+/// # impl std::fmt::Display for StockError {
+/// #     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result { write!(f, "{self:?}") }
+/// # }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub use dhaga_rpc_macros::service;
+
+/// A service, for those who do not have its trait: what `DESCRIPTION` of a client says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct ServiceDescription {
+    /// As given to the attribute, or else the trait's.
+    pub name: &'static str,
+    /// In the order of the trait.
+    pub methods: &'static [MethodDescription],
+}
+
+/// A method of a service, with Rust types as the trait writes them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct MethodDescription {
+    /// On the wire.
+    pub name: &'static str,
+    /// Names and types.
+    pub arguments: &'static [(&'static str, &'static str)],
+    /// The types of value and error; `None` for a notification.
+    pub outcome: Option<(&'static str, &'static str)>,
+    /// Whether it may run twice.
+    pub is_idempotent: bool,
+}
+
+/// For the attribute's code only.
+#[doc(hidden)]
+pub mod __private {
+    pub use std::net::ToSocketAddrs;
+
+    pub use serde_bytes::{ByteBuf, Bytes};
+
+    use super::*;
+
+    pub const fn service_description(name: &'static str, methods: &'static [MethodDescription]) -> ServiceDescription {
+        ServiceDescription { name, methods }
+    }
+
+    pub const fn method_description(
+        name: &'static str,
+        arguments: &'static [(&'static str, &'static str)],
+        outcome: Option<(&'static str, &'static str)>,
+        is_idempotent: bool,
+    ) -> MethodDescription {
+        MethodDescription { name, arguments, outcome, is_idempotent }
+    }
+
+    pub fn call<P, R, E>(
+        client: &Client,
+        method: &str,
+        params: P,
+        timeout: Option<Duration>,
+        is_idempotent: bool,
+    ) -> Result<R, CallError<E>>
+    where
+        P: Serialize,
+        R: DeserializeOwned,
+        E: DeserializeOwned,
+    {
+        client.call_again(method, params, timeout, is_idempotent).map_err(CallError::typed)
+    }
+}

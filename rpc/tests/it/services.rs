@@ -1,0 +1,215 @@
+//! Services of one trait: what their callers get, what travels, and what does not compile.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use dhaga::sync::mpsc;
+use dhaga_rpc::{CallError, Client, Limits, Server, Value};
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+
+use crate::common::{ON_PURPOSE, hide_panics_on_purpose, within_deadline};
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Meta {
+    size: u64,
+    owner: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum StoreError {
+    NotFound,
+    Quota { left: u64 },
+    Many(Vec<StoreError>),
+}
+
+#[dhaga_rpc::service(name = "store")]
+pub trait Store {
+    /// What is known of a file.
+    #[rpc(idempotent)]
+    fn stat(&self, path: String) -> Result<Meta, StoreError>;
+    fn put(&self, path: &str, data: Vec<u8>) -> Result<u64, StoreError>;
+    fn append(&self, path: &str, data: &[u8]) -> Result<Vec<u8>, StoreError>;
+    #[rpc(name = "rename-all")]
+    fn rename(&self, service: Vec<String>, to: Option<String>) -> Result<(), StoreError>;
+    #[rpc(timeout = "20ms")]
+    fn hang(&self) -> Result<(), String>;
+    #[rpc(notify)]
+    fn progress(&self, job: u64, done: u64);
+    fn broken(&self) -> Result<(), StoreError>;
+}
+
+struct Shelf {
+    seen: mpsc::Sender<(u64, u64)>,
+}
+
+impl Store for Shelf {
+    fn stat(&self, path: String) -> Result<Meta, StoreError> {
+        match path.as_str() {
+            "none" => Err(StoreError::NotFound),
+            "both" => Err(StoreError::Many(vec![StoreError::NotFound, StoreError::Quota { left: 3 }])),
+            _ => Ok(Meta { size: path.len() as u64, owner: None }),
+        }
+    }
+
+    fn put(&self, _path: &str, data: Vec<u8>) -> Result<u64, StoreError> {
+        Ok(data.len() as u64)
+    }
+
+    fn append(&self, path: &str, data: &[u8]) -> Result<Vec<u8>, StoreError> {
+        Ok([path.as_bytes(), data].concat())
+    }
+
+    fn rename(&self, service: Vec<String>, to: Option<String>) -> Result<(), StoreError> {
+        to.map(|_| ()).ok_or(StoreError::Quota { left: service.len() as u64 })
+    }
+
+    fn hang(&self) -> Result<(), String> {
+        dhaga::sleep(Duration::from_secs(3600));
+        Err("late".to_owned())
+    }
+
+    fn progress(&self, job: u64, done: u64) {
+        self.seen.send((job, done)).expect("the test waits for it");
+    }
+
+    fn broken(&self) -> Result<(), StoreError> {
+        panic!("{ON_PURPOSE}");
+    }
+}
+
+fn serve() -> (Server, StoreClient, mpsc::Receiver<(u64, u64)>) {
+    let (seen, sees) = mpsc::channel();
+    let server = Server::builder().service(StoreServer::new(Shelf { seen })).bind("127.0.0.1:0");
+    let server = server.expect("a port is free");
+    let client = StoreClient::connect(server.local_addr()).expect("the server is there");
+    (server, client, sees)
+}
+
+#[test]
+fn values_and_errors_come_back_as_they_were() {
+    within_deadline(|| {
+        let (_server, store, _sees) = serve();
+        assert_eq!(store.stat("abc".to_owned()).expect("it is there"), Meta { size: 3, owner: None });
+        assert!(matches!(store.stat("none".to_owned()), Err(CallError::App(StoreError::NotFound))));
+        let both = StoreError::Many(vec![StoreError::NotFound, StoreError::Quota { left: 3 }]);
+        assert!(matches!(store.stat("both".to_owned()), Err(CallError::App(error)) if error == both));
+        assert_eq!(store.put("a", vec![7; 70_000]).expect("it fits"), 70_000);
+        assert_eq!(store.append("a", b"\x00\xff").expect("it fits"), b"a\x00\xff");
+    });
+}
+
+#[test]
+fn bytes_travel_as_bytes_and_structs_with_names() {
+    within_deadline(|| {
+        let (_server, store, _sees) = serve();
+        let client = store.client();
+        let params = rmp_serde::to_vec(&("a", ByteBuf::from(vec![200; 3]))).expect("they encode");
+        let answer = client.call_raw("store.append", &params).expect("it is answered");
+        assert_eq!(answer, b"\xc4\x04a\xc8\xc8\xc8", "bin 8 of four bytes");
+        let meta: Value = client.call("store.stat", ("abcd",)).expect("it is answered");
+        assert_eq!(meta["size"].as_u64(), Some(4));
+    });
+}
+
+#[test]
+fn older_and_newer_callers_are_served() {
+    within_deadline(|| {
+        let (_server, store, _sees) = serve();
+        let client = store.client();
+        let error = client.call::<_, ()>("store.rename-all", (["x"],)).expect_err("nothing to rename to");
+        assert!(matches!(error.typed(), CallError::App(StoreError::Quota { left: 1 })), "the missing one is `None`");
+        client.call::<_, ()>("store.rename-all", (["x"], "y", "newer", 5)).expect("what is too much is ignored");
+        let error = client.call::<_, u64>("store.put", ("only a path",)).expect_err("the data is missing");
+        let CallError::<StoreError>::Remote(error) = error.typed() else { panic!("the service has not answered this") };
+        assert!(error.to_string().contains("argument 1"), "{error}");
+    });
+}
+
+#[test]
+fn a_method_has_its_own_timeout() {
+    within_deadline(|| {
+        let (_server, store, _sees) = serve();
+        assert!(matches!(store.hang(), Err(CallError::DeadlineExceeded)));
+    });
+}
+
+#[test]
+fn a_notification_arrives_and_is_not_waited_for() {
+    within_deadline(|| {
+        let (_server, store, sees) = serve();
+        store.progress(7, 42).expect("it is on its way");
+        assert_eq!(sees.recv(), Ok((7, 42)));
+    });
+}
+
+#[test]
+fn a_panic_is_no_error_of_the_service() {
+    hide_panics_on_purpose();
+    within_deadline(|| {
+        let (_server, store, _sees) = serve();
+        let Err(CallError::Remote(error)) = store.broken() else { panic!("the service has not answered") };
+        assert!(error.to_string().contains("panicked"), "{error}");
+        store.stat("still there".to_owned()).expect("the connection lives");
+    });
+}
+
+#[test]
+fn a_service_describes_itself() {
+    let description = StoreClient::DESCRIPTION;
+    assert_eq!(description.name, "store");
+    let put = &description.methods[1];
+    assert_eq!((put.name, put.outcome), ("store.put", Some(("u64", "StoreError"))));
+    assert_eq!(put.arguments, [("path", "&str"), ("data", "Vec<u8>")]);
+    assert!(description.methods[0].is_idempotent && !put.is_idempotent);
+    assert_eq!(description.methods[5].outcome, None);
+}
+
+#[dhaga_rpc::service]
+trait Counter {
+    #[rpc(idempotent)]
+    fn twice(&self) -> Result<u32, ()>;
+    fn once(&self) -> Result<u32, ()>;
+}
+
+struct Runs(AtomicU32);
+
+impl Counter for Runs {
+    fn twice(&self) -> Result<u32, ()> {
+        Ok(self.0.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn once(&self) -> Result<u32, ()> {
+        self.twice()
+    }
+}
+
+/// A peer that takes a request on its first connection and closes it unanswered, and hands later ones on to a server.
+#[test]
+fn only_what_may_run_twice_is_called_again() {
+    within_deadline(|| {
+        let runs = Arc::new(Runs(AtomicU32::new(0)));
+        let server = Server::builder().service(CounterServer::shared(runs.clone())).bind("127.0.0.1:0");
+        let server = server.expect("a port is free");
+        let (front, to) = (crate::common::cutting_relay(server.local_addr()), server.local_addr());
+        assert_ne!(front, to);
+        let counter =
+            CounterClient::new(Client::builder().limits(Limits::default()).connect(front).expect("it listens"));
+        assert_eq!(counter.twice().expect("the second connection serves"), 0);
+
+        let front = crate::common::cutting_relay(server.local_addr());
+        let counter = CounterClient::connect(front).expect("it listens");
+        assert!(matches!(counter.once(), Err(CallError::Disconnected { maybe_executed: true, .. })));
+        assert_eq!(runs.0.load(Ordering::Relaxed), 1, "the first connection hands nothing on");
+    });
+}
+
+/// What cannot be a service is refused where it is written, in words that say what to write instead.
+#[test]
+#[ignore = "builds the library once more, for programs of its own: cargo test -p dhaga-rpc --test it -- --ignored"]
+fn what_cannot_be_a_service_does_not_compile() {
+    let cases = trybuild::TestCases::new();
+    cases.pass("tests/service/names_of_all_kinds.rs");
+    cases.compile_fail("tests/service/refused_*.rs");
+}

@@ -1,0 +1,43 @@
+//! Names that could be mixed up with those of the code that the attribute makes, and services that are not public.
+
+#[dhaga_rpc::service]
+trait Inner {
+    fn r#match(&self, service: u8, methods: u8, server: u8, error: u8) -> std::result::Result<u8, String>;
+    fn value(&self, name: &str, params: &[u8], client: Vec<u8>) -> Result<Vec<u8>, String>;
+    #[rpc(name = "connect")]
+    fn attach(&self) -> Result<(), String>;
+    #[rpc(notify, name = "gone")]
+    fn leave(&self);
+}
+
+struct One;
+
+impl Inner for One {
+    fn r#match(&self, service: u8, methods: u8, server: u8, error: u8) -> Result<u8, String> {
+        Ok(service + methods + server + error)
+    }
+    fn value(&self, name: &str, params: &[u8], client: Vec<u8>) -> Result<Vec<u8>, String> {
+        Ok([name.as_bytes(), params, &client].concat())
+    }
+    fn attach(&self) -> Result<(), String> {
+        Ok(())
+    }
+    fn leave(&self) {}
+}
+
+#[dhaga_rpc::service]
+trait Empty {}
+
+impl Empty for One {}
+
+fn main() {
+    let server = dhaga_rpc::Server::builder().service(InnerServer::new(One)).service(EmptyServer::new(One));
+    let server = server.bind("127.0.0.1:0").unwrap();
+    let inner = InnerClient::connect(server.local_addr()).unwrap();
+    assert_eq!(inner.r#match(1, 2, 3, 4).unwrap(), 10);
+    assert_eq!(inner.value("a", b"b", b"c".to_vec()).unwrap(), b"abc");
+    inner.attach().unwrap();
+    inner.leave().unwrap();
+    assert_eq!(InnerClient::DESCRIPTION.methods[0].name, "match");
+    assert!(EmptyClient::DESCRIPTION.methods.is_empty());
+}
