@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use dhaga::Runtime;
 use dhaga::sync::mpsc;
-use dhaga_rpc::{CallError, Client, Limits, Server, Value};
+use dhaga_rpc::{CallError, Server, Value};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
-use crate::common::{ON_PURPOSE, hide_panics_on_purpose, within_deadline};
+use crate::common::{ON_PURPOSE, cutting_relay, hide_panics_on_purpose, within_deadline};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Meta {
@@ -185,23 +186,23 @@ impl Counter for Runs {
     }
 }
 
-/// A peer that takes a request on its first connection and closes it unanswered, and hands later ones on to a server.
+/// On one worker, which has one connection.
 #[test]
 fn only_what_may_run_twice_is_called_again() {
     within_deadline(|| {
         let runs = Arc::new(Runs(AtomicU32::new(0)));
         let server = Server::builder().service(CounterServer::shared(runs.clone())).bind("127.0.0.1:0");
         let server = server.expect("a port is free");
-        let (front, to) = (crate::common::cutting_relay(server.local_addr()), server.local_addr());
-        assert_ne!(front, to);
-        let counter =
-            CounterClient::new(Client::builder().limits(Limits::default()).connect(front).expect("it listens"));
-        assert_eq!(counter.twice().expect("the second connection serves"), 0);
-
-        let front = crate::common::cutting_relay(server.local_addr());
-        let counter = CounterClient::connect(front).expect("it listens");
-        assert!(matches!(counter.once(), Err(CallError::Disconnected { maybe_executed: true, .. })));
-        assert_eq!(runs.0.load(Ordering::Relaxed), 1, "the first connection hands nothing on");
+        let to = server.local_addr();
+        let runtime = Runtime::builder().workers(1).build().expect("a test can have a worker");
+        let caller = runtime.spawn(move || {
+            let counter = CounterClient::connect(cutting_relay(to)).expect("it listens");
+            assert_eq!(counter.twice().expect("the second connection serves"), 0);
+            let counter = CounterClient::connect(cutting_relay(to)).expect("it listens");
+            assert!(matches!(counter.once(), Err(CallError::Disconnected { maybe_executed: true, .. })));
+        });
+        caller.join().expect("both are so");
+        assert_eq!(runs.0.load(Ordering::Relaxed), 1, "a first connection hands nothing on");
     });
 }
 
