@@ -9,12 +9,12 @@ use std::collections::{HashSet, VecDeque};
 use std::fmt;
 use std::hash::{BuildHasher, Hasher};
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use dhaga::net::{TcpListener, TcpStream};
+use dhaga::net::{TcpListener, TcpStream, ToSocketAddrs};
 use dhaga::sync::{OwnedSemaphorePermit, Semaphore};
 use dhaga::{Builder, JoinHandle, Runtime, park, turn, yield_now};
 

@@ -18,6 +18,7 @@ mod locks;
 mod machine;
 mod many;
 mod mpsc;
+mod names;
 mod net;
 mod overflow;
 mod panicking;
