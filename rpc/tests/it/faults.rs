@@ -284,6 +284,29 @@ fn a_client_out_of_descriptors_gets_a_connect_error_and_recovers() {
 }
 
 #[test]
+fn of_several_addresses_one_that_answers_is_enough() {
+    within_deadline(|| {
+        let server = Server::builder().method("add", |a: i64, b: i64| Ok(a + b)).bind("localhost:0").expect("a port");
+        let nobody =
+            TcpListener::bind(("127.0.0.1", 0)).and_then(|closed| closed.local_addr()).expect("a port is free");
+        let in_all_ways = [
+            Client::connect(("localhost", server.local_addr().port())),
+            Client::connect(&[nobody, nobody, server.local_addr()][..]),
+        ];
+        for client in in_all_ways {
+            assert_eq!(add(&client.expect("one answers"), 1, 2).ok(), Some(3));
+        }
+        match Client::connect(&[nobody, nobody][..]) {
+            Err(CallError::Connect(error)) => {
+                let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<dhaga::net::ConnectError>());
+                assert_eq!(inner.expect("each is named").attempts().len(), 2);
+            }
+            other => panic!("nobody listens, and yet {other:?}"),
+        }
+    });
+}
+
+#[test]
 fn connections_beyond_the_limit_wait_for_their_turn() {
     within_deadline(|| {
         let server = serve_within(Limits { connections_max: 2, ..Limits::default() }, &Gate::default());

@@ -67,7 +67,7 @@ fn an_address_of_ipv6_hears_ipv4_or_not() {
     everywhere(|| {
         for only in [false, true] {
             let listener = TcpListener::options().only_v6(only).bind((Ipv6Addr::UNSPECIFIED, 0));
-            assert_eq!(ipv6_v6only(&listener.expect("a port is free")), Ok(only));
+            assert_eq!(ipv6_v6only(listener.expect("a port is free")), Ok(only));
         }
         TcpListener::options().only_v6(true).bind(ANY_PORT).expect("it does not concern IPv4");
     });
