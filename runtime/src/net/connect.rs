@@ -359,6 +359,34 @@ mod tests {
         check(&[v4(1), v6(1), v6(2), v4(2), v6(3)], &[v4(1), v6(1), v4(2), v6(2), v6(3)]);
     }
 
+    /// An address that does not answer: one connection more than its backlog has room for is on its way.
+    fn silent() -> (OwnedFd, SocketAddr, Vec<Stream>) {
+        let listener = open(&v4(1)).expect("a socket");
+        rustix::net::bind(&listener, &SocketAddr::from(([127, 0, 0, 1], 0))).expect("a port is free");
+        rustix::net::listen(&listener, 0).expect("it can listen");
+        let address = rustix::net::getsockname(&listener).expect("it is bound").try_into().expect("it is of IPv4");
+        let in_the_way = (0..2).map(|_| begin(&address).expect("there are descriptors").stream).collect();
+        (listener, address, in_the_way)
+    }
+
+    #[test]
+    fn so_many_are_tried_at_once_and_each_has_its_time() {
+        let (_listener, address, _in_the_way) = silent();
+        let mut race = Race::new(vec![address; CONNECT_ATTEMPTS_MAX + 2]);
+        for _ in 0..CONNECT_ATTEMPTS_MAX + 5 {
+            assert!(race.begin_those_due().is_none());
+            // As if the delay were over.
+            race.next = park::now();
+        }
+        assert_eq!((race.under_way.len(), race.not_tried.len()), (CONNECT_ATTEMPTS_MAX, 2));
+        race.under_way[0].began -= CONNECT_ATTEMPT_TIMEOUT;
+        race.wait().expect("nothing interrupts it");
+        assert!(race.settle().is_none());
+        assert_eq!(race.failed.iter().map(|(_, error)| error.kind()).collect::<Vec<_>>(), [io::ErrorKind::TimedOut]);
+        assert!(race.begin_those_due().is_none());
+        assert_eq!((race.under_way.len(), race.not_tried.len()), (CONNECT_ATTEMPTS_MAX, 1));
+    }
+
     #[test]
     fn the_kind_is_that_of_the_most_telling_error() {
         let check = |errors: &[Errno], expected: io::ErrorKind| {
