@@ -11,15 +11,15 @@
 
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use dhaga::net::TcpStream;
+use dhaga::net::{TcpStream, ToSocketAddrs};
 use dhaga::park::{self, Parked, Unparker, WaitReason};
 use dhaga::sync::LockTimeoutError;
-use dhaga::{Builder, Interrupt, JoinError, turn};
+use dhaga::{Builder, Interrupt, JoinError, turn, with_deadline};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -93,11 +93,11 @@ impl ClientBuilder {
     /// the call timeout.
     pub fn connect(self, address: impl ToSocketAddrs) -> Result<Client, CallError> {
         self.limits.check().map_err(CallError::ApiMisuse)?;
-        let addresses = address.to_socket_addrs().map_err(|error| CallError::Connect(Arc::new(error)))?.collect();
         let limits = Arc::new(self.limits);
+        let deadline = deadline_in(limits.call_timeout);
+        let addresses = until(deadline, || Ok(address.to_socket_addrs()?.collect())).map_err(connect_error)?;
         let shared = Shared { addresses, limits, links: Mutex::default(), connecting: dhaga::sync::Mutex::new(()) };
         let client = Client { shared: Arc::new(shared) };
-        let deadline = client.deadline(client.shared.limits.call_timeout);
         client.in_dhaga(move |shared| shared.connection(deadline).map(drop))?;
         Ok(client)
     }
@@ -144,7 +144,7 @@ impl Client {
     {
         let limits = &*self.shared.limits;
         let encode = |out: &mut Vec<u8>, id| encode::encode_request(out, limits, id, method, &params);
-        let answer = self.request(self.deadline(timeout), encode)?;
+        let answer = self.request(deadline_in(timeout), encode)?;
         Ok(message::decode(&answer, limits)?)
     }
 
@@ -162,7 +162,7 @@ impl Client {
         R: DeserializeOwned,
     {
         let limits = &*self.shared.limits;
-        let deadline = self.deadline(timeout.unwrap_or(limits.call_timeout));
+        let deadline = deadline_in(timeout.unwrap_or(limits.call_timeout));
         let encode = |out: &mut Vec<u8>, id| encode::encode_request(out, limits, id, method, &params);
         let answer = match self.request(deadline, encode) {
             Err(CallError::Disconnected { maybe_executed, .. }) if is_idempotent || !maybe_executed => {
@@ -181,7 +181,7 @@ impl Client {
     pub fn call_raw(&self, method: &str, params: &[u8]) -> Result<Vec<u8>, CallError> {
         let limits = &*self.shared.limits;
         let encode = |out: &mut Vec<u8>, id| encode::encode_request_raw(out, limits, id, method, params);
-        let answer = self.request(self.deadline(limits.call_timeout), encode)?;
+        let answer = self.request(deadline_in(limits.call_timeout), encode)?;
         Ok(answer.into_vec())
     }
 
@@ -193,7 +193,7 @@ impl Client {
     /// As [`Client::call`], before anything was sent.
     pub fn notify<P: Serialize>(&self, method: &str, params: P) -> Result<(), CallError> {
         let limits = self.shared.limits.clone();
-        let deadline = self.deadline(limits.call_timeout);
+        let deadline = deadline_in(limits.call_timeout);
         let mut message = Vec::new();
         encode::encode_notification(&mut message, &limits, method, &params)?;
         self.in_dhaga(move |shared| {
@@ -209,10 +209,6 @@ impl Client {
     /// Connections that are open now: one for each worker that has called.
     pub fn connections(&self) -> usize {
         self.shared.links().iter().filter(|link| !link.connection.is_closed()).count()
-    }
-
-    fn deadline(&self, timeout: Duration) -> Option<Instant> {
-        park::earliest(park::now().checked_add(timeout))
     }
 
     fn request<E>(&self, deadline: Option<Instant>, encode: E) -> Result<Answer, CallError>
@@ -341,25 +337,32 @@ impl Shared {
         Ok(connection)
     }
 
+    /// Connects to the first of the addresses that answers.
     fn dial(&self, deadline: Option<Instant>) -> Result<TcpStream, CallError> {
-        let mut last = io::Error::new(io::ErrorKind::InvalidInput, "the name stands for no address");
-        for address in &self.addresses {
-            let left = deadline.map(|deadline| deadline.saturating_duration_since(park::now()));
-            if left == Some(Duration::ZERO) {
-                return Err(CallError::DeadlineExceeded);
-            }
-            match TcpStream::connect_timeout(address, left.unwrap_or(Duration::MAX)) {
-                Ok(stream) => return Ok(stream),
-                Err(error) => last = error,
-            }
-        }
-        park::check()?;
-        match last.kind() {
-            io::ErrorKind::TimedOut if deadline.is_some_and(|deadline| deadline <= park::now()) => {
-                Err(CallError::DeadlineExceeded)
-            }
-            _ => Err(CallError::Connect(Arc::new(last))),
-        }
+        until(deadline, || TcpStream::connect(&self.addresses[..])).map_err(connect_error)
+    }
+}
+
+/// The end of a wait that begins now.
+fn deadline_in(timeout: Duration) -> Option<Instant> {
+    park::earliest(park::now().checked_add(timeout))
+}
+
+fn until<T>(deadline: Option<Instant>, f: impl FnOnce() -> T) -> T {
+    match deadline {
+        Some(deadline) => with_deadline(deadline, f),
+        None => f(),
+    }
+}
+
+/// Why there is no connection: the caller's deadline or cancel, or else the network.
+fn connect_error(error: io::Error) -> CallError {
+    if let Err(interrupt) = park::check() {
+        return interrupt.into();
+    }
+    match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+        Some(interrupt @ Interrupt::DeadlineExceeded { .. }) => (*interrupt).into(),
+        _ => CallError::Connect(Arc::new(error)),
     }
 }
 

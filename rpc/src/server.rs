@@ -9,12 +9,12 @@ use std::collections::{HashSet, VecDeque};
 use std::fmt;
 use std::hash::{BuildHasher, Hasher};
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use dhaga::net::{TcpListener, TcpStream};
+use dhaga::net::{TcpListener, TcpStream, ToSocketAddrs};
 use dhaga::sync::{OwnedSemaphorePermit, Semaphore};
 use dhaga::{Builder, JoinHandle, Runtime, park, turn, yield_now};
 
@@ -27,10 +27,8 @@ use crate::message::{Message, MessageError};
 use crate::outbox::Appended;
 use crate::service::{Handler, HandlerError, Methods, TypedHandler, respond_refusal};
 
-/// First and last pause of an accept loop that the kernel refuses a descriptor: short enough for a passing shortage, long
-/// enough to cost nothing in a lasting one.
-const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(5);
-const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
+/// The pause of an accept loop after an error. Where the kernel refuses a descriptor, the accept itself makes longer ones.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(5);
 /// How often connections that owe us bytes are looked at. Only while there are such.
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 /// How often a drain looks whether the last answers have left.
@@ -344,18 +342,13 @@ impl Shared {
 
     /// Accepts until it is cancelled, or its runtime shut down. No error of the kernel ends it.
     fn accept_loop(self: &Arc<Self>, listener: &TcpListener) {
-        let mut pause = ACCEPT_PAUSE_MIN;
         while let Ok(room) = self.room.clone().acquire_owned() {
             match listener.accept() {
-                Ok((stream, _)) => {
-                    pause = ACCEPT_PAUSE_MIN;
-                    self.adopt(stream, room);
-                }
+                Ok((stream, _)) => self.adopt(stream, room),
                 Err(error) if is_end(&error) => return,
                 Err(error) => {
-                    log::warn!("accept failed, trying again in {pause:?}: {error}");
-                    dhaga::sleep(pause);
-                    pause = (pause * 2).min(ACCEPT_PAUSE_MAX);
+                    log::warn!("accept failed and is tried again: {error}");
+                    dhaga::sleep(ACCEPT_PAUSE);
                 }
             }
         }

@@ -99,7 +99,7 @@ pub struct MethodDescription {
 /// For the attribute's code only.
 #[doc(hidden)]
 pub mod __private {
-    pub use std::net::ToSocketAddrs;
+    pub use dhaga::net::ToSocketAddrs;
 
     pub use serde_bytes::{ByteBuf, Bytes};
 

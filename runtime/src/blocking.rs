@@ -12,7 +12,7 @@ use crate::frame;
 use crate::job::{Job, Label, quietly};
 use crate::machine;
 use crate::park;
-use crate::spawn::{JoinError, pair_for_pool};
+use crate::spawn::{JoinError, detached, pair_for_pool};
 
 /// OS threads of the pool at most. As tokio's: far more than a disk serves at once, far fewer than a pid limit.
 pub const THREADS_MAX: usize = 512;
@@ -55,6 +55,11 @@ where
         job.execute().finish();
     }
     handle.join_until(park::WaitReason::Blocking, None)
+}
+
+/// Has a thread of the pool run what belongs to nobody's scope. It is dropped if there is no thread for it.
+pub(crate) fn run_detached(f: impl FnOnce() + Send + 'static) {
+    POOL.submit(detached(Location::caller(), f));
 }
 
 static POOL: Pool =

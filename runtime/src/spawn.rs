@@ -13,7 +13,7 @@ use crate::interrupt::Interrupt;
 use crate::job::{Job, Label, Wish};
 use crate::packet::{self, Ending, Handle, Plan};
 use crate::park::{self, Unparker, WaitReason};
-use crate::runtime::{Runtime, SpawnError, submit, submit_here};
+use crate::runtime::{Runtime, SpawnError, submit, submit_at, submit_here};
 use crate::scheduler::worker;
 use crate::stack::{STACK_BYTES_MAX, STACK_BYTES_MIN};
 
@@ -210,6 +210,18 @@ impl Builder {
         // SAFETY: `submit_here` puts the job into the queue of this thread's worker that nobody steals from, or drops it here.
         let (job, handle) = unsafe { packet::pair_unchecked(plan, f) };
         submit_here(job)?;
+        Ok(JoinHandle { handle })
+    }
+
+    /// As [`Builder::spawn`], on a worker of the caller's runtime, from 0.
+    #[track_caller]
+    pub(crate) fn spawn_at<F, T>(self, worker: usize, f: F) -> Result<JoinHandle<T>, SpawnError>
+    where
+        F: FnOnce() -> T + Send + 'static,
+        T: Send + 'static,
+    {
+        let (job, handle) = packet::pair(self.check(Location::caller())?, f);
+        submit_at(worker, job)?;
         Ok(JoinHandle { handle })
     }
 

@@ -89,6 +89,8 @@ pub enum WaitReason {
     Blocking,
     /// For the answer of a remote call.
     Call,
+    /// For the addresses of a host name.
+    Lookup,
 }
 
 /// A wait in a section that was promised not to have any.

@@ -1,7 +1,7 @@
 //! What breaks: peers that go away, handlers that panic, a kernel that refuses. Each caller learns it, nobody waits for ever.
 
 use std::io;
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
@@ -280,6 +280,28 @@ fn a_client_out_of_descriptors_gets_a_connect_error_and_recovers() {
         drop(hoard);
         assert!(matches!(refused, CallError::Connect(_)), "{refused:?}");
         assert_eq!(add(&connect(&server), 1, 2).ok(), Some(3));
+    });
+}
+
+#[test]
+fn of_several_addresses_one_that_answers_is_enough() {
+    within_deadline(|| {
+        let server = Server::builder().method("add", |a: i64, b: i64| Ok(a + b)).bind("localhost:0").expect("a port");
+        let nobody = SocketAddr::from(([127, 0, 0, 1], 1));
+        let in_all_ways = [
+            Client::connect(("localhost", server.local_addr().port())),
+            Client::connect(&[nobody, nobody, server.local_addr()][..]),
+        ];
+        for client in in_all_ways {
+            assert_eq!(add(&client.expect("one answers"), 1, 2).ok(), Some(3));
+        }
+        match Client::connect(&[nobody, nobody][..]) {
+            Err(CallError::Connect(error)) => {
+                let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<dhaga::net::ConnectError>());
+                assert_eq!(inner.expect("each is named").attempts().len(), 2);
+            }
+            other => panic!("nobody listens, and yet {other:?}"),
+        }
     });
 }
 

@@ -278,14 +278,14 @@ macro_rules! listener {
             ///
             /// # Errors
             ///
-            /// What the kernel says; when the process is out of descriptors the listener lives on, and the connection waits.
+            /// What the kernel says. When the process is out of descriptors the listener lives on, and the connection waits:
+            /// call it again. The first such error comes at once; until an accept succeeds, each further one comes after a
+            /// pause, of 5 ms at first and 1 s at last, and another attempt, so that a loop of accepts does not spin.
+            ///
             /// [`ShuttingDown`](crate::ShuttingDown), of kind `Other`, once the [`shutdown`](crate::Runtime::shutdown) of the
             /// caller's runtime has begun: end the loop around the call.
             pub fn accept(&self) -> std::io::Result<($stream, $address)> {
-                let reason = $crate::park::WaitReason::Accept;
-                let direction = $crate::reactor::Direction::Read;
-                let manner = $crate::net::source::Manner { direction, reason, timeout: None };
-                self.source.io(manner, $accept, |_| false)
+                self.source.accept($accept)
             }
 
             /// Connections, until the [`shutdown`](crate::Runtime::shutdown) of the caller's runtime begins.

@@ -7,9 +7,10 @@
 //! | `std::os::unix::net` | [`unix`]; its three sockets also lie here |
 //! | any other descriptor that the kernel can poll | [`Watched`] |
 //!
-//! Addresses are std's own types. Any number of dhagas may use one socket at once, on any worker, and plain threads beside
-//! them; clones share it, and the last one closes it. What waits ends at the deadline around it and with its dhaga's
-//! cancel; see [`within`](crate::within). The readiness of each of them is an event of [`select!`](crate::select!).
+//! Addresses are std's own types; [`ToSocketAddrs`] is ours, so that a host name is looked up without blocking a worker. Any
+//! number of dhagas may use one socket at once, on any worker, and plain threads beside them; clones share it, and the last
+//! one closes it. What waits ends at the deadline around it and with its dhaga's cancel; see [`within`](crate::within). The
+//! readiness of each of them is an event of [`select!`](crate::select!).
 //!
 //! From std's types and to them: `TryFrom`; from descriptors and to them: `From`.
 //!
@@ -19,7 +20,11 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 
+mod connect;
+mod each_worker;
 mod face;
+mod listener_options;
+mod names;
 pub(crate) mod ready;
 pub(crate) mod source;
 mod tcp;
@@ -27,10 +32,14 @@ mod udp;
 pub mod unix;
 mod watched;
 
-pub use std::net::{
-    AddrParseError, IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, SocketAddrV4, SocketAddrV6, ToSocketAddrs,
-};
+pub use std::net::{AddrParseError, IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, SocketAddrV4, SocketAddrV6};
 
+pub use connect::{CONNECT_ATTEMPT_DELAY, CONNECT_ATTEMPT_TIMEOUT, CONNECT_ATTEMPTS_MAX, ConnectError};
+pub use each_worker::{WorkerListeners, listen_on_each_worker};
+pub use listener_options::ListenerOptions;
+#[doc(hidden)]
+pub use names::lookup_host_by;
+pub use names::{LOOKUP_TIMEOUT, LOOKUPS_MAX, LookupError, SocketAddrs, ToSocketAddrs, lookup_host};
 pub use ready::Socket;
 pub use tcp::{Incoming, TcpListener, TcpStream};
 pub use udp::UdpSocket;

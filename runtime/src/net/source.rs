@@ -2,14 +2,15 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 
 use crate::around;
-use crate::interrupt::ShuttingDown;
+use crate::interrupt::{Interrupt, ShuttingDown};
 use crate::park::{self, Parked, WaitReason};
 use crate::reactor::{Direction, Left, OnReady, Readiness};
 use crate::run_queue::{Address, Injector, Message};
@@ -20,6 +21,11 @@ use crate::scheduler::{Worker, now, worker};
 const PAUSE_MIN: Duration = Duration::from_millis(1);
 const PAUSE_MAX: Duration = Duration::from_millis(10);
 
+/// First and longest pause of accepts in a row that find no descriptor left: short enough for a passing shortage, long enough
+/// to cost nothing in a lasting one.
+const SHORTAGE_PAUSE_MIN: Duration = Duration::from_millis(5);
+const SHORTAGE_PAUSE_MAX: Duration = Duration::from_secs(1);
+
 /// A non-blocking descriptor that dhagas of any worker, and plain threads, can wait for. It is registered once, with the
 /// worker of the first dhaga that waits for it, and stays there.
 pub(crate) struct Source<S: AsFd> {
@@ -29,6 +35,8 @@ pub(crate) struct Source<S: AsFd> {
     socket: S,
     /// The user asked for `WouldBlock` instead of a wait.
     is_nonblocking: AtomicBool,
+    /// Accepts in a row that found no descriptor left.
+    shortages: AtomicU8,
     read_timeout: Timeout,
     write_timeout: Timeout,
 }
@@ -82,6 +90,7 @@ impl<S: AsFd> Source<S> {
             registration: Registration::default(),
             socket,
             is_nonblocking: AtomicBool::new(false),
+            shortages: AtomicU8::new(0),
             read_timeout: Timeout::default(),
             write_timeout: Timeout::default(),
         }
@@ -167,6 +176,35 @@ impl<S: AsFd> Source<S> {
         }
     }
 
+    /// As [`Source::io`], to accept. Where no descriptor is left, the first accept says so at once, and the next ones in a row
+    /// try again after a pause before they do, so that a loop which goes on after an error does not spin. The direction stays
+    /// ready meanwhile: the connection is still there, and no event will tell of it again.
+    pub(crate) fn accept<T>(&self, mut attempt: impl FnMut(&S) -> io::Result<T>) -> io::Result<T> {
+        let manner = Manner { direction: Direction::Read, reason: WaitReason::Accept, timeout: None };
+        let mut accepted = self.io(manner, &mut attempt, |_| false);
+        if accepted.as_ref().is_err_and(is_shortage) && self.pause_in_shortage()? {
+            accepted = self.io(manner, &mut attempt, |_| false);
+        }
+        if accepted.is_ok() && self.shortages.load(Ordering::Relaxed) > 0 {
+            self.shortages.store(0, Ordering::Relaxed);
+        }
+        accepted
+    }
+
+    /// Counts a shortage. Returns whether it has paused, and another attempt is due.
+    #[cold]
+    fn pause_in_shortage(&self) -> Result<bool, Interrupt> {
+        let before = self.shortages.load(Ordering::Relaxed);
+        self.shortages.store(before.saturating_add(1), Ordering::Relaxed);
+        if before == 0 || self.is_nonblocking() {
+            return Ok(false);
+        }
+        park::check()?;
+        let pause = SHORTAGE_PAUSE_MIN.saturating_mul(1 << (before - 1).min(16)).min(SHORTAGE_PAUSE_MAX);
+        park::park_until(WaitReason::Accept, park::earliest(around::after(pause)));
+        Ok(true)
+    }
+
     /// One attempt without a wait. `None`: it would block; if the readiness bit says so, no system call is made.
     #[inline]
     pub(crate) fn attempt<T>(
@@ -242,7 +280,7 @@ impl<S: AsFd> Source<S> {
         let mut descriptors = [PollFd::new(&self.socket, flags_of(direction))];
         match poll(&mut descriptors, left.as_ref()) {
             Ok(0) => Ok(Parked::TimedOut),
-            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(Parked::Woken),
+            Ok(_) | Err(Errno::INTR) => Ok(Parked::Woken),
             Err(error) => Err(error.into()),
         }
     }
@@ -381,6 +419,13 @@ impl Drop for Registration {
             let _ = injector.push(Message::Forget(token));
         }
     }
+}
+
+/// Whether a socket was refused because the process or the machine has no descriptors or memory left: it has nothing to do
+/// with the peer, and is over some time.
+pub(crate) fn is_shortage(error: &io::Error) -> bool {
+    let shortages = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+    error.raw_os_error().is_some_and(|code| shortages.map(Errno::raw_os_error).contains(&code))
 }
 
 fn flags_of(direction: Direction) -> PollFlags {

@@ -1,21 +1,19 @@
 //! TCP as in `std::net`: the same names, the same behaviour, and a wait that parks.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, ToSocketAddrs};
-use std::os::fd::OwnedFd;
+use std::net::{Ipv4Addr, Shutdown, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use rustix::io::Errno;
+use rustix::net::SocketFlags;
 
+use super::connect::{connect, connect_first};
 use super::face::{handle, listener, receive, refuse_zero, send, stream, timeouts};
-use super::source::{Manner, Source};
-use crate::park::WaitReason;
+use super::listener_options::ListenerOptions;
+use super::names::{ToSocketAddrs, each_address};
+use super::source::Source;
 use crate::reactor::{Direction, OnReady};
-
-/// Connections that wait in the kernel to be accepted. std's 128 overflows when ten thousand clients come at once; the
-/// kernel cuts it down to `net.core.somaxconn` (4096 by default).
-const BACKLOG: i32 = 4096;
 
 /// A TCP connection. All its waits park a dhaga and block a plain thread; see [`std::net::TcpStream`] for the rest.
 ///
@@ -38,13 +36,18 @@ pub struct TcpStream {
 impl TcpStream {
     /// Opens a connection to the first of the addresses that answers. Waits until it is established.
     ///
-    /// A host name is looked up on the OS thread; where that may take long, look it up in [`blocking`](crate::blocking).
+    /// A host name is looked up as [`ToSocketAddrs`] says. Of several addresses the families take turns, beginning with that
+    /// of the first (RFC 8305). The next is tried when one has failed, or has not answered for
+    /// [`CONNECT_ATTEMPT_DELAY`](super::CONNECT_ATTEMPT_DELAY), and the first that answers wins; the others are closed. A
+    /// deadline around the call ends all of it.
     ///
     /// # Errors
     ///
-    /// The last address's error; `InvalidInput` when there is none.
+    /// The address's error as std has it, if there is one; `InvalidInput` when there is none. Of several, a
+    /// [`ConnectError`](super::ConnectError), which has the error of each, inside an error of the kind of the first one that
+    /// says more than that there is no way there. Where no descriptor is left for a socket, what the kernel says.
     pub fn connect(addresses: impl ToSocketAddrs) -> io::Result<Self> {
-        each_address(addresses, |address| connect(address, None))
+        Ok(Self { source: Arc::new(connect_first(addresses.to_socket_addrs()?)?) })
     }
 
     /// As [`TcpStream::connect`] to one address, for `timeout` at most.
@@ -54,7 +57,7 @@ impl TcpStream {
     /// `TimedOut` when the time is over; `InvalidInput` when it is zero.
     pub fn connect_timeout(address: &SocketAddr, timeout: Duration) -> io::Result<Self> {
         refuse_zero(Some(timeout))?;
-        connect(address, Some(timeout))
+        Ok(Self { source: Arc::new(connect(address, Some(timeout))?) })
     }
 
     /// The address of the other side.
@@ -190,7 +193,12 @@ impl TcpListener {
     ///
     /// The last address's error, `AddrInUse` above all; `InvalidInput` when there is none.
     pub fn bind(addresses: impl ToSocketAddrs) -> io::Result<Self> {
-        each_address(addresses, bind)
+        ListenerOptions::new().bind(addresses)
+    }
+
+    /// How it shall listen, to begin with as [`TcpListener::bind`] does.
+    pub fn options() -> ListenerOptions {
+        ListenerOptions::new()
     }
 
     /// The address it listens on: the port that the kernel chose, if it was bound to port 0.
@@ -221,85 +229,40 @@ impl TcpListener {
     }
 }
 
+impl ListenerOptions {
+    /// Listens on the first of the addresses that can be had.
+    ///
+    /// # Errors
+    ///
+    /// As [`TcpListener::bind`].
+    pub fn bind(&self, addresses: impl ToSocketAddrs) -> io::Result<TcpListener> {
+        Ok(TcpListener::from_nonblocking(each_address(addresses, |address| self.listen(address))?))
+    }
+}
+
 handle!(TcpListener, std::net::TcpListener);
 listener!(TcpListener, TcpStream, SocketAddr, accept);
 
-fn each_address<T>(
-    addresses: impl ToSocketAddrs,
-    mut attempt: impl FnMut(&SocketAddr) -> io::Result<T>,
-) -> io::Result<T> {
-    let mut last = io::Error::new(io::ErrorKind::InvalidInput, "the name stands for no address");
-    for address in addresses.to_socket_addrs()? {
-        match attempt(&address) {
-            Ok(value) => return Ok(value),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
-}
-
-fn open(address: &SocketAddr) -> io::Result<OwnedFd> {
-    let family = match address {
-        SocketAddr::V4(_) => AddressFamily::INET,
-        SocketAddr::V6(_) => AddressFamily::INET6,
-    };
-    Ok(rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC, None)?)
-}
-
-fn bind(address: &SocketAddr) -> io::Result<TcpListener> {
-    let socket = open(address)?;
-    // As std: a server that is restarted must not wait for old connections to leave TIME_WAIT.
-    sockopt::set_socket_reuseaddr(&socket, true)?;
-    rustix::net::bind(&socket, address)?;
-    rustix::net::listen(&socket, BACKLOG)?;
-    Ok(TcpListener::from_nonblocking(socket.into()))
-}
+/// Errors of a connection that has died before it was accepted, and is out of the backlog by then: the next one's turn.
+const DEAD_CONNECTION: [Errno; 8] = [
+    Errno::CONNABORTED,
+    Errno::NETDOWN,
+    Errno::PROTO,
+    Errno::NOPROTOOPT,
+    Errno::HOSTDOWN,
+    Errno::NONET,
+    Errno::HOSTUNREACH,
+    Errno::NETUNREACH,
+];
 
 fn accept(listener: &std::net::TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
-    let (socket, address) = rustix::net::acceptfrom_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?;
+    let (socket, address) = loop {
+        match rustix::net::acceptfrom_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
+            Err(error) if DEAD_CONNECTION.contains(&error) => {}
+            accepted => break accepted?,
+        }
+    };
     let unspecified = || SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
     let address = address.and_then(|address| SocketAddr::try_from(address).ok()).unwrap_or_else(unspecified);
     Ok((TcpStream::from_nonblocking(socket.into()), address))
-}
-
-fn connect(address: &SocketAddr, timeout: Option<Duration>) -> io::Result<TcpStream> {
-    crate::park::check_attempt()?;
-    let socket = open(&routable(address))?;
-    let begun = rustix::net::connect(&socket, &routable(address));
-    let stream = TcpStream::from_nonblocking(socket.into());
-    match begun {
-        Ok(()) => return Ok(stream),
-        Err(rustix::io::Errno::INPROGRESS | rustix::io::Errno::INTR) => {}
-        Err(error) => return Err(error.into()),
-    }
-    let manner = Manner { direction: Direction::Write, reason: WaitReason::Connect, timeout };
-    let established = stream.source.io(manner, finish_connect, |()| false);
-    match established {
-        Ok(()) => Ok(stream),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-            Err(io::Error::new(io::ErrorKind::TimedOut, "the connection was not established in time"))
-        }
-        Err(error) => Err(error),
-    }
-}
-
-/// Whether the connection stands: `WouldBlock` while it is under way.
-fn finish_connect(socket: &std::net::TcpStream) -> io::Result<()> {
-    if let Some(error) = socket.take_error()? {
-        return Err(error);
-    }
-    match socket.peer_addr() {
-        Ok(_) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotConnected => Err(io::ErrorKind::WouldBlock.into()),
-        Err(error) => Err(error),
-    }
-}
-
-/// To connect to "any address" means this host, as in std.
-fn routable(address: &SocketAddr) -> SocketAddr {
-    match address {
-        SocketAddr::V4(v4) if v4.ip().is_unspecified() => SocketAddr::from((Ipv4Addr::LOCALHOST, v4.port())),
-        SocketAddr::V6(v6) if v6.ip().is_unspecified() => SocketAddr::from((Ipv6Addr::LOCALHOST, v6.port())),
-        other => *other,
-    }
 }

@@ -1,10 +1,11 @@
 //! UDP as in `std::net`: the same names, the same behaviour, and a wait that parks.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use super::face::{handle, timeouts};
+use super::names::{ToSocketAddrs, each_address, no_address};
 use super::source::Source;
 
 /// A UDP socket. All its waits park a dhaga and block a plain thread; see [`std::net::UdpSocket`] for the rest.
@@ -35,14 +36,13 @@ pub struct UdpSocket {
 impl UdpSocket {
     /// A socket at the first of the addresses that can be had.
     ///
-    /// A host name is looked up on the OS thread; where that may take long, look it up in [`blocking`](crate::blocking).
-    /// So it is with each address here.
+    /// Waits only where a host name has to be looked up, as [`ToSocketAddrs`] says. So it is with each address here.
     ///
     /// # Errors
     ///
     /// The last address's error, `AddrInUse` above all; `InvalidInput` when there is none.
     pub fn bind(addresses: impl ToSocketAddrs) -> io::Result<Self> {
-        let socket = std::net::UdpSocket::bind(addresses)?;
+        let socket = each_address(addresses, std::net::UdpSocket::bind)?;
         socket.set_nonblocking(true)?;
         Ok(Self::from_nonblocking(socket))
     }
@@ -53,7 +53,7 @@ impl UdpSocket {
     ///
     /// The last address's error; `InvalidInput` when there is none.
     pub fn connect(&self, addresses: impl ToSocketAddrs) -> io::Result<()> {
-        self.source.socket().connect(addresses)
+        each_address(addresses, |address| self.source.socket().connect(address))
     }
 
     /// Sends a datagram to the first of the addresses. Waits while the socket's buffer is full.
@@ -62,8 +62,7 @@ impl UdpSocket {
     ///
     /// What the kernel says, as in std; `InvalidInput` when there is no address.
     pub fn send_to(&self, datagram: &[u8], addresses: impl ToSocketAddrs) -> io::Result<usize> {
-        let none = || io::Error::new(io::ErrorKind::InvalidInput, "the name stands for no address");
-        let address = addresses.to_socket_addrs()?.next().ok_or_else(none)?;
+        let address = addresses.to_socket_addrs()?.next().ok_or_else(no_address)?;
         self.source.io(self.source.writing(), |socket| socket.send_to(datagram, address), |_| false)
     }
 

@@ -15,7 +15,7 @@ use crate::owner;
 use crate::park::{self, Parked, Unparker, WaitReason};
 
 /// Some state, and who waits for it to change.
-pub(super) struct Crowd<S> {
+pub(crate) struct Crowd<S> {
     inside: ShortLock<Inside<S>>,
 }
 
@@ -27,18 +27,18 @@ struct Inside<S> {
 }
 
 /// The state, locked, until the holder lets go, waits or releases.
-pub(super) struct CrowdGuard<'a, S> {
+pub(crate) struct CrowdGuard<'a, S> {
     crowd: &'a Crowd<S>,
     inside: ShortGuard<'a, Inside<S>>,
 }
 
 impl<S> Crowd<S> {
-    pub(super) const fn new(state: S) -> Self {
+    pub(crate) const fn new(state: S) -> Self {
         Self { inside: ShortLock::new(Inside { state, round: 0, waiters: WaitQueue::new() }) }
     }
 
     #[inline]
-    pub(super) fn lock(&self) -> CrowdGuard<'_, S> {
+    pub(crate) fn lock(&self) -> CrowdGuard<'_, S> {
         CrowdGuard { crowd: self, inside: self.inside.lock() }
     }
 }
@@ -49,7 +49,7 @@ impl<S> CrowdGuard<'_, S> {
     /// Whoever unwinds blocks its OS thread instead, and not for ever: nobody owns an event, so nothing tells a long wait
     /// from a deadlock. To return without the event would be worse than to abort, since code behind it may rely on it.
     #[inline]
-    pub(super) fn wait(self, reason: WaitReason, what: &str) {
+    pub(crate) fn wait(self, reason: WaitReason, what: &str) {
         let waiter = Waiter::new(self.inside.round);
         let waiting = self.join(&waiter);
         if std::thread::panicking() {
@@ -62,7 +62,7 @@ impl<S> CrowdGuard<'_, S> {
 
     /// Suspends until the next release, or until `deadline` or the end of the scope.
     #[inline]
-    pub(super) fn wait_until(self, reason: WaitReason, deadline: Option<Instant>) -> Result<(), Stopped> {
+    pub(crate) fn wait_until(self, reason: WaitReason, deadline: Option<Instant>) -> Result<(), Stopped> {
         let waiter = Waiter::new(self.inside.round);
         let waiting = self.join(&waiter);
         match park_until_decided(&waiter, reason, deadline) {
@@ -73,7 +73,7 @@ impl<S> CrowdGuard<'_, S> {
 
     /// Lets all go who wait.
     #[inline]
-    pub(super) fn release(self) {
+    pub(crate) fn release(self) {
         let Self { crowd, mut inside } = self;
         inside.round += 1;
         let first = inside.next_released();

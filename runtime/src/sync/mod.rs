@@ -29,7 +29,7 @@ mod barrier;
 pub mod broadcast;
 pub mod channel;
 mod condvar;
-mod crowd;
+pub(crate) mod crowd;
 mod error;
 mod lazy_lock;
 pub mod mpsc;
@@ -44,7 +44,7 @@ pub(crate) mod select;
 mod semaphore;
 mod short_lock;
 mod wait_group;
-mod wait_queue;
+pub(crate) mod wait_queue;
 pub mod watch;
 
 pub use std::sync::{LockResult, PoisonError, TryLockError, TryLockResult};

@@ -145,6 +145,11 @@ impl Order {
 
 /// Waits until one of the events has happened. If it returns an error, none has.
 pub(crate) fn wait(events: &mut [&mut dyn Event], order: Order) -> Result<(), Interrupt> {
+    wait_as(WaitReason::Select, events, order)
+}
+
+/// As [`wait`], for another reason than that the user selects.
+pub(crate) fn wait_as(reason: WaitReason, events: &mut [&mut dyn Event], order: Order) -> Result<(), Interrupt> {
     events.iter_mut().for_each(|event| event.begin());
     let claim = Claim::new();
     let mut misses = 0;
@@ -154,7 +159,7 @@ pub(crate) fn wait(events: &mut [&mut dyn Event], order: Order) -> Result<(), In
             return Ok(());
         }
         check_unwinding()?;
-        match wait_in_all(events, &claim) {
+        match wait_in_all(reason, events, &claim) {
             Waited::Granted => return Ok(()),
             Waited::Woken => misses = 0,
             Waited::Missed => step_aside(&mut misses),
@@ -184,12 +189,12 @@ enum Waited {
     Missed,
 }
 
-fn wait_in_all(events: &mut [&mut dyn Event], claim: &Claim) -> Waited {
+fn wait_in_all(reason: WaitReason, events: &mut [&mut dyn Event], claim: &Claim) -> Waited {
     claim.release();
     let mut places = Places { events, claim };
     let has_slept = places.take_all();
     if has_slept {
-        places.park();
+        places.park(reason);
     }
     match (places.leave_all(), has_slept) {
         (true, _) => Waited::Granted,
@@ -213,13 +218,13 @@ impl Places<'_, '_> {
         self.events.iter_mut().all(|event| unsafe { event.enlist(self.claim, unparker.clone()) })
     }
 
-    fn park(&self) {
+    fn park(&self, reason: WaitReason) {
         let deadline = park::earliest(self.events.iter().filter_map(|event| event.deadline()).min());
         if park::is_in_dhaga() || self.events.iter().all(|event| event.descriptor().is_none()) {
-            park::park_until(WaitReason::Select, deadline);
+            park::park_until(reason, deadline);
         } else {
             let descriptors = self.events.iter().filter_map(|event| event.descriptor());
-            park::park_polling(WaitReason::Select, descriptors, deadline);
+            park::park_polling(reason, descriptors, deadline);
         }
     }
 

@@ -328,7 +328,7 @@ impl<V> std::fmt::Debug for WaitQueue<V> {
 
 /// Why a wait that can fail ends without what it waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stopped {
+pub(crate) enum Stopped {
     TimedOut,
     Interrupted(Interrupt),
 }

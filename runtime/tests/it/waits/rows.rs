@@ -5,14 +5,14 @@ use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex as StdMutex, mpsc};
 use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::Duration;
 
 use dhaga::net::unix::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
-use dhaga::net::{TcpListener, TcpStream, UdpSocket, Watched};
+use dhaga::net::{TcpListener, TcpStream, UdpSocket, Watched, lookup_host_by};
 use dhaga::park::{Unparker, WaitReason, park as park_here, unparker};
 use dhaga::sync::{
     Barrier, Condvar, Mutex, Once, OnceLock, RwLock, Semaphore, WaitGroup, broadcast, channel, oneshot, watch,
@@ -60,6 +60,8 @@ rows! {
     interval: Tick, "`Interval::tick`";
     accept: Accept, "`TcpListener::accept`";
     connect: Connect, "`TcpStream::connect`";
+    connect_several: ConnectSeveral, "`TcpStream::connect` to several addresses";
+    lookup: Lookup, "`lookup_host`, and every address that is a host name";
     read: ReadSocket, "`TcpStream`: `read`, `peek`";
     write: WriteSocket, "`TcpStream`: `write`";
     udp_recv: UdpRecv, "`UdpSocket`: `recv`, `recv_from`, `peek`, `peek_from`";
@@ -796,6 +798,59 @@ impl Wait for Connect {
         for _ in 0..self.in_the_way.lock().expect("nobody panicked").drain(..).len() {
             rustix::net::accept(self.listener.as_fd()).expect("they wait");
         }
+    }
+}
+
+/// Nobody answers at either address, until one does at the second.
+struct ConnectSeveral(Connect, Connect);
+
+impl Wait for ConnectSeveral {
+    const ALWAYS_SUSPENDS: bool = true;
+
+    fn new() -> Self {
+        Self(Connect::new(), Connect::new())
+    }
+
+    fn wait(&self) -> Ended {
+        TcpStream::connect(&[self.0.address, self.1.address][..]).map(drop).into()
+    }
+
+    fn wake(&self) {
+        self.1.wake();
+    }
+}
+
+/// A resolver that answers when the test says so.
+struct Lookup {
+    host: String,
+    gate: StdMutex<Option<mpsc::Sender<()>>>,
+    opened: Arc<StdMutex<mpsc::Receiver<()>>>,
+}
+
+impl Wait for Lookup {
+    const ALWAYS_SUSPENDS: bool = true;
+
+    fn new() -> Self {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let (gate, opened) = mpsc::channel();
+        // Who asks for the same name shares the answer.
+        let host = format!("wait-{}", NEXT.fetch_add(1, Ordering::SeqCst));
+        Self { host, gate: Some(gate).into(), opened: Arc::new(opened.into()) }
+    }
+
+    fn wait(&self) -> Ended {
+        let opened = self.opened.clone();
+        // Once the gate has opened it stays so.
+        let resolve = move |_: &str| {
+            let opened = opened.lock().expect("nobody panicked");
+            assert!(opened.recv().is_err(), "nothing is sent");
+            Ok(Vec::new())
+        };
+        lookup_host_by(&self.host, 80, resolve).map(drop).into()
+    }
+
+    fn wake(&self) {
+        drop(self.gate.lock().expect("nobody panicked").take());
     }
 }
 
