@@ -11,6 +11,8 @@
 //!   └───────────────┴─────────────┴─────────────┴──────────┴──────────┘
 //! ```
 
+mod futures;
+
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::RawFd;
@@ -23,6 +25,8 @@ use slab::Slab;
 
 use crate::atomic::{AtomicU32, Mutex, MutexGuard, Ordering, lock};
 use crate::run_queue::{Address, Doorbell};
+
+pub(crate) use self::futures::{FutureWaker, WakerRef};
 
 const READABLE: u32 = 1;
 const WRITABLE: u32 = 2;
@@ -109,6 +113,7 @@ struct Waiters<W> {
     read: Queue<W>,
     write: Queue<W>,
     callback: Option<Arc<dyn OnReady>>,
+    places: futures::Places,
 }
 
 /// Waiters in their order. Nearly always one at most, which then lies here and not on the heap.
@@ -160,7 +165,8 @@ impl<W> Waiters<W> {
 impl<W: Copy + PartialEq> Default for Readiness<W> {
     /// Ready in both directions until an attempt shows the contrary.
     fn default() -> Self {
-        let waiters = Waiters { read: Queue::new(), write: Queue::new(), callback: None };
+        let waiters =
+            Waiters { read: Queue::new(), write: Queue::new(), callback: None, places: futures::Places::default() };
         Self { word: AtomicU32::new(READABLE | WRITABLE), waiters: Mutex::new(waiters) }
     }
 }
@@ -218,6 +224,7 @@ impl<W: Copy + PartialEq> Readiness<W> {
             while let Some(waiter) = waiters.queue(direction).pop() {
                 report(Report::Waiter(waiter));
             }
+            waiters.places.take(direction, |waker| report(Report::Future(waker)));
         }
         drop(waiters);
         // It may own the source, and much else.
@@ -287,6 +294,7 @@ impl<W: Copy + PartialEq> Readiness<W> {
                     break;
                 }
             }
+            waiters.places.take(direction, |waker| report(Report::Future(waker)));
         }
         if bits & READABLE != 0
             && let Some(callback) = &waiters.callback
@@ -300,6 +308,8 @@ impl<W: Copy + PartialEq> Readiness<W> {
 pub(crate) enum Report<W = Address> {
     /// This dhaga's source is ready; it may live on another worker.
     Waiter(W),
+    /// This future's source is ready.
+    Future(FutureWaker),
     /// This source's callback wants to push.
     Callback(Arc<dyn OnReady>),
 }
