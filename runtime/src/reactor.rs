@@ -26,6 +26,7 @@ use slab::Slab;
 use crate::atomic::{AtomicU32, Mutex, MutexGuard, Ordering, lock};
 use crate::run_queue::{Address, Doorbell};
 
+use self::futures::Places;
 pub(crate) use self::futures::{FutureWaker, WakerRef};
 
 const READABLE: u32 = 1;
@@ -113,18 +114,18 @@ struct Waiters<W> {
     read: Queue<W>,
     write: Queue<W>,
     callback: Option<Arc<dyn OnReady>>,
-    places: futures::Places,
 }
 
 /// Waiters in their order. Nearly always one at most, which then lies here and not on the heap.
 struct Queue<W> {
     first: Option<W>,
     rest: VecDeque<W>,
+    futures: Places,
 }
 
 impl<W: Copy + PartialEq> Queue<W> {
     fn new() -> Self {
-        Self { first: None, rest: VecDeque::new() }
+        Self { first: None, rest: VecDeque::new(), futures: Places::default() }
     }
 
     fn is_empty(&self) -> bool {
@@ -165,8 +166,7 @@ impl<W> Waiters<W> {
 impl<W: Copy + PartialEq> Default for Readiness<W> {
     /// Ready in both directions until an attempt shows the contrary.
     fn default() -> Self {
-        let waiters =
-            Waiters { read: Queue::new(), write: Queue::new(), callback: None, places: futures::Places::default() };
+        let waiters = Waiters { read: Queue::new(), write: Queue::new(), callback: None };
         Self { word: AtomicU32::new(READABLE | WRITABLE), waiters: Mutex::new(waiters) }
     }
 }
@@ -224,7 +224,7 @@ impl<W: Copy + PartialEq> Readiness<W> {
             while let Some(waiter) = waiters.queue(direction).pop() {
                 report(Report::Waiter(waiter));
             }
-            waiters.places.take(direction, |waker| report(Report::Future(waker)));
+            waiters.queue(direction).futures.take(|waker| report(Report::Future(waker)));
         }
         drop(waiters);
         // It may own the source, and much else.
@@ -294,7 +294,7 @@ impl<W: Copy + PartialEq> Readiness<W> {
                     break;
                 }
             }
-            waiters.places.take(direction, |waker| report(Report::Future(waker)));
+            waiters.queue(direction).futures.take(|waker| report(Report::Future(waker)));
         }
         if bits & READABLE != 0
             && let Some(callback) = &waiters.callback

@@ -4,7 +4,6 @@
 //! have taken it from the others. So each handle that futures use has a *place* here with a waker for each direction, as the
 //! traits of I/O want it, and an event wakes all of them.
 
-use std::mem;
 use std::sync::Arc;
 use std::task::Waker;
 
@@ -44,57 +43,57 @@ impl WakerRef<'_> {
     }
 }
 
-/// The wakers of one handle, by direction.
-pub(crate) type Place = [Option<FutureWaker>; 2];
-
-/// The places of a source. Boxed, since most sources have none.
+/// The futures that wait in one direction: a place for each handle. Boxed, since most sources have none.
 #[derive(Default)]
-pub(super) struct Places(Option<Box<Slab<Place>>>);
+pub(super) struct Places(Option<Box<Slab<Option<FutureWaker>>>>);
 
 impl Places {
-    /// Takes out the wakers of one direction.
-    pub(super) fn take(&mut self, direction: Direction, mut report: impl FnMut(FutureWaker)) {
+    /// Takes out the wakers of all.
+    pub(super) fn take(&mut self, report: impl FnMut(FutureWaker)) {
         let places = self.0.iter_mut().flat_map(|places| places.iter_mut());
-        places.filter_map(|(_, place)| place[direction as usize].take()).for_each(&mut report);
+        places.filter_map(|(_, place)| place.take()).for_each(report);
+    }
+
+    /// The place with this key, or a new one if there is no key yet.
+    fn place(&mut self, key: &mut Option<usize>) -> &mut Option<FutureWaker> {
+        let places = self.0.get_or_insert_default();
+        let key = *key.get_or_insert_with(|| places.insert(None));
+        &mut places[key]
     }
 }
 
 impl<W: Copy + PartialEq> Readiness<W> {
-    /// A place for the futures of one handle.
-    pub(crate) fn add_place(&self) -> usize {
-        self.lock().places.0.get_or_insert_default().insert(Place::default())
-    }
-
-    /// Gives it up. What is in it the caller drops, now that nothing is locked.
-    #[must_use = "dropping it may run a foreign waker's code"]
-    pub(crate) fn remove_place(&self, key: usize) -> Option<Place> {
-        let mut waiters = self.lock();
-        waiters.places.0.as_mut().map(|places| places.remove(key))
-    }
-
     /// Has a waker woken at the next event, instead of the one that was there. Returns false if the direction became ready
-    /// meanwhile.
+    /// meanwhile. The key is the handle's for this direction, to be given up with [`Readiness::give_up`].
     #[inline]
-    pub(crate) fn leave_word(&self, key: usize, direction: Direction, waker: WakerRef<'_>) -> bool {
+    pub(crate) fn leave_word(&self, key: &mut Option<usize>, direction: Direction, waker: WakerRef<'_>) -> bool {
         let mut waiters = self.lock();
         if self.look().is_ready(direction) {
             return false;
         }
-        let Some(places) = &mut waiters.places.0 else { return false };
-        let place = &mut places[key][direction as usize];
+        let place = waiters.queue(direction).futures.place(key);
         if place.as_ref().is_some_and(|kept| waker.is_kept_in(kept)) {
             return true;
         }
-        let last = mem::replace(place, Some(waker.keep()));
+        let last = place.replace(waker.keep());
         drop(waiters);
+        // Only now that nothing is locked: it may be foreign.
         drop(last);
         true
+    }
+
+    /// Ends the use of a place.
+    pub(crate) fn give_up(&self, key: usize, direction: Direction) {
+        let mut waiters = self.lock();
+        let last = waiters.queue(direction).futures.0.as_mut().and_then(|places| places.remove(key));
+        drop(waiters);
+        drop(last);
     }
 
     /// The futures that wait in one direction, for an event that the kernel does not send.
     pub(crate) fn take_futures(&self, direction: Direction) -> Vec<FutureWaker> {
         let mut taken = Vec::new();
-        self.lock().places.take(direction, |waker| taken.push(waker));
+        self.lock().queue(direction).futures.take(|waker| taken.push(waker));
         taken
     }
 }

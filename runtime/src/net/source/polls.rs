@@ -18,7 +18,8 @@ use crate::spawn::Builder;
 /// Where the futures of one handle leave word with its source: one for each direction, the latest.
 pub(crate) struct Place {
     readiness: Arc<Readiness>,
-    key: usize,
+    /// Its keys there and what is kept for its wakers, by direction.
+    keys: [Option<usize>; 2],
     words: [Word; 2],
     /// Registers the source for who polls on a plain thread, which has no reactor.
     registering: Option<JoinFuture<io::Result<()>>>,
@@ -26,7 +27,11 @@ pub(crate) struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        drop(self.readiness.remove_place(self.key));
+        for direction in [Direction::Read, Direction::Write] {
+            if let Some(key) = self.keys[direction as usize] {
+                self.readiness.give_up(key, direction);
+            }
+        }
     }
 }
 
@@ -34,8 +39,7 @@ impl<S: AsFd> Source<S> {
     /// A place for the futures of a new handle.
     pub(crate) fn place(&self) -> Place {
         let readiness = self.registration.readiness.clone();
-        let key = readiness.add_place();
-        Place { readiness, key, words: Default::default(), registering: None }
+        Place { readiness, keys: [None; 2], words: Default::default(), registering: None }
     }
 }
 
@@ -61,9 +65,9 @@ impl<S: AsFd + Send + Sync + 'static> Source<S> {
                 return Poll::Ready(done);
             }
             ready!(self.poll_registered(place, context))?;
-            let Place { readiness, key, words, .. } = &mut *place;
-            let word = &mut words[direction as usize];
-            if word.left(context.waker(), |waker| readiness.leave_word(*key, direction, waker)) {
+            let Place { readiness, keys, words, .. } = &mut *place;
+            let (key, word) = (&mut keys[direction as usize], &mut words[direction as usize]);
+            if word.left(context.waker(), |waker| readiness.leave_word(key, direction, waker)) {
                 return Poll::Pending;
             }
         }
