@@ -194,6 +194,13 @@ pub struct JoinFuture<T> {
     word: Option<Arc<ThreadParker>>,
 }
 
+impl<T> JoinFuture<T> {
+    /// Cancels the dhaga, if it has not ended.
+    pub(crate) fn cancel(&self) {
+        self.handle.as_ref().map(JoinHandle::cancel);
+    }
+}
+
 /// Awaits the end of the dhaga. Its errors are those of [`JoinHandle::join`] but [`JoinError::Stopped`]: no scope ends it.
 impl<T> IntoFuture for JoinHandle<T> {
     type Output = Result<T, JoinError<T>>;

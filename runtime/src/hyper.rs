@@ -6,36 +6,43 @@
 //! | `hyper::rt::Executor` | [`DhagaExecutor`], and [`DhagaLocalExecutor`] for futures that are not `Send` | `TokioExecutor` |
 //! | `hyper::rt::Timer` | [`DhagaTimer`] | `TokioTimer` |
 //!
-//! A connection is a future, which [`try_block_on`](crate::try_block_on) polls in a dhaga of its own. So a service is
-//! sequential code that waits where it likes: what holds up a poll holds up this connection of HTTP/1 and no other. HTTP/2 has
-//! many requests on one connection, and hyper gives each to the executor, and so to a dhaga of its own.
+//! A connection is a future, which [`try_block_on`](crate::try_block_on) polls in a dhaga of its own. So an `async` service
+//! may call what waits, a lock or a remote call: what holds up a poll holds up this connection of HTTP/1 and no other, and one
+//! request of HTTP/2, where hyper gives each to the executor. Only for the body of a request it must not wait so: while the
+//! service holds up the poll of its connection, nobody reads that. `.await` it, or write the service as sequential code
+//! throughout, with [`sequential`], which runs each request in a dhaga beside the connection's.
 //!
 //! ```ignore
-//! async fn hello(_: Request<Incoming>) -> Result<Response<String>, Infallible> {
+//! fn hello(request: Request<Incoming>) -> Result<Response<String>, hyper::Error> {
+//!     let body = dhaga::block_on(request.into_body().collect())?.to_bytes();
 //!     dhaga::sleep(Duration::from_millis(10)); // This dhaga waits, and no other.
-//!     Ok(Response::new("hello".to_owned()))
+//!     Ok(Response::new(format!("hello, {} bytes", body.len())))
 //! }
 //!
 //! for stream in TcpListener::bind("127.0.0.1:8080")?.incoming() {
-//!     let connection = http1::Builder::new().timer(DhagaTimer).serve_connection(DhagaIo::new(stream?), service_fn(hello));
+//!     let (io, service) = (DhagaIo::new(stream?), service_fn(sequential(hello)));
+//!     let connection = http1::Builder::new().timer(DhagaTimer).serve_connection(io, service);
 //!     dhaga::spawn(move || dhaga::try_block_on(connection)).detach();
 //! }
 //! ```
 //!
 //! The whole program, and one of a client, are in the guide's chapter on `async` code and HTTP.
 
+use std::future::IntoFuture;
 use std::io::{self, IoSlice};
+use std::panic::resume_unwind;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use ::hyper::rt::{Executor, Read, ReadBufCursor, Timer, Write};
 
-use crate::future::{self, Sleep, try_block_on};
+use crate::future::{self, JoinFuture, Sleep, try_block_on};
 use crate::net::Async;
 use crate::net::asynchronous::ByteStream;
 use crate::runtime::SpawnError;
-use crate::spawn::{Builder, JoinHandle};
+use crate::spawn::{Builder, JoinError, JoinHandle, spawn};
 
 /// A socket as hyper reads and writes it.
 pub type DhagaIo<T> = Async<T>;
@@ -142,6 +149,53 @@ fn keep(spawned: Result<JoinHandle<()>, SpawnError>) {
     match spawned {
         Ok(handle) => handle.detach(),
         Err(error) => log::error!("a future of hyper is dropped, since no dhaga can be spawned for it: {error}"),
+    }
+}
+
+/// Makes a function for hyper's `service_fn` of sequential code: each request runs in a dhaga of its own, which any idle
+/// worker may take, and the dhaga of the connection goes on reading and writing meanwhile.
+///
+/// The dhaga of a request inherits the deadline and the context of its connection's. When hyper wants no answer any more,
+/// since the client has gone or the connection is cancelled, it is cancelled, too.
+///
+/// # Panics
+///
+/// The future of a request does when its dhaga panicked, with the same payload, and with it the connection of HTTP/1. Also
+/// at the runtime's limit of dhagas, and when a shutdown has unwound the dhaga.
+pub fn sequential<Q, A, E, H>(handler: H) -> impl Fn(Q) -> Answering<Result<A, E>> + Clone + Send + Sync + 'static
+where
+    H: Fn(Q) -> Result<A, E> + Send + Sync + 'static,
+    Q: Send + 'static,
+    A: Send + 'static,
+    E: Send + 'static,
+{
+    let handler = Arc::new(handler);
+    move |request| {
+        let handler = handler.clone();
+        Answering(spawn(move || handler(request)).into_future())
+    }
+}
+
+/// The answer of a dhaga that runs a request. Dropping it cancels that.
+#[derive(Debug)]
+#[must_use = "dropping it cancels the request"]
+pub struct Answering<T>(JoinFuture<T>);
+
+impl<T> Future for Answering<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
+        Pin::new(&mut self.0).poll(context).map(|ended| match ended {
+            Ok(answer) => answer,
+            Err(JoinError::Panicked(panic)) => resume_unwind(panic.into_payload()),
+            Err(error) => panic!("a request has no answer: {error}"),
+        })
+    }
+}
+
+impl<T> Drop for Answering<T> {
+    fn drop(&mut self) {
+        self.0.cancel();
     }
 }
 

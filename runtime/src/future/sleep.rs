@@ -10,7 +10,7 @@ use super::JoinFuture;
 use super::word::Word;
 use crate::around;
 use crate::scheduler::{Alarm, Worker, now, worker};
-use crate::spawn::{Builder, JoinHandle};
+use crate::spawn::Builder;
 
 /// A future that is ready after `duration`, counted from this call. Accurate to about a millisecond.
 ///
@@ -145,7 +145,7 @@ impl Sleeper {
 
 impl Drop for Sleeper {
     fn drop(&mut self) {
-        self.0.handle.as_ref().map(JoinHandle::cancel);
+        self.0.cancel();
     }
 }
 
