@@ -1,13 +1,14 @@
 //! hyper's servers and clients on dhagas and their sockets, both in one process.
 
 use std::convert::Infallible;
+use std::future;
 use std::io::{self, Read, Write};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use dhaga::hyper::{DhagaExecutor, DhagaIo, DhagaLocalExecutor, DhagaTimer};
+use dhaga::hyper::{DhagaExecutor, DhagaIo, DhagaLocalExecutor, DhagaTimer, sequential};
 use dhaga::net::{SocketAddr, TcpListener, TcpStream};
 use dhaga::sync::{channel, oneshot};
 use futures::stream;
@@ -102,12 +103,16 @@ where
     }
 
     fn send(&mut self, request: Request<B>) -> hyper::Result<Response<Incoming>> {
+        dhaga::block_on(self.request(request))
+    }
+
+    async fn request(&mut self, request: Request<B>) -> hyper::Result<Response<Incoming>> {
         match self {
-            Self::One(client) => dhaga::block_on(async {
+            Self::One(client) => {
                 client.ready().await?;
                 client.send_request(request).await
-            }),
-            Self::Two(client) => dhaga::block_on(client.send_request(request)),
+            }
+            Self::Two(client) => client.send_request(request).await,
         }
     }
 }
@@ -226,6 +231,46 @@ fn call(address: SocketAddr, word: &str) -> io::Result<String> {
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     Ok(answer)
+}
+
+/// Each request runs in a dhaga of its own, so it may even wait for its body while nobody polls the service.
+#[test]
+fn sequential_services_wait_for_everything_and_end_with_their_client() {
+    in_both(|version| {
+        let (listener, address) = listener();
+        let (tells, told) = channel::bounded(1);
+        let handler = move |request: Request<Incoming>| {
+            if request.uri().path() == "/never" {
+                tells.send(None).expect("the test waits");
+                let ended = dhaga::within(DEADLINE, || dhaga::try_block_on(future::pending::<()>()));
+                dhaga::uncancellable(|| tells.send(ended.err())).expect("the test waits");
+            }
+            let body = dhaga::block_on(request.into_body().collect())?;
+            dhaga::sleep(Duration::from_millis(1));
+            Ok::<_, hyper::Error>(Response::new(full(body.to_bytes())))
+        };
+        let served = dhaga::spawn(move || {
+            let (stream, _) = listener.accept().expect("a client comes");
+            let (io, service) = (DhagaIo::new(stream), service_fn(sequential(handler)));
+            match version {
+                Version::One => dhaga::block_on(http1::Builder::new().serve_connection(io, service)),
+                Version::Two => dhaga::block_on(http2::Builder::new(DhagaExecutor).serve_connection(io, service)),
+            }
+        });
+        let mut client = Client::connect(version, address);
+        let body = pattern(MEBIBYTE);
+        assert!(bytes_of(client.send(post(body.clone())).expect("it answers")) == body, "{version:?}");
+        // Dropped together with the connection.
+        let asked = dhaga::spawn(move || {
+            let send = async { client.request(get("/never")).await.map(drop) };
+            drop(dhaga::try_block_on(send));
+        });
+        assert!(told.recv().expect("the request comes").is_none());
+        asked.cancel();
+        asked.join().expect("it ends well");
+        assert_eq!(told.recv().expect("the handler ends"), Some(dhaga::Interrupt::Cancelled));
+        let _ = served.join().expect("it ends well");
+    });
 }
 
 /// A hundred handlers that sleep do so at the same time, each in its own dhaga.
