@@ -7,6 +7,9 @@
 //! | `echo` | a TCP server as with `std::net`, a dhaga for each connection |
 //! | `chat`, `chat_dhaga` | a chat server on std's threads, and the same on dhagas by other `use` lines |
 //! | `chat_load` | thousands of clients for either, who check each line |
+//! | `http_hello` | a web server on hyper, with a dhaga for each request |
+//! | `http_client` | many URLs at once, with a limit and deadlines |
+//! | `async_inside` | an `async` library in sequential code |
 //! | `rpc_server` | an RPC server whose handlers wait, compute, fail, panic and call others |
 //! | `rpc_client` | one call to any MessagePack-RPC server, from the command line |
 //!

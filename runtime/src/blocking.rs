@@ -62,6 +62,11 @@ pub(crate) fn run_detached(f: impl FnOnce() + Send + 'static) {
     POOL.submit(detached(Location::caller(), f));
 }
 
+/// Runs a job of a library on a thread of the pool.
+pub(crate) fn submit(job: Job) {
+    POOL.submit(job);
+}
+
 static POOL: Pool =
     Pool { state: Mutex::new(State { queue: VecDeque::new(), threads: 0, idle: 0 }), work: Condvar::new() };
 

@@ -2,5 +2,6 @@
 
 mod chat;
 mod examples;
+mod http;
 mod peers;
 mod run;

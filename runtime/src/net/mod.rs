@@ -12,6 +12,8 @@
 //! one closes it. What waits ends at the deadline around it and with its dhaga's cancel; see [`within`](crate::within). The
 //! readiness of each of them is an event of [`select!`](crate::select!).
 //!
+//! In a future they wait as [`Async`], which has the traits of `async` libraries.
+//!
 //! From std's types and to them: `TryFrom`; from descriptors and to them: `From`.
 //!
 //! ```
@@ -20,9 +22,12 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 
+pub(crate) mod asynchronous;
 mod connect;
 mod each_worker;
 mod face;
+#[cfg(feature = "futures-io")]
+mod futures_io;
 mod listener_options;
 mod names;
 pub(crate) mod ready;
@@ -34,6 +39,7 @@ mod watched;
 
 pub use std::net::{AddrParseError, IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, SocketAddrV4, SocketAddrV6};
 
+pub use asynchronous::Async;
 pub use connect::{CONNECT_ATTEMPT_DELAY, CONNECT_ATTEMPT_TIMEOUT, CONNECT_ATTEMPTS_MAX, ConnectError};
 pub use each_worker::{WorkerListeners, listen_on_each_worker};
 pub use listener_options::ListenerOptions;
