@@ -37,7 +37,7 @@
 //! | 6 | [`sync`]; `machine` |
 //! | 7 | `within`, `context_key`, `local`, `no_suspend`, `identity`, `panic_message`; `packet`, `shutdown`, `runtime`, `spawn`, `scope`, `try_scope` |
 //! | 8 | `time`, `interval`, `blocking`, [`future`]: the bridge to `async` code; [`net`] |
-//! | 9 | [`thread`]: `std::thread`'s names; [`mod@select`]: the first of several events |
+//! | 9 | [`thread`]: `std::thread`'s names; [`mod@select`]: the first of several events; [`signal`]: signals of the process; [`process`]: its children |
 //! | 10 | [`turn`]: the seam for protocol crates |
 
 #[cfg(doctest)]
@@ -126,6 +126,10 @@ mod interval;
 
 pub mod select;
 pub mod thread;
+
+pub mod signal;
+
+pub mod process;
 
 pub mod turn;
 

@@ -21,12 +21,14 @@ mod mpsc;
 mod net;
 mod overflow;
 mod panicking;
+mod process;
 mod races;
 #[cfg(feature = "sanitizer")]
 mod sanitizer;
 mod seeded;
 mod select;
 mod shutdown;
+mod signals;
 mod spawn;
 mod stacks;
 mod storm;
