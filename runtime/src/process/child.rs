@@ -181,7 +181,9 @@ pub struct Reaped;
 
 impl fmt::Display for Reaped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the child has ended, and its status is lost: SIGCHLD is ignored, or other code waits for every child")
+        f.write_str(
+            "the child has ended, and its status is lost: SIGCHLD is ignored, or other code waits for every child",
+        )
     }
 }
 

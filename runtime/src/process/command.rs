@@ -280,7 +280,7 @@ impl Command {
         &mut self.std
     }
 
-    /// std's command inside.
+    /// std's command inside. After an [`output`](Self::output), streams that were not set are set to be inherited.
     pub fn into_std(self) -> process::Command {
         self.std
     }

@@ -42,9 +42,7 @@ mod command;
 mod orphans;
 mod pipe;
 
-pub use std::process::{
-    CommandArgs, CommandEnvs, ExitCode, ExitStatus, Output, Stdio, Termination, abort, exit, id,
-};
+pub use std::process::{CommandArgs, CommandEnvs, ExitCode, ExitStatus, Output, Stdio, Termination, abort, exit, id};
 
 pub use child::{Child, Reaped};
 pub use command::Command;

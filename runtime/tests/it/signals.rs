@@ -96,7 +96,8 @@ fn signals_of_one_kind_are_one_and_several_kinds_are_told_apart() {
 
 #[test]
 fn what_cannot_be_waited_for_is_refused() {
-    for number in [libc::SIGKILL, libc::SIGSTOP, libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, 0, -1, 65, 32] {
+    for number in [libc::SIGKILL, libc::SIGSTOP, libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, 0, -1, 65, 32]
+    {
         let refused = signal(SignalKind::from_raw(number)).expect_err("it is forbidden");
         assert_eq!(refused.kind(), ErrorKind::InvalidInput, "{number}");
     }
