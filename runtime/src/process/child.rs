@@ -5,6 +5,7 @@ use std::fmt;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
+use std::panic::AssertUnwindSafe;
 use std::process::{self, ExitStatus, Output};
 use std::sync::OnceLock;
 
@@ -212,7 +213,7 @@ struct Process {
     /// Opened when somebody must wait: most children that are not waited for at once have ended by then.
     ended: OnceLock<Ended>,
     /// A thread of the pool that waits, if there is no descriptor, since a wait that was stopped.
-    pool: Option<JoinHandle<io::Result<()>>>,
+    pool: Option<AssertUnwindSafe<JoinHandle<io::Result<()>>>>,
     kill_on_drop: bool,
 }
 
@@ -254,7 +255,7 @@ impl Process {
     fn wait_in_pool(&mut self) -> io::Result<ExitStatus> {
         loop {
             let pid = self.exit.pid;
-            let begun = self.pool.take().map(|handle| handle.join_until(WaitReason::Child, None));
+            let begun = self.pool.take().map(|AssertUnwindSafe(handle)| handle.join_until(WaitReason::Child, None));
             let waited = match begun {
                 // A wait that was stopped before it began.
                 None | Some(Err(JoinError::NeverRan)) => blocking(move || wait_without_collecting(pid)),
@@ -263,7 +264,7 @@ impl Process {
             match waited {
                 Ok(waited) => waited?,
                 Err(JoinError::Stopped(why, handle)) => {
-                    self.pool = Some(handle);
+                    self.pool = Some(AssertUnwindSafe(handle));
                     return Err(why.into());
                 }
                 Err(error) => return Err(io::Error::new(io::ErrorKind::WouldBlock, error.to_string())),
