@@ -11,7 +11,8 @@ use std::sync::OnceLock;
 
 use rustix::io::Errno;
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitOptions, kill_process, pidfd_open, waitid, waitpid,
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitOptions, kill_process, pidfd_open, pidfd_send_signal, waitid,
+    waitpid,
 };
 
 use super::orphans;
@@ -64,7 +65,7 @@ pub struct Child {
 impl Child {
     /// Takes over a child that std has made.
     pub(super) fn adopt(mut child: process::Child, kill_on_drop: bool) -> io::Result<Self> {
-        let process = Process::new(&mut child, kill_on_drop)?;
+        let process = Process::new(&mut child, kill_on_drop);
         let stdin = child.stdin.take().map(ChildStdin::try_from).transpose()?;
         let stdout = child.stdout.take().map(ChildStdout::try_from).transpose()?;
         let stderr = child.stderr.take().map(ChildStderr::try_from).transpose()?;
@@ -76,23 +77,23 @@ impl Child {
         self.process.exit.pid.as_raw_nonzero().get().cast_unsigned()
     }
 
-    /// Kills the child, by SIGKILL. It still has to be waited for. Does nothing if its end was collected.
+    /// Kills the child, by SIGKILL; wait for its end afterwards. Does nothing if it has gone.
     ///
     /// # Errors
     ///
     /// What the kernel says, as in std.
     pub fn kill(&mut self) -> io::Result<()> {
-        self.process.exit.send(Signal::KILL)
+        self.process.send(Signal::KILL)
     }
 
-    /// Sends the child a signal: `terminate()` asks it to end. Does nothing if its end was collected.
+    /// Sends the child a signal: `terminate()` asks it to end. Does nothing if it has gone.
     ///
     /// # Errors
     ///
     /// `InvalidInput` for a signal without a name, the real-time ones among them. What the kernel says.
     pub fn send_signal(&self, kind: SignalKind) -> io::Result<()> {
         let signal = Signal::from_named_raw(kind.as_raw_value());
-        self.process.exit.send(signal.ok_or(io::ErrorKind::InvalidInput)?)
+        self.process.send(signal.ok_or(io::ErrorKind::InvalidInput)?)
     }
 
     /// Closes the child's standard input, and waits until the child has ended. Once it has, this returns the same each time.
@@ -218,11 +219,11 @@ struct Process {
 }
 
 impl Process {
-    fn new(child: &mut process::Child, kill_on_drop: bool) -> io::Result<Self> {
+    fn new(child: &mut process::Child, kill_on_drop: bool) -> Self {
         let pid = Pid::from_child(child);
-        // Somebody may have waited for it already, and then nobody else may.
-        let state = child.try_wait()?.map_or(State::Runs, State::Ended);
-        Ok(Self { exit: Exit { pid, state }, ended: OnceLock::new(), pool: None, kill_on_drop })
+        // Somebody may have waited for it already, and then nobody else may. An error comes again when we wait.
+        let state = child.try_wait().ok().flatten().map_or(State::Runs, State::Ended);
+        Self { exit: Exit { pid, state }, ended: OnceLock::new(), pool: None, kill_on_drop }
     }
 
     fn ended(&self) -> io::Result<&Ended> {
@@ -232,7 +233,7 @@ impl Process {
         if self.exit.state != State::Runs {
             return Err(io::ErrorKind::NotFound.into());
         }
-        let pidfd = pidfd_open(self.exit.pid, PidfdFlags::NONBLOCK)?;
+        let pidfd = pidfd_open(self.exit.pid, PidfdFlags::empty())?;
         Ok(self.ended.get_or_init(|| Ended { source: Source::new(pidfd) }))
     }
 
@@ -274,6 +275,27 @@ impl Process {
             }
         }
     }
+
+    /// By the descriptor if there is one: who has the child's id by now, if somebody else has collected it, is left alone.
+    fn send(&self, signal: Signal) -> io::Result<()> {
+        let sent = match (self.exit.state, self.ended.get()) {
+            (State::Runs, Some(ended)) => pidfd_send_signal(ended.source.socket(), signal),
+            (State::Runs, None) => kill_process(self.exit.pid, signal),
+            (State::Ended(_) | State::Reaped, _) => Ok(()),
+        };
+        match sent {
+            Err(Errno::SRCH) => Ok(()),
+            sent => Ok(sent?),
+        }
+    }
+
+    fn give_away(&mut self) -> io::Result<()> {
+        let pidfd = match self.ended.take() {
+            Some(ended) => ended.source.into_socket(),
+            None => pidfd_open(self.exit.pid, PidfdFlags::empty())?,
+        };
+        orphans::adopt(self.exit.pid, pidfd)
+    }
 }
 
 /// Blocks the thread until the child has ended.
@@ -296,23 +318,13 @@ impl Drop for Process {
         }
         if self.kill_on_drop {
             // Refused if the child has changed its user, and then nothing can be done.
-            let _ = self.exit.send(Signal::KILL);
+            let _ = self.send(Signal::KILL);
         }
         if matches!(self.exit.try_wait(), Ok(None))
             && let Err(error) = self.give_away()
         {
             log::warn!("the child with process id {} becomes a zombie at its end: {error}", self.exit.pid);
         }
-    }
-}
-
-impl Process {
-    fn give_away(&mut self) -> io::Result<()> {
-        let pidfd = match self.ended.take() {
-            Some(ended) => ended.source.into_socket(),
-            None => pidfd_open(self.exit.pid, PidfdFlags::NONBLOCK)?,
-        };
-        orphans::adopt(self.exit.pid, pidfd)
     }
 }
 
@@ -351,13 +363,6 @@ impl Exit {
             State::Runs => Ok(None),
             State::Ended(status) => Ok(Some(status)),
             State::Reaped => Err(io::Error::other(Reaped)),
-        }
-    }
-
-    fn send(&self, signal: Signal) -> io::Result<()> {
-        match self.state {
-            State::Runs => Ok(kill_process(self.pid, signal)?),
-            State::Ended(_) | State::Reaped => Ok(()),
         }
     }
 }

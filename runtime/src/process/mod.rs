@@ -44,6 +44,6 @@ mod pipe;
 
 pub use std::process::{CommandArgs, CommandEnvs, ExitCode, ExitStatus, Output, Stdio, Termination, abort, exit, id};
 
-pub use child::{Child, Reaped};
+pub use child::{Child, Ended, Reaped};
 pub use command::Command;
 pub use pipe::{ChildStderr, ChildStdin, ChildStdout};

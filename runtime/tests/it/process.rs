@@ -562,6 +562,9 @@ fn a_status_that_is_thrown_away_is_an_error() {
             assert!(is_reaped(&child.wait().expect_err("it is thrown away")));
             assert!(is_reaped(&child.try_wait().expect_err("it still is")));
             child.kill().expect("there is nobody");
+            for _ in 0..20 {
+                assert!(is_reaped(&Command::new("true").status().expect_err("it is thrown away")));
+            }
         });
     });
 }
