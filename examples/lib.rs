@@ -12,6 +12,7 @@
 //! | `async_inside` | an `async` library in sequential code |
 //! | `rpc_server` | an RPC server whose handlers wait, compute, fail, panic and call others |
 //! | `rpc_client` | one call to any MessagePack-RPC server, from the command line |
+//! | `subprocess` | many commands, a few at a time, their lines as they come, and an end in order at Ctrl-C |
 //!
 //! The modules, lowest first:
 

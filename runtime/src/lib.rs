@@ -37,7 +37,7 @@
 //! | 6 | [`sync`]; `machine` |
 //! | 7 | `within`, `context_key`, `local`, `no_suspend`, `identity`, `panic_message`; `packet`, `shutdown`, `runtime`, `spawn`, `scope`, `try_scope` |
 //! | 8 | `time`, `interval`, `blocking`, [`future`]: the bridge to `async` code; [`net`] |
-//! | 9 | `hyper`: the bridge to HTTP, with the feature of that name; [`thread`]: `std::thread`'s names; [`mod@select`]: the first of several events |
+//! | 9 | `hyper`: the bridge to HTTP, with the feature of that name; [`thread`]: `std::thread`'s names; [`mod@select`]: the first of several events; [`signal`]: signals of the process; [`process`]: its children |
 //! | 10 | [`turn`]: the seam for protocol crates |
 
 #[cfg(doctest)]
@@ -52,6 +52,8 @@ mod programs_of_the_pages {
     struct ThreeRules;
     #[doc = include_str!("../../docs/guide/network.md")]
     struct Network;
+    #[doc = include_str!("../../docs/guide/processes-and-signals.md")]
+    struct ProcessesAndSignals;
     #[doc = include_str!("../../docs/guide/coming-from-threads.md")]
     struct ComingFromThreads;
     #[doc = include_str!("../../docs/guide/coming-from-go.md")]
@@ -131,6 +133,10 @@ mod interval;
 
 pub mod select;
 pub mod thread;
+
+pub mod signal;
+
+pub mod process;
 
 pub mod turn;
 

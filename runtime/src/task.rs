@@ -87,6 +87,10 @@ pub enum WaitReason {
     Future,
     /// For a closure on the blocking pool.
     Blocking,
+    /// For a child process to end.
+    Child,
+    /// For a signal.
+    Signal,
     /// For the answer of a remote call.
     Call,
     /// For the addresses of a host name.

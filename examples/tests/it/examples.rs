@@ -202,3 +202,29 @@ fn check_error(address: &str, method: &str, params: &[&str], text: &str) {
     assert!(!status.success() && stdout.is_empty(), "{method}: {status}: {stdout}");
     assert!(stderr.contains(text), "{method}: {stderr}");
 }
+
+#[test]
+fn subprocess_shows_the_lines_of_each_command_and_what_became_of_it() {
+    let args = ["--at-once", "2", "--limit-s", "1", "seq 3", "echo wrong >&2; exit 7", "trap '' TERM; sleep 100"];
+    let (status, stdout, stderr) = Example::output("subprocess", &args, CALL_TIMEOUT);
+    assert!(!status.success(), "{stdout}{stderr}");
+    let mut lines: Vec<_> = stdout.lines().collect();
+    lines.sort_unstable();
+    assert_eq!(lines, ["1> 1", "1> 2", "1> 3", "2> wrong"]);
+    let mut lines: Vec<_> = stderr.lines().collect();
+    lines.sort_unstable();
+    assert_eq!(lines, ["1: exit status: 0", "2: exit status: 7", "3: signal: 9 (SIGKILL)"]);
+    let (status, _, stderr) = Example::output("subprocess", &["true", "true"], CALL_TIMEOUT);
+    assert!(status.success(), "{stderr}");
+}
+
+#[test]
+fn subprocess_ends_in_order_when_it_is_told_to() {
+    // The second never starts, and the first says good-bye.
+    let polite = "trap 'echo bye; exit 0' TERM; echo ready; while :; do sleep 0.01; done";
+    let mut example = Example::start("subprocess", &["--at-once", "1", polite, "echo never"]);
+    example.line("1> ready", CALL_TIMEOUT);
+    example.interrupt();
+    example.line("1> bye", CALL_TIMEOUT);
+    assert_eq!(example.status(CALL_TIMEOUT).code(), Some(1));
+}

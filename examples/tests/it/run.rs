@@ -10,6 +10,8 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
+
 /// Long enough for a debug build to open its port on a busy machine.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -91,6 +93,11 @@ impl Running {
     pub fn tell(&mut self, line: &str) {
         let mut stdin = self.child.stdin.as_ref().expect("it was started to be told");
         writeln!(stdin, "{line}").expect("it reads");
+    }
+
+    /// Sends it what Ctrl-C sends.
+    pub fn interrupt(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::INT).expect("it was not waited for");
     }
 
     /// Waits for its end. Panics when it takes longer than `timeout`.

@@ -22,12 +22,12 @@ use crate::sync::select::{Arm, Claim, Event};
 #[expect(private_bounds, reason = "only sockets that a worker can watch are sockets")]
 pub trait Socket: Sourced {}
 
-trait Sourced {
+pub(crate) trait Sourced {
     fn source(&self) -> &dyn AnySource;
 }
 
 /// A source, whatever its socket is.
-trait AnySource {
+pub(crate) trait AnySource {
     fn is_ready_by_now(&self, direction: Direction) -> bool;
     fn enlist(&self, direction: Direction, me: Address) -> io::Result<bool>;
     fn withdraw(&self, direction: Direction, me: Address);

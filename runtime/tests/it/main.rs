@@ -24,12 +24,14 @@ mod names;
 mod net;
 mod overflow;
 mod panicking;
+mod process;
 mod races;
 #[cfg(feature = "sanitizer")]
 mod sanitizer;
 mod seeded;
 mod select;
 mod shutdown;
+mod signals;
 mod spawn;
 mod stacks;
 mod storm;

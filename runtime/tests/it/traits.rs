@@ -71,6 +71,11 @@ macro_rules! everything {
             thread::Scope<'static, 'static>,
             thread::LocalKey<Cell<u8>>,
             thread::AccessError,
+            process::Command,
+            process::Child,
+            process::ChildStdin,
+            process::ChildStdout,
+            process::ChildStderr,
         ];
         all.extend(with_value!(u8));
         all.extend(with_value!(Cell<u8>));
@@ -86,7 +91,7 @@ macro_rules! everything {
 mod of_std {
     use super::*;
     use std::sync::*;
-    use std::thread;
+    use std::{process, thread};
     pub fn all() -> Vec<(&'static str, Traits)> {
         everything!()
     }
@@ -95,7 +100,7 @@ mod of_std {
 mod of_dhaga {
     use super::*;
     use dhaga::sync::*;
-    use dhaga::thread;
+    use dhaga::{process, thread};
     pub fn all() -> Vec<(&'static str, Traits)> {
         everything!()
     }

@@ -2,10 +2,10 @@
 
 use std::io::{PipeReader, PipeWriter, Read, Write, pipe};
 use std::net::Ipv4Addr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex as StdMutex, mpsc};
 use std::task::{Context, Poll, Waker};
 use std::thread;
@@ -14,11 +14,13 @@ use std::time::Duration;
 use dhaga::net::unix::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
 use dhaga::net::{TcpListener, TcpStream, UdpSocket, Watched, lookup_host_by};
 use dhaga::park::{Unparker, WaitReason, park as park_here, unparker};
+use dhaga::process::{Child, ChildStdin, ChildStdout, Command};
 use dhaga::sync::{
     Barrier, Condvar, Mutex, Once, OnceLock, RwLock, Semaphore, WaitGroup, broadcast, channel, oneshot, watch,
 };
 use dhaga::{Builder, JoinHandle};
 use rustix::net::{AddressFamily, SocketType, bind, connect, listen, socket};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
 use super::table::rows;
 use super::{Ended, Manner, Wait};
@@ -74,6 +76,10 @@ rows! {
     datagram_send_to: DatagramSendTo, "`UnixDatagram`: `send_to`";
     watched_readable: WatchedReadable, "`Watched`: `readable`, `read_with`";
     watched_writable: WatchedWritable, "`Watched`: `writable`, `write_with`";
+    child_wait: ChildWait, "`process::Child`: `wait`, `wait_with_output`";
+    pipe_read: PipeRead, "`ChildStdout`, `ChildStderr`: `read`";
+    pipe_write: PipeWrite, "`ChildStdin`: `write`";
+    signal_recv: SignalRecv, "`Signal::recv`, `Signals::recv`, `ctrl_c`";
     blocking: Blocking, "`blocking`";
     block_on: BlockOn, "`block_on`";
     try_block_on: TryBlockOn, "`try_block_on`";
@@ -759,9 +765,9 @@ impl Wait for Accept {
 
 /// A listener whose backlog is full: the kernel drops what more comes, and the client sends it again a second later.
 struct Connect {
-    listener: std::os::fd::OwnedFd,
+    listener: OwnedFd,
     address: std::net::SocketAddr,
-    in_the_way: StdMutex<Vec<std::os::fd::OwnedFd>>,
+    in_the_way: StdMutex<Vec<OwnedFd>>,
 }
 
 impl Wait for Connect {
@@ -1109,6 +1115,85 @@ impl Wait for WatchedWritable {
 
     fn wake(&self) {
         drain(|| self.1.get_ref().read(&mut [0; 1 << 16]));
+    }
+}
+
+struct ChildWait(Mutex<Child>, Pid);
+
+impl Wait for ChildWait {
+    fn new() -> Self {
+        let child = Command::new("sleep").arg("1000").kill_on_drop(true).spawn().expect("it can sleep");
+        let id = Pid::from_raw(child.id().cast_signed()).expect("an id is not 0");
+        Self(Mutex::new(child), id)
+    }
+
+    fn wait(&self) -> Ended {
+        self.0.lock().expect("nobody panicked").wait().map(drop).into()
+    }
+
+    fn wake(&self) {
+        kill_process(self.1, Signal::KILL).expect("nobody has waited to its end");
+        // It takes a moment to die. Whoever waits may be faster than we.
+        let _ = waitid(WaitId::Pid(self.1), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
+    }
+}
+
+struct PipeRead(ChildStdout, PipeWriter);
+
+impl Wait for PipeRead {
+    fn new() -> Self {
+        let (reader, writer) = pipe().expect("a pipe can be had");
+        Self(OwnedFd::from(reader).into(), writer)
+    }
+
+    fn wait(&self) -> Ended {
+        (&self.0).read_exact(&mut [0]).into()
+    }
+
+    fn wake(&self) {
+        (&self.1).write_all(&[1]).expect("there is room");
+    }
+}
+
+/// It is full.
+struct PipeWrite(ChildStdin, Watched<PipeReader>);
+
+impl Wait for PipeWrite {
+    fn new() -> Self {
+        let (reader, writer) = pipe().expect("a pipe can be had");
+        let writer = Watched::new(writer).expect("pipes have the mode");
+        drain(|| writer.get_ref().write(&[0; 1 << 12]));
+        Self(OwnedFd::from(writer.into_inner()).into(), Watched::new(reader).expect("pipes have the mode"))
+    }
+
+    fn wait(&self) -> Ended {
+        (&self.0).write_all(&[0]).into()
+    }
+
+    fn wake(&self) {
+        drain(|| self.1.get_ref().read(&mut [0; 1 << 16]));
+    }
+}
+
+/// A real-time signal that no other test of this process uses.
+struct SignalRecv(Mutex<dhaga::signal::Signals>, libc::c_int);
+
+impl Wait for SignalRecv {
+    fn new() -> Self {
+        static USED: AtomicI32 = AtomicI32::new(0);
+        let number = libc::SIGRTMIN() + USED.fetch_add(1, Ordering::Relaxed);
+        assert!(number <= libc::SIGRTMAX(), "there are no more of them");
+        let kind = dhaga::signal::SignalKind::from_raw(number);
+        Self(Mutex::new(dhaga::signal::Signals::new([kind]).expect("it can be waited for")), number)
+    }
+
+    fn wait(&self) -> Ended {
+        self.0.lock().expect("nobody panicked").recv().map(drop).into()
+    }
+
+    fn wake(&self) {
+        // SAFETY: the signal exists, and its handler is ours since `new`. It has run when this returns.
+        assert_eq!(unsafe { libc::raise(self.1) }, 0);
     }
 }
 
