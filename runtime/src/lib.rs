@@ -132,7 +132,10 @@ pub mod turn;
 pub use around::is_shutting_down;
 #[doc(hidden)]
 pub use audit::Audit;
-pub use blocking::blocking;
+pub use blocking::{
+    BLOCKING_KEEP_ALIVE, BLOCKING_QUEUED_MAX, BLOCKING_THREADS_MAX, BlockingPool, BlockingStats, blocking,
+    blocking_pool, spawn_blocking,
+};
 pub use context_key::ContextKey;
 pub use future::{block_on, try_block_on};
 pub use identity::{Dhaga, DhagaId, current};
