@@ -36,7 +36,7 @@
 //! | 5 | `relay`: a wake for a future; `plain_thread`; `around`: what is around the caller; [`park`]: the one way to wait; `owner`: who holds something |
 //! | 6 | [`sync`]; `machine` |
 //! | 7 | `within`, `context_key`, `local`, `no_suspend`, `identity`, `panic_message`; `packet`, `shutdown`, `runtime`, `spawn`, `scope`, `try_scope` |
-//! | 8 | `time`, `interval`, `blocking`, [`future`]: the bridge to `async` code; [`net`] |
+//! | 8 | `time`, `interval`, `blocking`, [`future`]: the bridge to `async` code; [`fs`]: files; [`net`] |
 //! | 9 | [`thread`]: `std::thread`'s names; [`mod@select`]: the first of several events |
 //! | 10 | [`turn`]: the seam for protocol crates |
 
@@ -118,6 +118,7 @@ mod spawn;
 mod try_scope;
 
 mod blocking;
+pub mod fs;
 pub mod future;
 pub mod net;
 mod time;

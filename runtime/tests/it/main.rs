@@ -9,6 +9,7 @@ mod child;
 mod common;
 mod context;
 mod fork;
+mod fs;
 mod future;
 mod groups;
 mod leaks;
