@@ -35,7 +35,7 @@
 //! | 4 | `scheduler`: the loop |
 //! | 5 | `relay`: a wake for a future; `plain_thread`; `around`: what is around the caller; [`park`]: the one way to wait; `owner`: who holds something |
 //! | 6 | [`sync`]; `machine` |
-//! | 7 | `within`, `context_key`, `local`, `no_suspend`, `identity`, `panic_message`; `packet`, `shutdown`, `runtime`, `spawn`, `scope`, `try_scope` |
+//! | 7 | `within`, `context_key`, `local`, `no_suspend`, `identity`, `panic_message`, `big_stack`: code on a stack of its own; `packet`, `shutdown`, `runtime`, `spawn`, `scope`, `try_scope` |
 //! | 8 | `time`, `interval`, `blocking`, [`future`]: the bridge to `async` code; [`fs`]: files; [`net`] |
 //! | 9 | [`thread`]: `std::thread`'s names; [`mod@select`]: the first of several events |
 //! | 10 | [`turn`]: the seam for protocol crates |
@@ -103,6 +103,7 @@ mod relay;
 mod machine;
 pub mod sync;
 
+mod big_stack;
 mod context_key;
 mod identity;
 mod local;
@@ -133,6 +134,7 @@ pub mod turn;
 pub use around::is_shutting_down;
 #[doc(hidden)]
 pub use audit::Audit;
+pub use big_stack::{BIG_STACK_BYTES, with_big_stack, with_stack_size};
 pub use blocking::{
     BLOCKING_KEEP_ALIVE, BLOCKING_QUEUED_MAX, BLOCKING_THREADS_MAX, BlockingPool, BlockingStats, blocking,
     blocking_pool, spawn_blocking,

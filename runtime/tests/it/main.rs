@@ -2,6 +2,7 @@
 
 #[cfg(not(feature = "sanitizer"))]
 mod aborting;
+mod big_stacks;
 mod blocking;
 mod broadcast;
 mod cancels;
