@@ -36,7 +36,7 @@
 //! | 5 | `relay`: a wake for a future; `plain_thread`; `around`: what is around the caller; [`park`]: the one way to wait; `owner`: who holds something |
 //! | 6 | [`sync`]; `machine` |
 //! | 7 | `within`, `context_key`, `local`, `no_suspend`, `identity`, `panic_message`, `big_stack`: code on a stack of its own; `packet`, `shutdown`, `runtime`, `spawn`, `scope`, `try_scope` |
-//! | 8 | `time`, `interval`, `blocking`, [`future`]: the bridge to `async` code; [`fs`]: files; [`net`] |
+//! | 8 | `time`, `interval`, `blocking`, [`future`]: the bridge to `async` code; [`fs`]: files; [`net`]; [`io`](mod@io): the standard streams |
 //! | 9 | [`thread`]: `std::thread`'s names; [`mod@select`]: the first of several events |
 //! | 10 | [`turn`]: the seam for protocol crates |
 
@@ -121,6 +121,7 @@ mod try_scope;
 mod blocking;
 pub mod fs;
 pub mod future;
+pub mod io;
 pub mod net;
 mod time;
 

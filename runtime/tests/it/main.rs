@@ -31,6 +31,7 @@ mod select;
 mod shutdown;
 mod spawn;
 mod stacks;
+mod stdio;
 mod storm;
 mod sync;
 mod thread;
