@@ -151,12 +151,15 @@ fn until(mut is_so: impl FnMut() -> bool) {
     }
 }
 
+/// What `blocking` says.
+type Told = Result<(), JoinError<()>>;
+
 /// Queues a closure in a dhaga behind a full pool, has `stop` end the wait, and checks that the closure is gone and never
 /// runs. What the dhaga was told.
 fn withdrawn_by(
-    call: impl FnOnce(Box<dyn FnOnce() + Send>) -> Result<(), JoinError<()>> + Send + 'static,
-    stop: impl FnOnce(&Runtime, &JoinHandle<Result<(), JoinError<()>>>),
-) -> Result<Result<(), JoinError<()>>, JoinError<Result<(), JoinError<()>>>> {
+    call: impl FnOnce(Box<dyn FnOnce() + Send>) -> Told + Send + 'static,
+    stop: impl FnOnce(&Runtime, &JoinHandle<Told>),
+) -> Result<Told, JoinError<Told>> {
     let jam = Jam::new(1);
     let (dropped, ran) = (Arc::default(), Arc::new(AtomicBool::new(false)));
     let (witness, runs) = (Witness(Arc::clone(&dropped)), ran.clone());
@@ -284,7 +287,7 @@ fn a_spawned_closure_does_not_wait_and_its_handle_tells_its_end() {
         assert_eq!(handle.join().expect("it ran"), Ok(5));
         match dhaga::spawn_blocking(|| panic!("on {}", "purpose")).join() {
             Err(JoinError::Panicked(panic)) => assert_eq!(panic.message(), "on purpose"),
-            other => panic!("expected a panic, not {:?}", other.map(|()| ())),
+            other => panic!("expected a panic, not {:?}", other),
         }
         let name = dhaga::spawn_blocking(|| thread::current().name().map(str::to_owned)).join().expect("it ran");
         assert_eq!(name.as_deref(), Some("dhaga-blocking"));

@@ -474,6 +474,37 @@ fn a_thousand_files_are_read_at_once_on_one_worker_while_a_ticker_goes_on() {
 }
 
 #[test]
+fn what_the_page_cache_has_needs_no_thread() {
+    child::succeeds(child::name_of!(what_the_page_cache_has_needs_no_thread), || {
+        let folder = Folder::new();
+        let path = folder.file("a", &[7; 100_000]);
+        let probe = std::fs::File::open(&path).expect("it is there");
+        let mut slices = [std::io::IoSliceMut::new(&mut [0; 10])];
+        if rustix::io::preadv2(&probe, &mut slices, 0, rustix::io::ReadWriteFlags::NOWAIT).is_err() {
+            return println!("this file system or kernel cannot say what is in memory");
+        }
+        let mut file = File::open(&path).expect("it is there");
+        let ((starts, started), (_end, ended)) = (mpsc::channel(), mpsc::channel::<()>());
+        dhaga::blocking_pool().set_threads_max(1);
+        dhaga::spawn_blocking(move || {
+            starts.send(()).expect("the test listens");
+            ended.recv()
+        })
+        .detach();
+        started.recv().expect("it begins");
+        let read = dhaga::spawn(move || {
+            let _promise = dhaga::no_suspend();
+            let mut buffer = vec![0; 50_000];
+            file.read_exact(&mut buffer)?;
+            file.read_exact_at(&mut buffer[..7], 99_993)?;
+            file.seek(SeekFrom::Start(100_000))?;
+            file.read(&mut buffer)
+        });
+        assert_eq!(read.join().expect("it ends well").expect("readable"), 0, "the end, too");
+    });
+}
+
+#[test]
 fn one_who_reads_what_is_in_memory_gives_way_to_others() {
     within_deadline(DEADLINE, || {
         let folder = Folder::new();

@@ -46,6 +46,14 @@ fn on_one_worker<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -
     ended
 }
 
+/// Whether this kernel can be asked to read a pipe without blocking, as Linux from 6.4 on.
+fn reads_without_blocking() -> bool {
+    let (empty, _writer) = pipe().expect("a pipe");
+    let mut slices = [std::io::IoSliceMut::new(&mut [0])];
+    let read = rustix::io::preadv2(&empty, &mut slices, u64::MAX, rustix::io::ReadWriteFlags::NOWAIT);
+    read == Err(rustix::io::Errno::AGAIN)
+}
+
 /// Returns when a dhaga of the same worker has slept ten times, however the caller's others wait.
 fn tick() {
     dhaga::spawn(|| (0..10).for_each(|_| dhaga::sleep(Duration::from_micros(100)))).join().expect("it ends well");
@@ -63,6 +71,9 @@ fn who_waits_for_input_holds_up_nobody() {
         });
         assert_eq!(lines, ["one", "two", "", "last, without an end"]);
         assert_eq!(stdin().read_line(&mut String::new()).expect("still the end"), 0);
+        if reads_without_blocking() {
+            assert_eq!(dhaga::blocking_pool().stats().threads, 0, "pipes need no thread");
+        }
     }) else {
         return;
     };
