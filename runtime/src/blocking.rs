@@ -1,34 +1,42 @@
-//! An elastic pool of OS threads for what blocks outside the runtime: files, name look-ups, foreign libraries.
+//! Code that blocks outside the runtime, on OS threads of its own: files, foreign libraries, long computations.
+//!
+//! ```text
+//!   blocking(f) ──▶ room? ──▶ queue ──────────▶ a thread runs f ──▶ the result
+//!                     │          │                    │
+//!   the scope ends:   error,     error,               error, f runs on;
+//!                     f dropped  f taken out          its handle comes back
+//! ```
+//!
+//! `pool`: the threads and the queue; `lend`: for closures that borrow from who waits for them.
 
-use std::collections::VecDeque;
+mod lend;
+mod pool;
+
 use std::panic::Location;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::Duration;
 
-use crate::ambient::Ambient;
 use crate::around;
-use crate::frame;
-use crate::job::{Job, Label, quietly};
-use crate::machine;
-use crate::park;
-use crate::spawn::{JoinError, detached, pair_for_pool};
+use crate::job::Job;
+use crate::park::{self, WaitReason};
+use crate::spawn::{JoinError, JoinHandle, detached, pair_for_pool};
 
-/// OS threads of the pool at most. As tokio's: far more than a disk serves at once, far fewer than a pid limit.
-pub const THREADS_MAX: usize = 512;
-/// Closures that may wait for a thread at most. Beyond it [`blocking`] is an error.
-pub const QUEUED_MAX: usize = 65_536;
-/// How long a thread waits for more work before it ends.
-pub const KEEP_ALIVE: Duration = Duration::from_secs(10);
+use self::pool::{POOL, Place};
+
+pub(crate) use self::lend::lend;
+pub use self::pool::{BLOCKING_KEEP_ALIVE, BLOCKING_QUEUED_MAX, BLOCKING_THREADS_MAX, BlockingStats};
 
 /// Runs `f` on a pool thread while the caller's dhaga is parked, so that its worker goes on with others. On a plain thread
 /// `f` runs in place, unless a deadline or a scope around the caller may have to end the wait.
 ///
+/// `f` sees the deadline and the context values of the caller, and not its cancel: nothing can end code that does not look.
+/// What of it waits by the runtime ends when the handle that comes back is cancelled. While [`BLOCKING_QUEUED_MAX`] closures wait for
+/// a thread, the caller waits for room.
+///
 /// # Errors
 ///
-/// [`JoinError::Panicked`] when `f` panicked. [`JoinError::Stopped`] when the caller's scope ended: before the call, then
-/// `f` never runs, or during it, then `f` runs on and the handle inside can still be joined. [`JoinError::NeverRan`] when
-/// 65 536 closures wait already, or the machine gives no thread at all.
+/// [`JoinError::Panicked`] when `f` panicked. When the caller's scope ends, there are two cases: [`JoinError::Withdrawn`] if no
+/// thread had begun `f` by then, which is dropped here and never runs; [`JoinError::Stopped`] if one had, then `f` runs on and
+/// the handle inside can still be joined. [`JoinError::NeverRan`] when the machine gives no thread at all.
 ///
 /// # Examples
 ///
@@ -43,109 +51,127 @@ where
     F: FnOnce() -> T + Send + 'static,
     T: Send + 'static,
 {
-    let (job, handle) = pair_for_pool(Location::caller(), f);
+    let site = Location::caller();
     if let Err(interrupt) = park::check() {
         park::spend();
-        drop(job);
-        return Err(JoinError::Stopped(interrupt, handle));
+        return Err(JoinError::Withdrawn(interrupt));
     }
-    if park::is_in_dhaga() || around::is_in_frame() {
-        POOL.submit(job);
-    } else {
+    let (job, handle) = pair_for_pool(site, f);
+    if pool::runs_in_place() {
         job.execute().finish();
+        return handle.into_result();
     }
-    handle.join_until(park::WaitReason::Blocking, None)
+    match POOL.submit(job) {
+        Ok(place) => join(handle, place, site),
+        Err(interrupt) => Err(JoinError::Withdrawn(interrupt)),
+    }
 }
 
-/// Has a thread of the pool run what belongs to nobody's scope. It is dropped if there is no thread for it.
+/// Should shutdown throw here, `place` takes the closure out of the queue as well.
+fn join<T>(handle: JoinHandle<T>, place: Place, site: &Location<'_>) -> Result<T, JoinError<T>> {
+    match handle.join_until(WaitReason::Blocking, None) {
+        Err(JoinError::Stopped(interrupt, handle)) => {
+            if place.withdraw() {
+                return Err(JoinError::Withdrawn(interrupt));
+            }
+            if around::is_shutting_down() {
+                log::warn!("a closure given to `blocking` at {site} runs on while its runtime is shut down");
+            }
+            Err(JoinError::Stopped(interrupt, handle))
+        }
+        ended => {
+            place.leave();
+            ended
+        }
+    }
+}
+
+/// Starts `f` on a pool thread, and returns a handle to wait for it: [`spawn`](crate::spawn()) for code that blocks. Waits only
+/// while [`BLOCKING_QUEUED_MAX`] closures wait for a thread already.
+///
+/// `f` inherits the deadline and the context values of the caller. Its waits by the runtime see that deadline and
+/// [`JoinHandle::cancel`]; nothing ends code that does not look. No shutdown of a runtime waits for it or ends it, and a
+/// process that ends takes it along, as any thread.
+///
+/// The join is [`JoinError::NeverRan`] when there was no room up to the end of the caller's scope, or the machine gives no
+/// thread at all; both are also logged.
+///
+/// # Examples
+///
+/// ```
+/// let digest = dhaga::spawn_blocking(|| (1..=1000_u64).fold(7, |digest, n| digest * 31 % 1_000_003 + n));
+/// assert!(digest.join()? > 0);
+/// # Ok::<(), dhaga::JoinError<u64>>(())
+/// ```
+#[track_caller]
+pub fn spawn_blocking<F, T>(f: F) -> JoinHandle<T>
+where
+    F: FnOnce() -> T + Send + 'static,
+    T: Send + 'static,
+{
+    let site = Location::caller();
+    let (job, handle) = pair_for_pool(site, f);
+    match POOL.submit(job) {
+        Ok(place) => place.leave(),
+        Err(interrupt) => {
+            let error = JoinError::<()>::Withdrawn(interrupt);
+            log::error!("of `spawn_blocking` at {site}: {error}");
+        }
+    }
+    handle
+}
+
+/// Has a thread of the pool run what belongs to nobody's scope. It is dropped if there is no thread for it, or if the caller
+/// ends before there is room.
 pub(crate) fn run_detached(f: impl FnOnce() + Send + 'static) {
-    POOL.submit(detached(Location::caller(), f));
-}
-
-/// Runs a job of a library on a thread of the pool.
-pub(crate) fn submit(job: Job) {
-    POOL.submit(job);
-}
-
-static POOL: Pool =
-    Pool { state: Mutex::new(State { queue: VecDeque::new(), threads: 0, idle: 0 }), work: Condvar::new() };
-
-struct Pool {
-    state: Mutex<State>,
-    work: Condvar,
-}
-
-struct State {
-    queue: VecDeque<Job>,
-    threads: usize,
-    idle: usize,
-}
-
-impl Pool {
-    fn submit(&'static self, job: Job) {
-        let mut state = self.lock();
-        if state.queue.len() >= QUEUED_MAX {
-            drop(state);
-            log::error!(
-                "{QUEUED_MAX} closures wait for the blocking pool: one spawned at {} never runs",
-                job.label().site
-            );
-            // Outside the lock: the closure's `Drop` is user code.
-            return drop(job);
-        }
-        state.queue.push_back(job);
-        if state.idle >= state.queue.len() {
-            self.work.notify_one();
-        } else if state.threads < THREADS_MAX {
-            state.threads += 1;
-            drop(state);
-            self.start_thread();
-        }
-    }
-
-    fn start_thread(&'static self) {
-        let run = machine::unpinned(|| self.run());
-        let started = thread::Builder::new().name("dhaga-blocking".to_owned()).spawn(run);
-        if let Err(error) = started {
-            let mut state = self.lock();
-            state.threads -= 1;
-            let stranded = if state.threads == 0 { std::mem::take(&mut state.queue) } else { VecDeque::new() };
-            drop(state);
-            log::error!("no thread for the blocking pool: {error}; {} closures never run", stranded.len());
-            drop(stranded);
-        }
-    }
-
-    fn run(&self) {
-        let mut state = self.lock();
-        loop {
-            while let Some(job) = state.queue.pop_front() {
-                drop(state);
-                run(job);
-                state = self.lock();
-            }
-            state.idle += 1;
-            let (next, waited) = self.work.wait_timeout(state, KEEP_ALIVE).unwrap_or_else(PoisonError::into_inner);
-            state = next;
-            state.idle -= 1;
-            if waited.timed_out() && state.queue.is_empty() {
-                state.threads -= 1;
-                return;
-            }
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    if let Ok(place) = POOL.submit(detached(Location::caller(), f)) {
+        place.leave();
     }
 }
 
-/// Runs a closure under the deadline and the values that were in force where it was submitted.
-fn run(job: Job) {
-    let ambient = job.head().take_ambient().map_or_else(Ambient::default, Arc::unwrap_or_clone);
-    let (label, mut execution) = (Label::of_site(job.label().site), None);
-    let execute = || execution = Some(job.execute());
-    // Whoever waits learns of the end when the values have gone, whose `Drop` may panic.
-    quietly(&label, || around::with_frames(|frames| frame::inside(frames, ambient, execute)));
-    execution.expect("a job that is executed never unwinds").finish();
+/// As [`run_detached`], for a job of a library, where nobody can wait: over the limit it is dropped.
+pub(crate) fn submit_at_once(job: Job) {
+    POOL.submit_at_once(job);
+}
+
+/// The pool of threads for [`blocking`], [`spawn_blocking`] and files. There is one in a process, whatever runtimes it has:
+/// threads and disks are the machine's.
+///
+/// # Examples
+///
+/// ```
+/// let pool = dhaga::blocking_pool();
+/// pool.set_threads_max(64);
+/// assert!(pool.stats().threads <= 64);
+/// # pool.set_threads_max(512);
+/// ```
+pub fn blocking_pool() -> BlockingPool {
+    BlockingPool(())
+}
+
+/// The limits of the pool, and what it does. Made by [`blocking_pool`].
+#[derive(Clone, Copy, Debug)]
+pub struct BlockingPool(());
+
+impl BlockingPool {
+    /// OS threads at most; one at least. Default: [`BLOCKING_THREADS_MAX`]. If there are more, they end when they have run what they
+    /// have begun.
+    pub fn set_threads_max(&self, count: usize) {
+        POOL.set_threads_max(count.max(1));
+    }
+
+    /// Closures that may wait for a thread; one at least. Default: [`BLOCKING_QUEUED_MAX`]. Those that wait already go on to do so.
+    pub fn set_queued_max(&self, count: usize) {
+        POOL.set_queued_max(count.max(1));
+    }
+
+    /// How long a thread waits for more work before it ends. Default: [`BLOCKING_KEEP_ALIVE`].
+    pub fn set_keep_alive(&self, time: Duration) {
+        POOL.set_keep_alive(time);
+    }
+
+    /// What it does now: a snapshot of numbers that move meanwhile.
+    pub fn stats(&self) -> BlockingStats {
+        POOL.stats()
+    }
 }

@@ -186,6 +186,15 @@ pub fn suspend() -> Wake {
     wake
 }
 
+/// Runs `f` on another stack and comes back with its result. A panic passes through.
+///
+/// `f` may call [`suspend`]: that saves its registers where the stack pointer is and switches to whoever resumed the
+/// coroutine, whichever stack it runs on; a resume comes back to the same place. The coroutine is then suspended with both
+/// stacks, the frame of this function on the one, those of `f` on the other.
+pub fn on_stack<R>(stack: &mut Stack, f: impl FnOnce() -> R) -> R {
+    corosensei::on_stack(stack, f)
+}
+
 const CACHE_LINE_BYTES: usize = 64;
 /// The saved registers and the frames of the wait and of its caller.
 const PREFETCHED_LINES: usize = 4;

@@ -35,8 +35,8 @@
 //! | 4 | `scheduler`: the loop |
 //! | 5 | `relay`: a wake for a future; `plain_thread`; `around`: what is around the caller; [`park`]: the one way to wait; `owner`: who holds something |
 //! | 6 | [`sync`]; `machine` |
-//! | 7 | `within`, `context_key`, `local`, `no_suspend`, `identity`, `panic_message`; `packet`, `shutdown`, `runtime`, `spawn`, `scope`, `try_scope` |
-//! | 8 | `time`, `interval`, `blocking`, [`future`]: the bridge to `async` code; [`net`] |
+//! | 7 | `within`, `context_key`, `local`, `no_suspend`, `identity`, `panic_message`, `big_stack`: code on a stack of its own; `packet`, `shutdown`, `runtime`, `spawn`, `scope`, `try_scope` |
+//! | 8 | `time`, `interval`, `blocking`, [`future`]: the bridge to `async` code; [`fs`]: files; [`net`]; [`io`](mod@io): the standard streams |
 //! | 9 | `hyper`: the bridge to HTTP, with the feature of that name; [`thread`]: `std::thread`'s names; [`mod@select`]: the first of several events; [`signal`]: signals of the process; [`process`]: its children |
 //! | 10 | [`turn`]: the seam for protocol crates |
 
@@ -54,6 +54,8 @@ mod programs_of_the_pages {
     struct Network;
     #[doc = include_str!("../../docs/guide/processes-and-signals.md")]
     struct ProcessesAndSignals;
+    #[doc = include_str!("../../docs/guide/files-and-blocking.md")]
+    struct FilesAndBlocking;
     #[doc = include_str!("../../docs/guide/coming-from-threads.md")]
     struct ComingFromThreads;
     #[doc = include_str!("../../docs/guide/coming-from-go.md")]
@@ -107,6 +109,7 @@ mod relay;
 mod machine;
 pub mod sync;
 
+mod big_stack;
 mod context_key;
 mod identity;
 mod local;
@@ -122,7 +125,9 @@ mod spawn;
 mod try_scope;
 
 mod blocking;
+pub mod fs;
 pub mod future;
+pub mod io;
 pub mod net;
 mod time;
 
@@ -143,7 +148,11 @@ pub mod turn;
 pub use around::is_shutting_down;
 #[doc(hidden)]
 pub use audit::Audit;
-pub use blocking::blocking;
+pub use big_stack::{BIG_STACK_BYTES, with_big_stack, with_stack_size};
+pub use blocking::{
+    BLOCKING_KEEP_ALIVE, BLOCKING_QUEUED_MAX, BLOCKING_THREADS_MAX, BlockingPool, BlockingStats, blocking,
+    blocking_pool, spawn_blocking,
+};
 pub use context_key::ContextKey;
 pub use future::{block_on, try_block_on};
 pub use identity::{Dhaga, DhagaId, current};

@@ -185,23 +185,29 @@ impl Message {
         message.push_owner(hit);
         message.push(b" has overflowed its stack of ");
         message.push_number(hit.stack_bytes >> 10);
-        message.push(b" KiB; give it more with dhaga::Builder::stack_size\n");
+        message.push(b" KiB; give it more with dhaga::");
+        message.push(if hit.is_lent() { b"with_stack_size\n".as_slice() } else { b"Builder::stack_size\n" });
         message
     }
 
     /// `dhaga 'indexer' (spawned at src/main.rs:10:5)`, as far as it is known.
     fn push_owner(&mut self, hit: &GuardHit) {
+        let who: &[u8] = if hit.is_of_thread() { b"thread" } else { b"dhaga" };
         if hit.name().is_empty() {
-            self.push(b"\na dhaga without a name");
+            self.push(b"\na ");
+            self.push(who);
+            self.push(b" without a name");
         } else {
-            self.push(b"\ndhaga '");
+            self.push(b"\n");
+            self.push(who);
+            self.push(b" '");
             self.push(hit.name());
             self.push(b"'");
         }
         let Some(site) = hit.site else { return };
         // The rest of the message takes less than half of the room.
         let path = site.file().as_bytes();
-        self.push(b" (spawned at ");
+        self.push(if hit.is_lent() { b" (on a stack of its own at ".as_slice() } else { b" (spawned at " });
         self.push(path.get(..MESSAGE_BYTES_MAX / 2).unwrap_or(path));
         self.push(b":");
         self.push_number(site.line() as usize);

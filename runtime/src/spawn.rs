@@ -412,8 +412,12 @@ impl<T> std::fmt::Debug for JoinHandle<T> {
 pub enum JoinError<T> {
     /// The dhaga panicked.
     Panicked(Panic),
-    /// The dhaga was dropped before its first run: its runtime was shut down, or had no memory for its stack.
+    /// The dhaga was dropped before its first run: its runtime was shut down, or had no memory for its stack. Or a closure for
+    /// the blocking pool was, for which there was no thread.
     NeverRan,
+    /// A closure for [`blocking`](crate::blocking()) was dropped before any thread had begun it, because the caller gave up, for
+    /// the reason given.
+    Withdrawn(Interrupt),
     /// Its runtime was shut down while it ran.
     Unwound,
     /// The join itself gave up, for the reason given; the handle comes back.
@@ -433,6 +437,11 @@ impl<T> std::fmt::Display for JoinError<T> {
             Self::NeverRan => {
                 f.write_str("the dhaga never ran: its runtime was shut down or had no memory for its stack")
             }
+            Self::Withdrawn(interrupt) => write!(
+                f,
+                "the closure never ran, and was dropped while it waited for a thread of the blocking pool: {interrupt}; \
+                 dhaga::blocking_pool() sets how many threads there are"
+            ),
             Self::Unwound => f.write_str("the dhaga was unwound by the shutdown of its runtime"),
             Self::Stopped(interrupt, _) => write!(f, "the join was stopped: {interrupt}"),
         }

@@ -294,7 +294,7 @@ fn into_payload<T>(error: JoinError<T>) -> Box<dyn Any + Send> {
         JoinError::Panicked(panic) => panic.into_payload(),
         JoinError::NeverRan => Box::new(JoinError::<()>::NeverRan),
         JoinError::Unwound => Box::new(JoinError::<()>::Unwound),
-        JoinError::Stopped(interrupt, _) => Box::<Interrupt>::new(interrupt),
+        JoinError::Withdrawn(interrupt) | JoinError::Stopped(interrupt, _) => Box::<Interrupt>::new(interrupt),
     }
 }
 

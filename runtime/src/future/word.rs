@@ -77,7 +77,7 @@ impl OnReady for Foreign {
             Some(worker) if worker.current().is_none() => {
                 let wake = detached(Location::caller(), move || self.0.wake());
                 // A worker that stops runs nothing new.
-                if worker.is_stopping() { blocking::submit(wake) } else { worker.push_at_any_rate(wake) }
+                if worker.is_stopping() { blocking::submit_at_once(wake) } else { worker.push_at_any_rate(wake) }
             }
             _ => self.0.wake(),
         }

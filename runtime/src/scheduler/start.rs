@@ -116,6 +116,16 @@ impl Worker {
         Ok(())
     }
 
+    /// Lends a stack for a stretch of code on this thread.
+    pub(crate) fn lend_stack(&self, bytes: usize) -> Result<Stack, StackError> {
+        self.stacks.borrow_mut().take(bytes)
+    }
+
+    /// Takes back what [`Worker::lend_stack`] has lent.
+    pub(crate) fn take_back_stack(&self, stack: Stack) {
+        self.stacks.borrow_mut().give_back(stack);
+    }
+
     /// Gives that stack back.
     pub(crate) fn return_first_stack(&self) {
         if let Some(stack) = self.reserve.take() {

@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::size::{StackSize, guard_bytes};
-use super::slot::{NAME_BYTES, Slot};
+use super::slot::{IS_LENT, IS_OF_THREAD, NAME_BYTES, Slot};
 
 /// The stack in whose guard an address lies.
 pub struct GuardHit {
     name: [u8; NAME_BYTES],
-    /// Where its dhaga was spawned, if [`Stack::set_label`] was ever called.
+    /// Where its dhaga was spawned, or the stack was lent, if [`Stack::set_label`] or its like was ever called.
     pub site: Option<&'static Location<'static>>,
     /// Size of the stack, guard included.
     pub stack_bytes: usize,
@@ -21,8 +21,18 @@ pub struct GuardHit {
 impl GuardHit {
     /// The name of its dhaga, empty when it has none.
     pub fn name(&self) -> &[u8] {
-        let len = usize::from(self.name[0]);
+        let len = usize::from(self.name[0] & !(IS_LENT | IS_OF_THREAD));
         self.name.get(1..=len).unwrap_or(&[])
+    }
+
+    /// Whether it is not the stack of a dhaga, but was lent to a stretch of code.
+    pub fn is_lent(&self) -> bool {
+        self.name[0] & IS_LENT != 0
+    }
+
+    /// Whether it was lent to a plain thread.
+    pub fn is_of_thread(&self) -> bool {
+        self.name[0] & IS_OF_THREAD != 0
     }
 }
 

@@ -15,11 +15,17 @@ pub(super) struct Slot {
     limit: AtomicUsize,
     slab: AtomicUsize,
     site: AtomicPtr<Location<'static>>,
-    /// The length of the name in the first byte, then the name.
+    /// The length of the name in the first byte, with two flags, then the name.
     name: [AtomicU64; NAME_BYTES / 8],
 }
 
 pub(super) const NAME_BYTES: usize = 40;
+
+/// In the byte with the length of the name: the stack is lent to a stretch of code,
+pub(super) const IS_LENT: u8 = 1 << 7;
+/// which is that of a plain thread.
+pub(super) const IS_OF_THREAD: u8 = 1 << 6;
+const _: () = assert!(NAME_BYTES <= IS_OF_THREAD as usize);
 
 /// Far above the index of any slab.
 const MARK: usize = 1 << (usize::BITS - 1);
@@ -36,17 +42,23 @@ impl Slot {
         if name.is_empty() {
             self.name[0].store(0, Ordering::Relaxed);
         } else {
-            self.set_name(name);
+            self.set_name(name, 0);
         }
     }
 
-    fn set_name(&self, name: &str) {
+    /// As `set_label`, of a stack that is lent: `site` is where. `flags`: [`IS_LENT`], and [`IS_OF_THREAD`] if it is.
+    pub(super) fn set_lent_label(&self, name: &str, site: &'static Location<'static>, flags: u8) {
+        self.site.store(ptr::from_ref(site).cast_mut(), Ordering::Relaxed);
+        self.set_name(name, flags);
+    }
+
+    fn set_name(&self, name: &str, flags: u8) {
         let mut len = name.len().min(LABEL_NAME_BYTES_MAX);
         while !name.is_char_boundary(len) {
             len -= 1;
         }
         let mut packed = [0; NAME_BYTES];
-        packed[0] = len as u8;
+        packed[0] = len as u8 | flags;
         packed[1..=len].copy_from_slice(&name.as_bytes()[..len]);
         for (slot, word) in self.name.iter().zip(packed.as_chunks::<8>().0) {
             slot.store(u64::from_ne_bytes(*word), Ordering::Relaxed);

@@ -7,7 +7,7 @@ use std::ptr::{self, NonNull};
 use corosensei::stack::StackPointer;
 
 use super::size::{STACK_BYTES_MIN, guard_bytes};
-use super::slot::Slot;
+use super::slot::{IS_LENT, IS_OF_THREAD, Slot};
 
 /// Room at the top of each stack, above what coroutines use, for the books of its owner.
 pub const HEAD_BYTES: usize = 128;
@@ -28,6 +28,16 @@ impl Stack {
     #[inline]
     pub fn set_label(&self, name: Option<&str>, site: &'static Location<'static>) {
         self.slot().set_label(name.unwrap_or(""), site);
+    }
+
+    /// As [`set_label`](Self::set_label), of a stack that is lent to a stretch of a dhaga's code, at `site`.
+    pub fn set_label_of_dhaga(&self, name: Option<&str>, site: &'static Location<'static>) {
+        self.slot().set_lent_label(name.unwrap_or(""), site, IS_LENT);
+    }
+
+    /// As [`set_label_of_dhaga`](Self::set_label_of_dhaga), for code of a plain thread.
+    pub fn set_label_of_thread(&self, name: Option<&str>, site: &'static Location<'static>) {
+        self.slot().set_lent_label(name.unwrap_or(""), site, IS_LENT | IS_OF_THREAD);
     }
 
     /// The room above the base: [`HEAD_BYTES`] bytes, aligned to a cache line, for whoever has the stack out. Their content

@@ -2,13 +2,14 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Barrier};
+use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use dhaga::sync::channel;
-use dhaga::{Interrupt, JoinError, Runtime};
+use dhaga::{Interrupt, JoinError, JoinHandle, Runtime};
 
+use crate::child;
 use crate::common::{DEADLINE, everywhere, within_deadline};
 
 #[test]
@@ -77,28 +78,22 @@ fn a_hundred_block_at_once_while_a_ticker_goes_on() {
 #[test]
 fn a_cancelled_caller_leaves_the_closure_running_and_can_join_it() {
     everywhere(|| {
-        let (go, gone) = channel::bounded(1);
+        let ((starts, started), (go, gone)) = (channel::bounded(1), channel::bounded(1));
         let handle = dhaga::spawn(move || {
-            let (running, runs) = channel::bounded(1);
-            let me = dhaga::spawn(move || runs.recv());
             let result = dhaga::blocking(move || {
-                running.send(()).expect("somebody waits");
+                starts.send(()).expect("the test listens");
                 gone.recv()
             });
-            drop(me);
             match result {
                 Err(JoinError::Stopped(Interrupt::Cancelled, rest)) => rest,
                 other => panic!("expected a cancel, not {other:?}"),
             }
         });
-        dhaga::yield_now();
+        started.recv().expect("it begins");
         handle.cancel();
         let rest = handle.join().expect("it ends");
-        match go.send(5) {
-            Ok(()) => assert!(matches!(rest.join(), Ok(Ok(5)))),
-            // The cancel came before the call: it never ran, and its receiver is gone.
-            Err(_) => assert!(matches!(rest.join(), Err(JoinError::NeverRan))),
-        }
+        go.send(5).expect("the closure listens");
+        assert!(matches!(rest.join(), Ok(Ok(5))));
     });
 }
 
@@ -111,5 +106,234 @@ fn the_closure_sees_the_deadline_and_the_values_of_who_waits() {
             REQUEST.with(7, || dhaga::blocking(|| (dhaga::deadline(), REQUEST.get().as_deref().copied())))
         });
         assert_eq!(seen.expect("it ends"), (Some(at), Some(7)));
+    });
+}
+
+/// Says when and where it is dropped.
+struct Witness(Arc<Mutex<Option<thread::ThreadId>>>);
+
+impl Drop for Witness {
+    fn drop(&mut self) {
+        *self.0.lock().expect("nobody panicked") = Some(thread::current().id());
+    }
+}
+
+/// Keeps all threads of the pool busy until it is dropped.
+struct Jam {
+    _ends: Vec<mpsc::Sender<()>>,
+}
+
+impl Jam {
+    fn new(threads: usize) -> Self {
+        dhaga::blocking_pool().set_threads_max(threads);
+        let jam = |_| {
+            let ((starts, started), (end, ended)) = (mpsc::channel(), mpsc::channel::<()>());
+            dhaga::spawn_blocking(move || {
+                starts.send(()).expect("the test listens");
+                ended.recv()
+            })
+            .detach();
+            started.recv().expect("a thread begins it");
+            end
+        };
+        Self { _ends: (0..threads).map(jam).collect() }
+    }
+}
+
+fn queued() -> usize {
+    dhaga::blocking_pool().stats().queued
+}
+
+/// Spins until it is so; the deadline of the test ends it otherwise.
+fn until(mut is_so: impl FnMut() -> bool) {
+    while !is_so() {
+        thread::yield_now();
+    }
+}
+
+/// What `blocking` says.
+type Told = Result<(), JoinError<()>>;
+
+/// Queues a closure in a dhaga behind a full pool, has `stop` end the wait, and checks that the closure is gone and never
+/// runs. What the dhaga was told.
+fn withdrawn_by(
+    call: impl FnOnce(Box<dyn FnOnce() + Send>) -> Told + Send + 'static,
+    stop: impl FnOnce(&Runtime, &JoinHandle<Told>),
+) -> Result<Told, JoinError<Told>> {
+    let jam = Jam::new(1);
+    let (dropped, ran) = (Arc::default(), Arc::new(AtomicBool::new(false)));
+    let (witness, runs) = (Witness(Arc::clone(&dropped)), ran.clone());
+    let runtime = Runtime::builder().workers(1).build().expect("a runtime");
+    let worker = runtime.spawn(|| thread::current().id()).join().expect("it ends");
+    let closure = Box::new(move || {
+        let _witness = witness;
+        runs.store(true, Ordering::SeqCst);
+    });
+    let waiter = runtime.spawn(move || call(closure));
+    until(|| queued() == 1 || waiter.is_finished());
+    stop(&runtime, &waiter);
+    let ended = waiter.join();
+    assert_eq!(*dropped.lock().expect("nobody panicked"), Some(worker), "dropped where the caller is");
+    assert_eq!(queued(), 0);
+    drop(jam);
+    dhaga::spawn_blocking(|| ()).join().expect("the pool goes on");
+    assert!(!ran.load(Ordering::SeqCst));
+    ended
+}
+
+#[test]
+fn a_closure_that_waits_for_a_thread_is_taken_back_at_the_deadline() {
+    child::succeeds(child::name_of!(a_closure_that_waits_for_a_thread_is_taken_back_at_the_deadline), || {
+        let call = |closure| dhaga::within(Duration::from_millis(5), || dhaga::blocking(closure));
+        match withdrawn_by(call, |_, _| ()).expect("it ends well") {
+            Err(error @ JoinError::Withdrawn(Interrupt::DeadlineExceeded { .. })) => {
+                assert!(error.to_string().contains("never ran"), "{error}");
+                assert!(error.to_string().contains("dhaga::blocking_pool()"), "it names the knob: {error}");
+            }
+            other => panic!("{other:?}"),
+        }
+    });
+}
+
+#[test]
+fn a_closure_that_waits_for_a_thread_is_taken_back_at_a_cancel() {
+    child::succeeds(child::name_of!(a_closure_that_waits_for_a_thread_is_taken_back_at_a_cancel), || {
+        let ended = withdrawn_by(dhaga::blocking, |_, waiter| waiter.cancel()).expect("it ends well");
+        assert!(matches!(ended, Err(JoinError::Withdrawn(Interrupt::Cancelled))), "{ended:?}");
+    });
+}
+
+#[test]
+fn a_closure_that_waits_for_a_thread_is_taken_back_when_its_dhaga_unwinds() {
+    child::succeeds(child::name_of!(a_closure_that_waits_for_a_thread_is_taken_back_when_its_dhaga_unwinds), || {
+        let call = |closure| dhaga::uncancellable(|| dhaga::blocking(closure));
+        let ended = withdrawn_by(call, |runtime, _| runtime.shutdown(Duration::ZERO).expect("all end"));
+        assert!(matches!(ended, Err(JoinError::Unwound)), "{ended:?}");
+    });
+}
+
+#[test]
+fn over_the_limit_the_caller_waits_for_room() {
+    child::succeeds(child::name_of!(over_the_limit_the_caller_waits_for_room), || {
+        let pool = dhaga::blocking_pool();
+        pool.set_queued_max(2);
+        let jam = Jam::new(1);
+        let waiting: Vec<_> = (0..2).map(|n| dhaga::spawn(move || dhaga::blocking(move || n))).collect();
+        until(|| queued() == 2);
+        let late = dhaga::spawn(|| dhaga::within(Duration::from_millis(5), || dhaga::blocking(|| 7)));
+        assert!(matches!(
+            late.join().expect("it ends well"),
+            Err(JoinError::Withdrawn(Interrupt::DeadlineExceeded { .. }))
+        ));
+        let third = dhaga::spawn(|| dhaga::blocking(|| 2));
+        let fourth = dhaga::spawn(|| dhaga::spawn_blocking(|| 3).join());
+        assert_eq!(queued(), 2);
+        assert!(!third.is_finished() && !fourth.is_finished());
+        pool.set_queued_max(3);
+        until(|| queued() == 3);
+        drop(jam);
+        for (n, handle) in waiting.into_iter().chain([third]).enumerate() {
+            assert_eq!(handle.join().expect("it ends").expect("it ran"), n);
+        }
+        assert_eq!(fourth.join().expect("it ends").expect("it ran"), 3);
+        // Lower, while there is room and while there is none.
+        pool.set_queued_max(1);
+        let jam = Jam::new(1);
+        let first = dhaga::spawn_blocking(|| 1);
+        assert_eq!(queued(), 1);
+        let second = dhaga::within(Duration::from_millis(5), || dhaga::spawn_blocking(|| 2));
+        assert!(matches!(second.join(), Err(JoinError::NeverRan)), "there was no room to the end of the scope");
+        drop(jam);
+        assert_eq!(first.join().expect("it ran"), 1);
+    });
+}
+
+#[test]
+fn more_threads_take_up_what_waits_and_fewer_end() {
+    child::succeeds(child::name_of!(more_threads_take_up_what_waits_and_fewer_end), || {
+        let pool = dhaga::blocking_pool();
+        let jam = Jam::new(1);
+        let waiting = [1, 2].map(|n| dhaga::spawn_blocking(move || n));
+        assert_eq!(queued(), 2);
+        pool.set_threads_max(2);
+        assert_eq!(waiting.map(|handle| handle.join().expect("it ran")), [1, 2]);
+        pool.set_threads_max(1);
+        drop(jam);
+        until(|| pool.stats().threads == 1);
+        assert_eq!(dhaga::spawn_blocking(|| 3).join().expect("it ran"), 3);
+        pool.set_keep_alive(Duration::from_millis(1));
+        until(|| pool.stats().threads == 0);
+        assert_eq!(dhaga::spawn_blocking(|| 4).join().expect("it ran"), 4);
+    });
+}
+
+#[test]
+fn closures_that_wait_for_closures_cannot_use_up_all_threads() {
+    child::succeeds(child::name_of!(closures_that_wait_for_closures_cannot_use_up_all_threads), || {
+        dhaga::blocking_pool().set_threads_max(1);
+        let nested = dhaga::spawn(|| dhaga::blocking(|| dhaga::blocking(|| dhaga::blocking(|| 5))));
+        let ended = nested.join().expect("it ends").expect("it ran").expect("it ran").expect("it ran");
+        assert_eq!(ended, 5);
+    });
+}
+
+#[test]
+fn a_spawned_closure_does_not_wait_and_its_handle_tells_its_end() {
+    everywhere(|| {
+        let (go, gone) = channel::bounded(1);
+        let handle = dhaga::spawn_blocking(move || gone.recv());
+        assert!(!handle.is_finished());
+        go.send(5).expect("it listens");
+        assert_eq!(handle.join().expect("it ran"), Ok(5));
+        match dhaga::spawn_blocking(|| panic!("on {}", "purpose")).join() {
+            Err(JoinError::Panicked(panic)) => assert_eq!(panic.message(), "on purpose"),
+            other => panic!("expected a panic, not {:?}", other),
+        }
+        let name = dhaga::spawn_blocking(|| thread::current().name().map(str::to_owned)).join().expect("it ran");
+        assert_eq!(name.as_deref(), Some("dhaga-blocking"));
+    });
+}
+
+#[test]
+fn a_cancel_of_the_handle_reaches_the_waits_of_the_closure() {
+    everywhere(|| {
+        let (sender, receiver) = channel::bounded::<()>(1);
+        let (starts, started) = channel::bounded(1);
+        let handle = dhaga::spawn_blocking(move || {
+            starts.send(()).expect("the test listens");
+            (receiver.recv(), dhaga::is_cancelled())
+        });
+        started.recv().expect("it begins");
+        handle.cancel();
+        let (received, is_cancelled) = handle.join().expect("it ran");
+        assert!(matches!(received, Err(channel::RecvError::Interrupted(Interrupt::Cancelled))), "{received:?}");
+        assert!(is_cancelled);
+        // The next closure of that thread is not.
+        assert!(!dhaga::spawn_blocking(dhaga::is_cancelled).join().expect("it ran"));
+        drop(sender);
+    });
+}
+
+#[test]
+fn a_closure_that_never_ends_holds_no_shutdown_up() {
+    within_deadline(DEADLINE, || {
+        let runtime = Runtime::builder().workers(1).build().expect("a runtime");
+        let ((starts, started), (end, ended)) = (mpsc::channel(), mpsc::channel::<()>());
+        let waiter = runtime.spawn(move || {
+            dhaga::blocking(move || {
+                starts.send(()).expect("the test listens");
+                ended.recv()
+            })
+        });
+        started.recv().expect("it begins");
+        runtime.shutdown(Duration::ZERO).expect("nothing is left");
+        match waiter.join().expect("it ends well") {
+            Err(JoinError::Stopped(Interrupt::Cancelled, rest)) => {
+                assert!(!rest.is_finished());
+                drop(end);
+                assert!(rest.join().expect("it ends").is_err());
+            }
+            other => panic!("{other:?}"),
+        }
     });
 }

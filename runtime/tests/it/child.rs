@@ -21,17 +21,26 @@ pub fn run(test: &str, body: impl FnOnce()) -> Option<Output> {
 }
 
 fn run_with_threads(test: &str, limit: Duration, stack_bytes: u64, body: impl FnOnce()) -> Option<Output> {
+    let mut command = command_unless_child(test, limit, body)?;
+    let output = command.env("RUST_MIN_STACK", stack_bytes.to_string()).output();
+    Some(output.expect("the test binary can be run again"))
+}
+
+/// What runs one test of this binary again, in a child, where `body` runs instead of what follows the call. `None` in the
+/// child, which is to return.
+pub fn command(test: &str, body: impl FnOnce()) -> Option<Command> {
+    command_unless_child(test, DEADLINE, body)
+}
+
+fn command_unless_child(test: &str, limit: Duration, body: impl FnOnce()) -> Option<Command> {
     if std::env::var(CHILD).is_ok_and(|child| child == test) {
         abort_after(limit);
         body();
         return None;
     }
-    let output = Command::new(std::env::current_exe().expect("the test binary exists"))
-        .args([test, "--exact", "--nocapture", "--test-threads=1"])
-        .env(CHILD, test)
-        .env("RUST_MIN_STACK", stack_bytes.to_string())
-        .output();
-    Some(output.expect("the test binary can be run again"))
+    let mut command = Command::new(std::env::current_exe().expect("the test binary exists"));
+    command.args([test, "--exact", "--nocapture", "--test-threads=1"]).env(CHILD, test);
+    Some(command)
 }
 
 /// Runs `body` in a child and expects it to succeed there.

@@ -2,6 +2,7 @@
 
 #[cfg(not(feature = "sanitizer"))]
 mod aborting;
+mod big_stacks;
 mod blocking;
 mod broadcast;
 mod cancels;
@@ -10,6 +11,7 @@ mod common;
 mod connecting;
 mod context;
 mod fork;
+mod fs;
 mod future;
 mod groups;
 mod leaks;
@@ -34,6 +36,7 @@ mod shutdown;
 mod signals;
 mod spawn;
 mod stacks;
+mod stdio;
 mod storm;
 mod sync;
 mod thread;

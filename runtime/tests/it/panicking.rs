@@ -76,7 +76,7 @@ fn a_join_is_refused_and_gives_the_handle_back() {
         sender.send(3).expect("it waits");
         assert_eq!(handle.join().expect("it ends"), Ok(3));
         let refused = while_panicking(|| dhaga::blocking(|| 1));
-        assert!(matches!(refused, Err(JoinError::Stopped(Interrupt::Panicking, _))), "{refused:?}");
+        assert!(matches!(refused, Err(JoinError::Withdrawn(Interrupt::Panicking))), "{refused:?}");
     });
 }
 

@@ -105,7 +105,7 @@ ended_from! {
     AcquireError: AcquireError::Interrupted(why) => why,
     AcquireTimeoutError: AcquireTimeoutError::Interrupted(why) => why,
     WaitTimeoutError: WaitTimeoutError::Interrupted(why) => why,
-    JoinError<()>: JoinError::Stopped(why, _) => why,
+    JoinError<()>: JoinError::Stopped(why, _) | JoinError::Withdrawn(why) => why,
 }
 
 impl<G> From<LockTimeoutError<G>> for Ended {
