@@ -479,7 +479,8 @@ fn what_the_page_cache_has_needs_no_thread() {
         let folder = Folder::new();
         let path = folder.file("a", &[7; 100_000]);
         let probe = std::fs::File::open(&path).expect("it is there");
-        let mut slices = [std::io::IoSliceMut::new(&mut [0; 10])];
+        let mut bytes = [0; 10];
+        let mut slices = [std::io::IoSliceMut::new(&mut bytes)];
         if rustix::io::preadv2(&probe, &mut slices, 0, rustix::io::ReadWriteFlags::NOWAIT).is_err() {
             return println!("this file system or kernel cannot say what is in memory");
         }

@@ -49,7 +49,8 @@ fn on_one_worker<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -
 /// Whether this kernel can be asked to read a pipe without blocking, as Linux from 6.4 on.
 fn reads_without_blocking() -> bool {
     let (empty, _writer) = pipe().expect("a pipe");
-    let mut slices = [std::io::IoSliceMut::new(&mut [0])];
+    let mut byte = [0];
+    let mut slices = [std::io::IoSliceMut::new(&mut byte)];
     let read = rustix::io::preadv2(&empty, &mut slices, u64::MAX, rustix::io::ReadWriteFlags::NOWAIT);
     read == Err(rustix::io::Errno::AGAIN)
 }
