@@ -62,8 +62,8 @@ pub fn with_big_stack<R>(f: impl FnOnce() -> R) -> R {
 /// # Examples
 ///
 /// ```
-/// let sum = dhaga::with_stack_size(64 << 20, || std::hint::black_box([1_u8; 32 << 20]).iter().map(|&n| u64::from(n)).sum::<u64>())?;
-/// assert_eq!(sum, 32 << 20);
+/// let work = || std::hint::black_box([1_u8; 8 << 20]).iter().map(|&n| u64::from(n)).sum::<u64>();
+/// assert_eq!(dhaga::with_stack_size(64 << 20, work)?, 8 << 20);
 /// # Ok::<(), std::io::Error>(())
 /// ```
 #[track_caller]

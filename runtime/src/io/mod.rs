@@ -14,7 +14,7 @@
 //! - std's own `stdin()` has a buffer of its own: use one or the other. `println!` and `print!` go by std's, and stop their worker
 //!   while the other end does not read: a program whose output may be piped into a slow reader uses `writeln!` to [`stdout`].
 //!
-//! ```
+//! ```no_run
 //! use dhaga::io::{self, Write};
 //!
 //! dhaga::spawn(|| {
