@@ -39,7 +39,8 @@ struct Timeout(AtomicU64);
 
 impl Timeout {
     fn set(&self, timeout: Option<Duration>) {
-        let nanos = timeout.map_or(0, |timeout| u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX));
+        // A time beyond what can be counted is for ever, and told as such, as the kernel's is.
+        let nanos = timeout.and_then(|timeout| u64::try_from(timeout.as_nanos()).ok()).unwrap_or(0);
         self.0.store(nanos, Ordering::Relaxed);
     }
 
@@ -154,7 +155,7 @@ impl<S: AsFd> Source<S> {
                 return done;
             }
             if self.is_nonblocking() {
-                return Err(io::ErrorKind::WouldBlock.into());
+                return Err(would_block());
             }
             let own = *deadline.get_or_insert_with(|| manner.timeout.and_then(around::after));
             if self.wait(manner, own, &mut turn)? == Parked::TimedOut {
@@ -163,6 +164,20 @@ impl<S: AsFd> Source<S> {
                     // As std on Unix: a socket's own timeout is `WouldBlock`, a scope's deadline is `TimedOut`.
                     return self.last_attempt(manner.direction, attempt, is_drained);
                 }
+            }
+        }
+    }
+
+    /// As [`Source::io`] for what the kernel answers at once, whether the socket is ready or not: to write nothing, or to read
+    /// into nothing.
+    #[cold]
+    pub(crate) fn io_at_once<T>(&self, mut attempt: impl FnMut(&S) -> io::Result<T>) -> io::Result<T> {
+        park::spend();
+        park::check_attempt()?;
+        loop {
+            match attempt(&self.socket) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                done => return done,
             }
         }
     }
@@ -205,7 +220,7 @@ impl<S: AsFd> Source<S> {
         mut attempt: impl FnMut(&S) -> io::Result<T>,
         is_drained: impl Fn(&T) -> bool,
     ) -> io::Result<T> {
-        self.attempt(direction, &mut attempt, &is_drained).unwrap_or_else(|| Err(io::ErrorKind::WouldBlock.into()))
+        self.attempt(direction, &mut attempt, &is_drained).unwrap_or_else(|| Err(would_block()))
     }
 
     /// Waits until the direction may be ready. May return early.
@@ -287,7 +302,7 @@ impl<S: AsFd> Source<S> {
             }
             let own = *deadline.get_or_insert_with(|| manner.timeout.and_then(around::after));
             if own.is_some_and(|own| own <= now()) {
-                return Err(io::ErrorKind::WouldBlock.into());
+                return Err(would_block());
             }
             park::check()?;
             park::park_until(manner.reason, park::earliest(own.into_iter().chain(around::after(pause)).min()));
@@ -381,6 +396,11 @@ impl Drop for Registration {
             let _ = injector.push(Message::Forget(token));
         }
     }
+}
+
+/// As the kernel says it, with its number.
+fn would_block() -> io::Error {
+    rustix::io::Errno::AGAIN.into()
 }
 
 fn flags_of(direction: Direction) -> PollFlags {

@@ -29,6 +29,7 @@ mod select;
 mod shutdown;
 mod spawn;
 mod stacks;
+mod std_suite;
 mod storm;
 mod sync;
 mod thread;
