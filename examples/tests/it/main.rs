@@ -4,3 +4,6 @@ mod chat;
 mod examples;
 mod peers;
 mod run;
+mod tcp_proxy;
+mod udp_dns_relay;
+mod unix_chat;
