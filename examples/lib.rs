@@ -5,6 +5,9 @@
 //! | `hello` | a server and calls to it, in twenty lines |
 //! | `quickstart` | ten thousand calls in flight, by dhagas and by OS threads, in one table |
 //! | `echo` | a TCP server as with `std::net`, a dhaga for each connection |
+//! | `tcp_proxy` | TCP connections carried on to another address, both ways at once |
+//! | `udp_dns_relay` | a dhaga for each DNS query, which waits for its answer |
+//! | `unix_chat` | a chat over a Unix socket, whose server knows which user is who |
 //! | `chat`, `chat_dhaga` | a chat server on std's threads, and the same on dhagas by other `use` lines |
 //! | `chat_load` | thousands of clients for either, who check each line |
 //! | `http_hello` | a web server on hyper, with a dhaga for each request |

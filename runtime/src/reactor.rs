@@ -76,7 +76,8 @@ impl Seen {
         self.0 & REGISTERED != 0
     }
 
-    /// Whether the peer has sent its end, or the socket has failed: no further event will tell of it.
+    /// Whether the peer has sent its end, or something urgent, or the socket has failed: a short read says nothing, and no
+    /// further event will tell of it.
     pub(crate) fn is_read_closed(self) -> bool {
         self.0 & READ_CLOSED != 0
     }
@@ -369,7 +370,7 @@ impl Reactor {
         let generation = GENERATION.fetch_add(1, Relaxed) as u32 & (u32::MAX >> 1);
         let entry = self.sources.vacant_entry();
         let token = mio::Token(entry.key() | (generation as usize) << KEY_BITS);
-        let interest = mio::Interest::READABLE | mio::Interest::WRITABLE;
+        let interest = mio::Interest::READABLE | mio::Interest::WRITABLE | mio::Interest::PRIORITY;
         readiness.begin();
         if let Err(error) = self.poll.registry().register(&mut SourceFd(&descriptor), token, interest) {
             readiness.disown();
@@ -436,7 +437,9 @@ fn bits_of(event: &mio::event::Event) -> u32 {
     if event.is_writable() || event.is_write_closed() || failed {
         bits |= WRITABLE;
     }
-    if event.is_read_closed() || failed {
+    // A read ends before a byte that TCP was sent as urgent: what lies behind it counts as what lies before the peer's end,
+    // until an attempt finds nothing.
+    if event.is_read_closed() || failed || (event.is_readable() && event.is_priority()) {
         bits |= READABLE | READ_CLOSED;
     }
     bits

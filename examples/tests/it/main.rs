@@ -5,3 +5,6 @@ mod examples;
 mod http;
 mod peers;
 mod run;
+mod tcp_proxy;
+mod udp_dns_relay;
+mod unix_chat;

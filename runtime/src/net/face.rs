@@ -52,6 +52,14 @@ pub(super) fn send(socket: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
     Ok(rustix::net::send(socket, bytes, SendFlags::NOSIGNAL)?)
 }
 
+/// Slices that one call to the kernel takes (its `UIO_MAXIOV`). What lies in others is left, whatever room there is.
+const SLICES_MAX: usize = 1024;
+
+/// How many bytes one call can carry at most, of slices of such lengths.
+pub(super) fn len_at_once(lens: impl Iterator<Item = usize>) -> usize {
+    lens.take(SLICES_MAX).fold(0, usize::saturating_add)
+}
+
 pub(super) fn refuse_zero(timeout: Option<Duration>) -> io::Result<()> {
     match timeout {
         Some(Duration::ZERO) => {
@@ -158,6 +166,18 @@ macro_rules! handle {
             }
         }
 
+        /// As the conversion into a descriptor, which is the caller's to close. The way back goes by `OwnedFd`, which needs no
+        /// `unsafe` here.
+        ///
+        /// # Panics
+        ///
+        /// As the conversion.
+        impl std::os::fd::IntoRawFd for $socket {
+            fn into_raw_fd(self) -> std::os::fd::RawFd {
+                std::os::fd::OwnedFd::from(self).into_raw_fd()
+            }
+        }
+
         impl std::fmt::Debug for $socket {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 self.source.socket().fmt(f)
@@ -236,8 +256,11 @@ macro_rules! stream {
             }
 
             fn read_vectored(&mut self, buffers: &mut [std::io::IoSliceMut<'_>]) -> std::io::Result<usize> {
-                let len: usize = buffers.iter().map(|buffer| buffer.len()).sum();
+                let len = $crate::net::face::len_at_once(buffers.iter().map(|buffer| buffer.len()));
                 let attempt = |mut socket: &_| std::io::Read::read_vectored(&mut socket, buffers);
+                if len == 0 {
+                    return self.source.io_at_once(attempt);
+                }
                 self.source.io(self.source.reading(), attempt, |count| $is_drained(*count, len))
             }
         }
@@ -246,12 +269,18 @@ macro_rules! stream {
             #[inline]
             fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
                 let attempt = |socket: &_| $crate::net::face::send(socket, bytes);
+                if bytes.is_empty() {
+                    return self.source.io_at_once(attempt);
+                }
                 self.source.io(self.source.writing(), attempt, |count| *count < bytes.len())
             }
 
             fn write_vectored(&mut self, slices: &[std::io::IoSlice<'_>]) -> std::io::Result<usize> {
-                let len: usize = slices.iter().map(|slice| slice.len()).sum();
+                let len = $crate::net::face::len_at_once(slices.iter().map(|slice| slice.len()));
                 let attempt = |mut socket: &_| std::io::Write::write_vectored(&mut socket, slices);
+                if len == 0 {
+                    return self.source.io_at_once(attempt);
+                }
                 self.source.io(self.source.writing(), attempt, |count| *count < len)
             }
 

@@ -52,7 +52,8 @@ struct Timeout(AtomicU64);
 
 impl Timeout {
     fn set(&self, timeout: Option<Duration>) {
-        let nanos = timeout.map_or(0, |timeout| u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX));
+        // A time beyond what can be counted is for ever, and told as such, as the kernel's is.
+        let nanos = timeout.and_then(|timeout| u64::try_from(timeout.as_nanos()).ok()).unwrap_or(0);
         self.0.store(nanos, Ordering::Relaxed);
     }
 
@@ -168,7 +169,7 @@ impl<S: AsFd> Source<S> {
                 return done;
             }
             if self.is_nonblocking() {
-                return Err(io::ErrorKind::WouldBlock.into());
+                return Err(would_block());
             }
             let own = *deadline.get_or_insert_with(|| manner.timeout.and_then(around::after));
             if self.wait(manner, own, &mut turn)? == Parked::TimedOut {
@@ -210,6 +211,20 @@ impl<S: AsFd> Source<S> {
         Ok(true)
     }
 
+    /// As [`Source::io`] for what the kernel answers at once, whether the socket is ready or not: to write nothing, or to read
+    /// into nothing.
+    #[cold]
+    pub(crate) fn io_at_once<T>(&self, mut attempt: impl FnMut(&S) -> io::Result<T>) -> io::Result<T> {
+        park::spend();
+        park::check_attempt()?;
+        loop {
+            match attempt(&self.socket) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                done => return done,
+            }
+        }
+    }
+
     /// One attempt without a wait. `None`: it would block; if the readiness bit says so, no system call is made.
     #[inline]
     pub(crate) fn attempt<T>(
@@ -248,7 +263,7 @@ impl<S: AsFd> Source<S> {
         mut attempt: impl FnMut(&S) -> io::Result<T>,
         is_drained: impl Fn(&T) -> bool,
     ) -> io::Result<T> {
-        self.attempt(direction, &mut attempt, &is_drained).unwrap_or_else(|| Err(io::ErrorKind::WouldBlock.into()))
+        self.attempt(direction, &mut attempt, &is_drained).unwrap_or_else(|| Err(would_block()))
     }
 
     /// Waits until the direction may be ready. May return early.
@@ -330,7 +345,7 @@ impl<S: AsFd> Source<S> {
             }
             let own = *deadline.get_or_insert_with(|| manner.timeout.and_then(around::after));
             if own.is_some_and(|own| own <= now()) {
-                return Err(io::ErrorKind::WouldBlock.into());
+                return Err(would_block());
             }
             park::check()?;
             park::park_until(manner.reason, park::earliest(own.into_iter().chain(around::after(pause)).min()));
@@ -432,6 +447,11 @@ impl Drop for Registration {
 pub(crate) fn is_shortage(error: &io::Error) -> bool {
     let shortages = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
     error.raw_os_error().is_some_and(|code| shortages.map(Errno::raw_os_error).contains(&code))
+}
+
+/// As the kernel says it, with its number.
+fn would_block() -> io::Error {
+    rustix::io::Errno::AGAIN.into()
 }
 
 fn flags_of(direction: Direction) -> PollFlags {

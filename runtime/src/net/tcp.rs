@@ -132,6 +132,25 @@ impl TcpStream {
         self.source.socket().ttl()
     }
 
+    /// Acknowledges at once what is received (`TCP_QUICKACK`), until the kernel thinks otherwise. A method of
+    /// [`std::os::linux::net::TcpStreamExt`] in std.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says, as in std.
+    pub fn set_quickack(&self, quickack: bool) -> io::Result<()> {
+        Ok(sockopt::set_tcp_quickack(self.source.socket(), quickack)?)
+    }
+
+    /// Whether `TCP_QUICKACK` is in force.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says, as in std.
+    pub fn quickack(&self) -> io::Result<bool> {
+        Ok(sockopt::tcp_quickack(self.source.socket())?)
+    }
+
     pub(crate) fn on_ready(&self, callback: Arc<dyn OnReady>) -> io::Result<()> {
         self.source.on_ready(callback)
     }
@@ -162,7 +181,8 @@ handle!(TcpStream, std::net::TcpStream);
 timeouts!(TcpStream);
 stream!(TcpStream, is_short);
 
-/// TCP gives all it has, up to what was asked for.
+/// TCP gives all it has, up to what was asked for. Only at a byte that was sent as urgent does a read end before, of which
+/// the reactor tells.
 fn is_short(count: usize, len: usize) -> bool {
     count < len
 }
@@ -226,6 +246,28 @@ impl TcpListener {
     /// What the kernel says, as in std.
     pub fn ttl(&self) -> io::Result<u32> {
         self.source.socket().ttl()
+    }
+
+    /// Whether a socket of IPv6 leaves IPv4 alone (`IPV6_V6ONLY`).
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says, as in std: `InvalidInput` once the socket is bound, and so always.
+    #[deprecated(note = "this option can only be set before the socket is bound")]
+    #[expect(deprecated, reason = "std keeps it for old programs, and so is it here")]
+    pub fn set_only_v6(&self, only_v6: bool) -> io::Result<()> {
+        self.source.socket().set_only_v6(only_v6)
+    }
+
+    /// Whether `IPV6_V6ONLY` is set.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says, as in std.
+    #[deprecated(note = "this option can only be set before the socket is bound")]
+    #[expect(deprecated, reason = "std keeps it for old programs, and so is it here")]
+    pub fn only_v6(&self) -> io::Result<bool> {
+        self.source.socket().only_v6()
     }
 }
 

@@ -36,6 +36,7 @@ mod shutdown;
 mod signals;
 mod spawn;
 mod stacks;
+mod std_suite;
 mod stdio;
 mod storm;
 mod sync;
