@@ -7,6 +7,7 @@
 //! | `echo` | a TCP server as with `std::net`, a dhaga for each connection |
 //! | `chat`, `chat_dhaga` | a chat server on std's threads, and the same on dhagas by other `use` lines |
 //! | `chat_load` | thousands of clients for either, who check each line |
+//! | `tls_echo` | TLS by rustls over a dhaga's socket, server and client |
 //! | `rpc_server` | an RPC server whose handlers wait, compute, fail, panic and call others |
 //! | `rpc_client` | one call to any MessagePack-RPC server, from the command line |
 //!
@@ -14,7 +15,14 @@
 
 pub mod json;
 pub mod threads;
+pub mod tls;
 
 pub mod meter;
 
 pub mod report;
+
+#[cfg(doctest)]
+mod programs_of_the_pages {
+    #[doc = include_str!("../docs/guide/tls.md")]
+    struct Tls;
+}
