@@ -8,6 +8,9 @@
 //! | `chat`, `chat_dhaga` | a chat server on std's threads, and the same on dhagas by other `use` lines |
 //! | `chat_load` | thousands of clients for either, who check each line |
 //! | `tls_echo` | TLS by rustls over a dhaga's socket, server and client |
+//! | `http_hello` | a web server on hyper, with a dhaga for each request |
+//! | `http_client` | many URLs at once, with a limit and deadlines |
+//! | `async_inside` | an `async` library in sequential code |
 //! | `rpc_server` | an RPC server whose handlers wait, compute, fail, panic and call others |
 //! | `rpc_client` | one call to any MessagePack-RPC server, from the command line |
 //!

@@ -57,6 +57,11 @@ where
     handle.join_until(park::WaitReason::Blocking, None)
 }
 
+/// Runs a job of a library on a thread of the pool.
+pub(crate) fn submit(job: Job) {
+    POOL.submit(job);
+}
+
 static POOL: Pool =
     Pool { state: Mutex::new(State { queue: VecDeque::new(), threads: 0, idle: 0 }), work: Condvar::new() };
 

@@ -8,8 +8,12 @@
 //!                          └───▶ not yet: leave word, as a join does, with the executor's waker behind it
 //! ```
 //!
-//! There is no executor here and no spawn of futures: a dhaga that calls [`block_on`] is what a task is elsewhere. What a
-//! future needs of a runtime of its own (tokio's sockets and timers do) must be there beside this one.
+//! There is no executor here and no spawn of futures: a dhaga that calls [`block_on`] is what a task is elsewhere. The
+//! sockets of this runtime are futures' sockets in [`net::Async`](crate::net::Async), its timers in [`sleep`]. What a future
+//! needs of another runtime (tokio's own sockets and timers do) must be there beside this one.
+
+mod sleep;
+pub(crate) mod word;
 
 use std::convert::Infallible;
 use std::fmt;
@@ -27,6 +31,8 @@ use crate::park::{self, Unparker, WaitReason};
 use crate::plain_thread::ThreadParker;
 use crate::spawn::{JoinError, JoinHandle};
 use crate::sync::oneshot::{Receiver, RecvError, TryRecvError};
+
+pub use self::sleep::{Sleep, sleep, sleep_until};
 
 /// Waits until `future` is ready, and returns its output. Parks a dhaga, blocks a plain thread, as often as the future is
 /// pending; polls it here, on the caller's stack, whenever its waker was used.
@@ -102,7 +108,7 @@ fn poll_until_ready<F: Future, E>(
     wait: impl Fn(&Signal) -> Result<(), E>,
 ) -> Result<F::Output, E> {
     let signal = Arc::new(Signal { is_set: AtomicBool::new(false), sleeper: park::unparker() });
-    let waker = Waker::from(signal.clone());
+    let waker = word::own_waker(signal.clone());
     let mut context = Context::from_waker(&waker);
     loop {
         // A future that is always ready, or wakes itself at each poll, never waits.
@@ -186,6 +192,13 @@ pub struct JoinFuture<T> {
     handle: Option<JoinHandle<T>>,
     /// Present once it was left with the dhaga: one for all polls.
     word: Option<Arc<ThreadParker>>,
+}
+
+impl<T> JoinFuture<T> {
+    /// Cancels the dhaga, if it has not ended.
+    pub(crate) fn cancel(&self) {
+        self.handle.as_ref().map(JoinHandle::cancel);
+    }
 }
 
 /// Awaits the end of the dhaga. Its errors are those of [`JoinHandle::join`] but [`JoinError::Stopped`]: no scope ends it.

@@ -37,7 +37,7 @@
 //! | 6 | [`sync`]; `machine` |
 //! | 7 | `within`, `context_key`, `local`, `no_suspend`, `identity`, `panic_message`; `packet`, `shutdown`, `runtime`, `spawn`, `scope`, `try_scope` |
 //! | 8 | `time`, `interval`, `blocking`, [`future`]: the bridge to `async` code; [`net`] |
-//! | 9 | [`thread`]: `std::thread`'s names; [`mod@select`]: the first of several events |
+//! | 9 | `hyper`: the bridge to HTTP, with the feature of that name; [`thread`]: `std::thread`'s names; [`mod@select`]: the first of several events |
 //! | 10 | [`turn`]: the seam for protocol crates |
 
 #[cfg(doctest)]
@@ -121,6 +121,9 @@ mod blocking;
 pub mod future;
 pub mod net;
 mod time;
+
+#[cfg(feature = "hyper")]
+pub mod hyper;
 
 mod interval;
 

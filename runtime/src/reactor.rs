@@ -11,6 +11,8 @@
 //!   └───────────────┴─────────────┴─────────────┴──────────┴──────────┘
 //! ```
 
+mod futures;
+
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::RawFd;
@@ -23,6 +25,9 @@ use slab::Slab;
 
 use crate::atomic::{AtomicU32, Mutex, MutexGuard, Ordering, lock};
 use crate::run_queue::{Address, Doorbell};
+
+use self::futures::Places;
+pub(crate) use self::futures::{FutureWaker, WakerRef};
 
 const READABLE: u32 = 1;
 const WRITABLE: u32 = 2;
@@ -115,11 +120,12 @@ struct Waiters<W> {
 struct Queue<W> {
     first: Option<W>,
     rest: VecDeque<W>,
+    futures: Places,
 }
 
 impl<W: Copy + PartialEq> Queue<W> {
     fn new() -> Self {
-        Self { first: None, rest: VecDeque::new() }
+        Self { first: None, rest: VecDeque::new(), futures: Places::default() }
     }
 
     fn is_empty(&self) -> bool {
@@ -218,6 +224,7 @@ impl<W: Copy + PartialEq> Readiness<W> {
             while let Some(waiter) = waiters.queue(direction).pop() {
                 report(Report::Waiter(waiter));
             }
+            waiters.queue(direction).futures.take(|waker| report(Report::Future(waker)));
         }
         drop(waiters);
         // It may own the source, and much else.
@@ -287,6 +294,7 @@ impl<W: Copy + PartialEq> Readiness<W> {
                     break;
                 }
             }
+            waiters.queue(direction).futures.take(|waker| report(Report::Future(waker)));
         }
         if bits & READABLE != 0
             && let Some(callback) = &waiters.callback
@@ -300,6 +308,8 @@ impl<W: Copy + PartialEq> Readiness<W> {
 pub(crate) enum Report<W = Address> {
     /// This dhaga's source is ready; it may live on another worker.
     Waiter(W),
+    /// This future's source is ready.
+    Future(FutureWaker),
     /// This source's callback wants to push.
     Callback(Arc<dyn OnReady>),
 }

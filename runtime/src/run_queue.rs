@@ -26,6 +26,8 @@ pub(crate) enum Message {
     StartHere(Job),
     /// The source with this token was closed by another thread.
     Forget(usize),
+    /// This future's timer has no owner any more.
+    Disarm(TaskId),
     /// The shutdown of the runtime has come to another phase.
     Shutdown,
     /// Say which dhagas have not ended; this is your number.

@@ -3,6 +3,7 @@
 mod bounded;
 mod chat;
 mod examples;
+mod http;
 mod peers;
 mod run;
 mod tls;

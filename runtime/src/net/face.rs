@@ -51,6 +51,14 @@ pub(super) fn refuse_zero(timeout: Option<Duration>) -> io::Result<()> {
 /// The face of any socket: a handle for a [`Source`], and the ways from and to std's type.
 macro_rules! handle {
     ($socket:ident, $std:ty) => {
+        impl $crate::net::asynchronous::Shared for $socket {
+            type Bare = $std;
+
+            fn source(&self) -> &std::sync::Arc<$crate::net::source::Source<$std>> {
+                &self.source
+            }
+        }
+
         impl $socket {
             /// Another handle for the same socket, with the same timeouts. The last one closes it.
             ///
@@ -196,6 +204,16 @@ macro_rules! timeouts {
 /// Reading and writing a stream of bytes. `$is_drained` says whether a read that filled so many bytes of so many left nothing.
 macro_rules! stream {
     ($socket:ident, $is_drained:path) => {
+        impl $crate::net::asynchronous::ByteStream for $socket {
+            fn is_drained(count: usize, len: usize) -> bool {
+                $is_drained(count, len)
+            }
+
+            fn end_writing(&self) -> std::io::Result<()> {
+                self.shutdown(std::net::Shutdown::Write)
+            }
+        }
+
         impl std::io::Read for &$socket {
             #[inline]
             fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
@@ -278,6 +296,33 @@ macro_rules! listener {
             /// Connections, until the [`shutdown`](crate::Runtime::shutdown) of the caller's runtime begins.
             pub fn incoming(&self) -> Incoming<'_> {
                 Incoming { listener: self }
+            }
+        }
+
+        impl $crate::net::Async<$listener> {
+            /// Waits for a connection.
+            ///
+            /// # Errors
+            ///
+            /// As the listener's own `accept`. That a shutdown has begun the next poll says; a server that is a future is
+            /// best run by [`try_block_on`](crate::try_block_on), which ends when it is cancelled then.
+            pub async fn accept(&mut self) -> std::io::Result<($stream, $address)> {
+                std::future::poll_fn(|context| self.poll_accept(context)).await
+            }
+
+            /// As [`accept`](Self::accept), as a single poll.
+            ///
+            /// # Errors
+            ///
+            /// As [`accept`](Self::accept).
+            pub fn poll_accept(
+                &mut self,
+                context: &mut std::task::Context<'_>,
+            ) -> std::task::Poll<std::io::Result<($stream, $address)>> {
+                if $crate::around::is_shutting_down() {
+                    return std::task::Poll::Ready(Err(std::io::Error::other($crate::interrupt::ShuttingDown)));
+                }
+                self.poll_io($crate::reactor::Direction::Read, context, $accept, |_| false)
             }
         }
 

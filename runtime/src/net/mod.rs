@@ -11,6 +11,8 @@
 //! them; clones share it, and the last one closes it. What waits ends at the deadline around it and with its dhaga's
 //! cancel; see [`within`](crate::within). The readiness of each of them is an event of [`select!`](crate::select!).
 //!
+//! In a future they wait as [`Async`], which has the traits of `async` libraries.
+//!
 //! From std's types and to them: `TryFrom`; from descriptors and to them: `From`.
 //!
 //! ```
@@ -19,7 +21,10 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 
+pub(crate) mod asynchronous;
 mod face;
+#[cfg(feature = "futures-io")]
+mod futures_io;
 pub(crate) mod ready;
 pub(crate) mod source;
 mod tcp;
@@ -31,6 +36,7 @@ pub use std::net::{
     AddrParseError, IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, SocketAddrV4, SocketAddrV6, ToSocketAddrs,
 };
 
+pub use asynchronous::Async;
 pub use ready::Socket;
 pub use tcp::{Incoming, TcpListener, TcpStream};
 pub use udp::UdpSocket;

@@ -1,5 +1,7 @@
 //! A socket and its readiness: try, and wait where the attempt would block. Every socket call of the runtime passes here.
 
+mod polls;
+
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -9,11 +11,14 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::around;
+use crate::future::word;
 use crate::interrupt::ShuttingDown;
 use crate::park::{self, Parked, WaitReason};
 use crate::reactor::{Direction, Left, OnReady, Readiness};
 use crate::run_queue::{Address, Injector, Message};
 use crate::scheduler::{Worker, now, worker};
+
+pub(crate) use self::polls::Place;
 
 /// Between attempts of which no event tells that they would succeed: the shortest pause, doubled up to the longest. So an
 /// idle wait costs a hundred attempts a second, and a short one is late by as much again at most.
@@ -300,6 +305,7 @@ impl<S: AsFd> Source<S> {
         if let Some(first) = self.registration.readiness.set_ready(direction) {
             park::unpark_dhaga(first);
         }
+        self.registration.readiness.take_futures(direction).into_iter().for_each(word::wake);
     }
 
     /// Queues a dhaga of this worker, or of another, for the next event. Returns false if one may have come already.

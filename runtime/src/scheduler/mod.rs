@@ -9,6 +9,7 @@
 mod batch;
 mod share;
 mod shared;
+mod sleepers;
 mod start;
 mod stop;
 mod trim;
@@ -26,7 +27,7 @@ use crate::fork;
 use crate::front::{AtEnd, Front};
 use crate::job::Job;
 use crate::phase::Phase;
-use crate::reactor::{OnReady, Readiness, Report};
+use crate::reactor::{FutureWaker, OnReady, Readiness, Report};
 use crate::ready_queue::ReadyQueue;
 use crate::run_queue::{Doorbell, Injector, Message};
 use crate::stack::{Stack, StackPool};
@@ -35,6 +36,8 @@ use crate::timer::Timers;
 
 use self::batch::Batch;
 pub(crate) use self::shared::Shared;
+pub(crate) use self::sleepers::Alarm;
+use self::sleepers::Sleepers;
 use self::start::BUDGET_MAX;
 use self::watch::{LOOK_PERIOD, LOOKS, Seen};
 
@@ -74,6 +77,8 @@ pub(crate) struct Worker {
     /// Unstarted dhagas that must start here.
     local: RefCell<VecDeque<Job>>,
     timers: RefCell<Timers<TaskId>>,
+    /// Futures that wait for time to pass.
+    sleepers: RefCell<Sleepers>,
     front: Arc<Front>,
     stacks: RefCell<StackPool>,
     /// Dhagas that got no stack.
@@ -184,6 +189,7 @@ impl Worker {
             taken_back: Cell::new(0),
             local: RefCell::default(),
             timers: RefCell::new(Timers::new(now())),
+            sleepers: RefCell::default(),
             front,
             seen: RefCell::default(),
             looks_left: Cell::new(0),
@@ -234,6 +240,7 @@ impl Worker {
                 Message::Start(job) => self.receive(job),
                 Message::StartHere(job) => self.push_local(job),
                 Message::Forget(source) => self.forget(source),
+                Message::Disarm(sleeper) => self.disarm_from_afar(sleeper),
                 Message::Shutdown => self.follow_shutdown(),
                 // Whoever asked may have lost patience.
                 Message::Audit(answer) => drop(answer.send((self.audit(), self.credit.get()))),
@@ -256,7 +263,10 @@ impl Worker {
         let (now, tasks) = (now(), self.tasks.borrow());
         let mut late = Vec::new();
         while let Some(id) = timers.pop_expired(now) {
-            let Some(task) = tasks.get(id) else { continue };
+            let Some(task) = tasks.get(id) else {
+                self.rouse_sleeper(id);
+                continue;
+            };
             task.timer.set(None);
             if let State::Parked(_) = task.state.get() {
                 task.state.set(State::Ready);
@@ -264,7 +274,9 @@ impl Worker {
                 late.push(task);
             }
         }
+        drop((timers, tasks));
         self.queue_late(late);
+        self.call_back();
     }
 
     /// Those of the last time may have had the whole batch: they go first again only if another has run since.
@@ -468,7 +480,17 @@ impl Worker {
     fn take_report(&self, report: Report) {
         match report {
             Report::Waiter(address) => self.unpark_anywhere(address),
+            Report::Future(waker) => self.wake_future(waker),
             Report::Callback(callback) => self.callbacks.borrow_mut().push(callback),
+        }
+    }
+
+    fn wake_future(&self, waker: FutureWaker) {
+        match waker {
+            FutureWaker::Own(waker) => waker.wake(),
+            // No dhaga of this worker runs any more, and it finds another place for what it has to do.
+            FutureWaker::Foreign(waker) if self.is_stopping() => waker.on_ready(),
+            FutureWaker::Foreign(waker) => self.callbacks.borrow_mut().push(waker),
         }
     }
 

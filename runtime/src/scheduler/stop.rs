@@ -82,7 +82,7 @@ impl Worker {
     }
 
     #[inline(always)]
-    pub(super) fn is_stopping(&self) -> bool {
+    pub(crate) fn is_stopping(&self) -> bool {
         self.phase.get() == Phase::Unwinding
     }
 
@@ -97,6 +97,7 @@ impl Worker {
     /// The worker's last act: no dhaga of its own is left, and its injector is closed.
     pub(super) fn close(&self) {
         self.front.close(|report| self.take_report(report));
+        self.rouse_all_sleepers();
         self.callbacks.take();
         self.flush();
         self.extensions.clear();
