@@ -40,7 +40,12 @@ pub fn dial(
     Ok(streams)
 }
 
-fn dial_one(address: SocketAddr) -> io::Result<TcpStream> {
+/// Opens one connection as [`dial`] does.
+///
+/// # Errors
+///
+/// The socket's.
+pub fn dial_one(address: SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::connect(address)?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(CALL_TIMEOUT))?;
@@ -53,7 +58,7 @@ fn dial_one(address: SocketAddr) -> io::Result<TcpStream> {
 /// # Errors
 ///
 /// The socket's; `InvalidData` when other bytes come back.
-pub fn echo_call(stream: &mut TcpStream, message: &[u8]) -> io::Result<()> {
+pub fn echo_call(stream: &mut (impl Read + Write), message: &[u8]) -> io::Result<()> {
     stream.write_all(message)?;
     let mut answer = vec![0; message.len()];
     stream.read_exact(&mut answer)?;

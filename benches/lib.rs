@@ -12,9 +12,12 @@
 //! | `descriptors` | what does a growing table of descriptors cost, and room made beforehand save? |
 //! | `runtime_table` | how do the runtimes compare inside a process? `runtime_row` is its child |
 //! | `echo_table` | how do the runtimes compare as echo servers? `rival_echo` is the rivals' server |
+//! | `tls_table` | how do the runtimes compare as TLS echo servers? `tls_server` answers, `load_tls` and `idle_tls` ask |
+//! | `http_table` | how do the runtimes compare as HTTP servers? `http_server` answers, `load_http` asks by wrk and h2load |
+//! | `ticker` | how late is a tick while others read files, look up names and start processes? |
 //! | `long_tail` | how late are the others, when 1 % of requests are slow? `tail_server` answers, `load_open` asks |
 //! | `instructions` | has an operation become longer, counted in instructions? `instruction_ops` is its child |
-//! | `report` | all three, and the page docs/benchmarks.md |
+//! | `report` | all tables, and the page docs/benchmarks.md |
 //!
 //! Each prints its options with `--help`. The modules, lowest first:
 
@@ -36,7 +39,12 @@ pub mod event_loop;
 pub mod dial;
 pub mod server_use;
 pub mod tail_protocol;
+#[cfg(feature = "rivals")]
+pub mod tls_setup;
 pub mod window;
+
+#[cfg(feature = "rivals")]
+pub mod tls_dial;
 
 pub mod instruction_work;
 pub mod parked;
@@ -54,6 +62,8 @@ pub mod tokio_work;
 pub mod child;
 pub mod pairs;
 pub mod programs;
+
+pub mod http_load;
 pub mod progress;
 pub mod rows;
 pub mod table;
@@ -66,8 +76,13 @@ pub mod plot;
 pub mod section;
 
 #[cfg(feature = "rivals")]
+pub mod rival_rows;
+
+#[cfg(feature = "rivals")]
 pub mod echo_results;
 #[cfg(feature = "rivals")]
 pub mod runtime_results;
 #[cfg(feature = "rivals")]
 pub mod tail_results;
+#[cfg(feature = "rivals")]
+pub mod tls_results;

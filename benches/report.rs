@@ -13,6 +13,7 @@ use dhaga_benches::programs;
 use dhaga_benches::runtime_results::RuntimeResults;
 use dhaga_benches::section::Section;
 use dhaga_benches::tail_results::TailResults;
+use dhaga_benches::tls_results::TlsResults;
 use serde::de::DeserializeOwned;
 
 /// Measures all tables and writes docs/benchmarks.md with its plots and the single runs as JSON.
@@ -41,11 +42,13 @@ enum Part {
     Runtime,
     /// TCP echo servers.
     Echo,
+    /// TLS echo servers.
+    Tls,
     /// Latency beside slow requests.
     LongTail,
 }
 
-const PARTS: [Part; 3] = [Part::Runtime, Part::Echo, Part::LongTail];
+const PARTS: [Part; 4] = [Part::Runtime, Part::Echo, Part::Tls, Part::LongTail];
 
 fn main() -> ExitCode {
     programs::exit_code("report", run(&Options::parse()))
@@ -92,6 +95,7 @@ impl Part {
         match self {
             Part::Runtime => "runtime_table",
             Part::Echo => "echo_table",
+            Part::Tls => "tls_table",
             Part::LongTail => "long_tail",
         }
     }
@@ -104,6 +108,7 @@ impl Part {
         match self {
             Part::Runtime => &["--rounds", "2"],
             Part::Echo => &["--rounds", "2", "--seconds", "0.3", "--warm-up-seconds", "0.1", "--memory-rounds", "1"],
+            Part::Tls => &["--rounds", "2", "--seconds", "0.3", "--warm-up-seconds", "0.1", "--memory-rounds", "1"],
             Part::LongTail => &["--rounds", "2", "--seconds", "1"],
         }
     }
@@ -123,6 +128,7 @@ impl Part {
         Ok(match self {
             Part::Runtime => saved::<RuntimeResults>(&file)?.map(|results| results.section()),
             Part::Echo => saved::<EchoResults>(&file)?.map(|results| results.section()),
+            Part::Tls => saved::<TlsResults>(&file)?.map(|results| results.section()),
             Part::LongTail => saved::<TailResults>(&file)?.map(|results| results.section()),
         })
     }
@@ -175,9 +181,9 @@ benches/install_go.sh      # once: a Go toolchain, pinned and checked, into targ
 cargo run --release -p dhaga-benches --features rivals --bin report
 ```
 
-`--only runtime` (`echo`, `long-tail`) measures one part anew and renders the others from the JSON beside the plots; `--render` \
+`--only runtime` (`echo`, `tls`, `long-tail`) measures one part anew and renders the others from the JSON beside the plots; `--render` \
 measures nothing; `--quick` takes minutes and is only a glance. Each part is a program of its own (`runtime_table`, `echo_table`, \
-`long_tail`) with more options in its `--help`. System calls are counted by `perf`, or else `strace`.
+`tls_table`, `long_tail`) with more options in its `--help`. System calls are counted by `perf`, or else `strace`.
 
 **How a comparison counts.** The machine is noisy: the same program against itself differs from run to run. So contenders take \
 turns within each round, the median over at least ten rounds counts, ratios are between runs of the same round, and what the \

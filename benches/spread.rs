@@ -32,6 +32,16 @@ impl Spread {
     }
 }
 
+/// What a share of the values, which are in order, does not exceed.
+///
+/// # Panics
+///
+/// When there are none.
+pub fn quantile(sorted: &[u64], share: f64) -> u64 {
+    let rank = (sorted.len() as f64 * share).ceil() as usize;
+    sorted[rank.clamp(1, sorted.len()) - 1]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -41,5 +51,14 @@ mod tests {
         assert_eq!(Spread::of([4.0, 1.0, 3.0, 2.0]), Spread { median: 2.5, min: 1.0, max: 4.0 });
         assert_eq!(Spread::of([3.0, 1.0, 2.0]).median, 2.0);
         assert!(Spread::of([]).median.is_nan());
+    }
+
+    #[test]
+    fn a_quantile_is_one_of_the_values() {
+        let check = |share, expected| assert_eq!(quantile(&[1, 2, 3, 4], share), expected);
+        check(0.0, 1);
+        check(0.5, 2);
+        check(0.51, 3);
+        check(1.0, 4);
     }
 }

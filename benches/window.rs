@@ -69,6 +69,21 @@ pub struct Report {
     pub sent_late_p99_us: Option<f64>,
 }
 
+/// What a foreign load program says by itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Found {
+    /// Answers in the measured time.
+    pub requests: u64,
+    /// The measured time.
+    pub seconds: f64,
+    /// Half of the answers took no longer.
+    pub p50_us: f64,
+    /// 99 % took no longer.
+    pub p99_us: f64,
+    /// 99.9 % took no longer.
+    pub p999_us: f64,
+}
+
 /// A closed loop: whatever is answered is asked anew.
 pub trait Load {
     /// Waits at most `block_max` for answers, and asks anew for each.
@@ -122,25 +137,44 @@ impl Window {
     /// The load's; `TimedOut` when the server falls silent; those of reading what the server used.
     pub fn run(&self, load: &mut impl Load) -> io::Result<()> {
         run_for(load, self.warm_up_seconds)?;
-        let report = self.measure(load)?;
-        if self.json {
-            println!("{}", serde_json::to_string(&report).expect("a report is numbers"));
-        } else {
-            print_plainly(&report);
-        }
+        let (elapsed, used) = self.watch_server(|| {
+            load.latencies().reset();
+            load.lateness().map(Histogram::reset);
+            run_for(load, self.seconds)
+        })?;
+        let found = Found::of(load.latencies(), elapsed);
+        let lateness = load.lateness().map(|lateness| lateness.value_at_quantile(0.99) as f64 / 1e3);
+        self.print(&Report { sent_late_p99_us: lateness, ..report(found, used) });
         Ok(())
     }
 
-    fn measure(&self, load: &mut impl Load) -> io::Result<Report> {
+    /// As [`run`](Window::run), for a load that is a program of its own: `load` runs it for so many seconds.
+    ///
+    /// # Errors
+    ///
+    /// The load's; those of reading what the server used.
+    pub fn run_foreign(&self, mut load: impl FnMut(f64) -> io::Result<Found>) -> io::Result<()> {
+        load(self.warm_up_seconds)?;
+        let (found, used) = self.watch_server(|| load(self.seconds))?;
+        self.print(&report(found, used));
+        Ok(())
+    }
+
+    fn print(&self, report: &Report) {
+        if self.json {
+            println!("{}", serde_json::to_string(report).expect("a report is numbers"));
+        } else {
+            print_plainly(report);
+        }
+    }
+
+    fn watch_server<T>(&self, load: impl FnOnce() -> io::Result<T>) -> io::Result<(T, Used)> {
         let syscall_count = self.server_pid.filter(|_| self.syscalls).map(SyscallCount::start).transpose()?;
         let before = self.scheduler_times()?;
-        load.latencies().reset();
-        load.lateness().map(Histogram::reset);
-        let elapsed = run_for(load, self.seconds)?;
-        let after = self.scheduler_times()?;
+        let found = load()?;
+        let times = self.scheduler_times()?.since(before);
         let syscalls = syscall_count.map(SyscallCount::finish).transpose()?;
-        let lateness = load.lateness().map(|lateness| lateness.value_at_quantile(0.99) as f64 / 1e3);
-        Ok(Report { sent_late_p99_us: lateness, ..report(load.latencies(), elapsed, after.since(before), syscalls) })
+        Ok((found, Used { times, syscalls }))
     }
 
     fn scheduler_times(&self) -> io::Result<BothTimes> {
@@ -149,6 +183,12 @@ impl Window {
             server: self.server_pid.map(SchedulerTimes::of).transpose()?,
         })
     }
+}
+
+/// What a measured time took.
+struct Used {
+    times: BothTimes,
+    syscalls: Option<u64>,
 }
 
 struct BothTimes {
@@ -191,19 +231,31 @@ fn run_for(load: &mut impl Load, seconds: f64) -> io::Result<Duration> {
     }
 }
 
-fn report(latencies: &Histogram<u64>, elapsed: Duration, times: BothTimes, syscalls: Option<u64>) -> Report {
-    let requests = latencies.len();
-    let quantile_us = |quantile| latencies.value_at_quantile(quantile) as f64 / 1e3;
+impl Found {
+    fn of(latencies: &Histogram<u64>, elapsed: Duration) -> Found {
+        let quantile_us = |quantile| latencies.value_at_quantile(quantile) as f64 / 1e3;
+        Found {
+            requests: latencies.len(),
+            seconds: elapsed.as_secs_f64(),
+            p50_us: quantile_us(0.5),
+            p99_us: quantile_us(0.99),
+            p999_us: quantile_us(0.999),
+        }
+    }
+}
+
+fn report(found: Found, used: Used) -> Report {
+    let each = |amount: f64| amount / found.requests as f64;
     Report {
-        requests,
-        seconds: elapsed.as_secs_f64(),
-        rate: requests as f64 / elapsed.as_secs_f64(),
-        p50_us: quantile_us(0.5),
-        p99_us: quantile_us(0.99),
-        p999_us: quantile_us(0.999),
-        server_cpu_us: times.server.map(|server| server.ran.as_secs_f64() * 1e6 / requests as f64),
-        disturbed: times.waited().as_secs_f64() / elapsed.as_secs_f64(),
-        server_syscalls: syscalls.map(|syscalls| syscalls as f64 / requests as f64),
+        requests: found.requests,
+        seconds: found.seconds,
+        rate: found.requests as f64 / found.seconds,
+        p50_us: found.p50_us,
+        p99_us: found.p99_us,
+        p999_us: found.p999_us,
+        server_cpu_us: used.times.server.map(|server| each(server.ran.as_secs_f64() * 1e6)),
+        disturbed: used.times.waited().as_secs_f64() / found.seconds,
+        server_syscalls: used.syscalls.map(|syscalls| each(syscalls as f64)),
         sent_late_p99_us: None,
     }
 }

@@ -10,6 +10,7 @@
 //! | `unix_chat` | a chat over a Unix socket, whose server knows which user is who |
 //! | `chat`, `chat_dhaga` | a chat server on std's threads, and the same on dhagas by other `use` lines |
 //! | `chat_load` | thousands of clients for either, who check each line |
+//! | `tls_echo` | TLS by rustls over a dhaga's socket, server and client |
 //! | `http_hello` | a web server on hyper, with a dhaga for each request |
 //! | `http_client` | many URLs at once, with a limit and deadlines |
 //! | `async_inside` | an `async` library in sequential code |
@@ -21,7 +22,14 @@
 
 pub mod json;
 pub mod threads;
+pub mod tls;
 
 pub mod meter;
 
 pub mod report;
+
+#[cfg(doctest)]
+mod programs_of_the_pages {
+    #[doc = include_str!("../docs/guide/tls.md")]
+    struct Tls;
+}

@@ -89,6 +89,11 @@ impl Running {
         }
     }
 
+    /// How many descriptors it has open.
+    pub fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("it is running").count()
+    }
+
     /// Writes a line to its standard input.
     pub fn tell(&mut self, line: &str) {
         let mut stdin = self.child.stdin.as_ref().expect("it was started to be told");

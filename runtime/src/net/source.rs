@@ -451,7 +451,7 @@ pub(crate) fn is_shortage(error: &io::Error) -> bool {
 
 /// As the kernel says it, with its number.
 fn would_block() -> io::Error {
-    rustix::io::Errno::AGAIN.into()
+    Errno::AGAIN.into()
 }
 
 fn flags_of(direction: Direction) -> PollFlags {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::net::SocketFlags;
+use rustix::net::{SocketFlags, sockopt};
 
 use super::connect::{connect, connect_first};
 use super::face::{handle, listener, receive, refuse_zero, send, stream, timeouts};

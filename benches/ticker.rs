@@ -1,0 +1,251 @@
+//! How late is a dhaga that ticks each millisecond, while a thousand others read files, look up names and start processes?
+//!
+//! Run: cargo run --release -p dhaga-benches --bin ticker
+
+use std::error::Error;
+use std::io;
+use std::net::ToSocketAddrs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, ExitStatus};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use clap::{Parser, ValueEnum};
+use dhaga::sync::WaitGroup;
+use dhaga::{JoinHandle, Runtime};
+use dhaga_benches::programs::exit_code;
+use dhaga_benches::text_table::{TextTable, count, figure};
+use dhaga_benches::window::latency_histogram;
+use dhaga_benches::{machine, progress};
+use hdrhistogram::Histogram;
+
+/// Measures how late a dhaga ticks beside busy neighbours of its runtime: idle, and for each kind of them.
+#[derive(Parser)]
+struct Options {
+    /// Kinds of neighbours.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Neighbours::EACH)]
+    neighbours: Vec<Neighbours>,
+    /// How many of them are busy at once.
+    #[arg(long, default_value_t = 1_000)]
+    crowd: usize,
+    /// Workers of the runtime [default: one, and then one a core]
+    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..))]
+    workers: Vec<u16>,
+    /// The time between two ticks.
+    #[arg(long, value_name = "US", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..))]
+    period_us: u64,
+    /// The measured time of each row.
+    #[arg(long, default_value_t = 5.0)]
+    seconds: f64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Neighbours {
+    /// Nobody else.
+    None,
+    /// Each reads a file of 64 KiB again and again.
+    Files,
+    /// Each looks up `localhost` again and again.
+    Names,
+    /// Each starts /bin/true and waits for its end, again and again.
+    Children,
+    /// A third of each.
+    All,
+}
+
+impl Neighbours {
+    const EACH: [Neighbours; 5] =
+        [Neighbours::None, Neighbours::Files, Neighbours::Names, Neighbours::Children, Neighbours::All];
+
+    fn title(self) -> &'static str {
+        match self {
+            Neighbours::None => "nobody",
+            Neighbours::Files => "file reads",
+            Neighbours::Names => "look-ups",
+            Neighbours::Children => "child processes",
+            Neighbours::All => "all three",
+        }
+    }
+
+    fn of_number(self, number: usize) -> Neighbours {
+        const KINDS: [Neighbours; 3] = [Neighbours::Files, Neighbours::Names, Neighbours::Children];
+        if self == Neighbours::All { KINDS[number % KINDS.len()] } else { self }
+    }
+}
+
+/// What 99 % of the ticks are to keep.
+const P99_MAX: Duration = Duration::from_millis(2);
+
+const FILE_BYTES: usize = 64 << 10;
+
+fn main() -> ExitCode {
+    exit_code("ticker", run(&Options::parse()))
+}
+
+fn run(options: &Options) -> Result<(), Box<dyn Error>> {
+    machine::raise_open_files()?;
+    let file = ScratchFile::new()?;
+    let workers = options.workers();
+    let bar = progress::bar(workers.len() * options.neighbours.len());
+    let mut table = TextTable::new(["neighbours", "workers", "p50 µs", "p99 µs", "max µs", "p99 goal", "their work/s"]);
+    for count in workers {
+        for &neighbours in &options.neighbours {
+            progress::step(&bar, &format!("{count} workers,"), neighbours.title());
+            let row = options.measure(count, neighbours, &file.path)?;
+            table.push(row.cells(count, neighbours));
+        }
+    }
+    bar.finish_and_clear();
+    println!("Lateness of a tick each {} µs, beside {} neighbours:\n", options.period_us, count(options.crowd));
+    print!("{}", table.plain());
+    Ok(())
+}
+
+struct Row {
+    lateness: Histogram<u64>,
+    /// Of all neighbours together.
+    work_per_second: f64,
+}
+
+impl Options {
+    fn workers(&self) -> Vec<usize> {
+        if self.workers.is_empty() {
+            let cores = std::thread::available_parallelism().map_or(1, usize::from);
+            return if cores == 1 { vec![1] } else { vec![1, cores] };
+        }
+        self.workers.iter().map(|&count| count.into()).collect()
+    }
+
+    fn measure(&self, workers: usize, neighbours: Neighbours, file: &Path) -> Result<Row, Box<dyn Error>> {
+        let runtime = Runtime::builder().workers(workers).build()?;
+        let crowd = Crowd::start(&runtime, self.crowd, neighbours, file);
+        let (period, length) = (Duration::from_micros(self.period_us), Duration::from_secs_f64(self.seconds));
+        let (before, began) = (crowd.done.load(Ordering::Relaxed), Instant::now());
+        let lateness = runtime.spawn(move || tick(period, length)).join()?;
+        let done = crowd.done.load(Ordering::Relaxed) - before;
+        let work_per_second = done as f64 / began.elapsed().as_secs_f64();
+        crowd.stop()?;
+        Ok(Row { lateness, work_per_second })
+    }
+}
+
+impl Row {
+    fn cells(&self, workers: usize, neighbours: Neighbours) -> [String; 7] {
+        let micros = |nanos: u64| figure(nanos as f64 / 1e3);
+        let p99 = self.lateness.value_at_quantile(0.99);
+        let is_met = u128::from(p99) <= P99_MAX.as_nanos();
+        [
+            neighbours.title().to_owned(),
+            workers.to_string(),
+            micros(self.lateness.value_at_quantile(0.5)),
+            micros(p99),
+            micros(self.lateness.max()),
+            format!("{} {}", figure(P99_MAX.as_nanos() as f64 / 1e3), if is_met { "met" } else { "MISSED" }),
+            figure(self.work_per_second),
+        ]
+    }
+}
+
+/// Ticks that are missed because one is late are left out, as by a clock, but they count: as late as they would have been.
+fn tick(period: Duration, length: Duration) -> Histogram<u64> {
+    let mut lateness = latency_histogram();
+    let began = Instant::now();
+    let mut due = began + period;
+    while due - began <= length {
+        dhaga::sleep_until(due);
+        let late = due.elapsed();
+        let bounded = (late.as_nanos() as u64).min(lateness.high());
+        lateness.record_correct(bounded, period.as_nanos() as u64).expect("it is within the bounds");
+        let missed = late.as_nanos() / period.as_nanos();
+        due += period * u32::try_from(missed + 1).unwrap_or(u32::MAX);
+    }
+    lateness
+}
+
+/// Neighbours at work.
+struct Crowd {
+    dhagas: Vec<JoinHandle<io::Result<()>>>,
+    is_over: Arc<AtomicBool>,
+    done: Arc<AtomicU64>,
+}
+
+impl Crowd {
+    /// Returns when all of them have begun.
+    fn start(runtime: &Runtime, count: usize, neighbours: Neighbours, file: &Path) -> Crowd {
+        let (is_over, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let not_begun = Arc::new(WaitGroup::new());
+        let count = if neighbours == Neighbours::None { 0 } else { count };
+        let dhagas = (0..count).map(|number| {
+            let (is_over, done, begun) = (is_over.clone(), done.clone(), not_begun.enter_owned());
+            let (kind, file) = (neighbours.of_number(number), file.to_owned());
+            runtime.spawn(move || {
+                drop(begun);
+                while !is_over.load(Ordering::Relaxed) {
+                    work(kind, &file)?;
+                    done.fetch_add(1, Ordering::Relaxed);
+                }
+                Ok(())
+            })
+        });
+        let dhagas = dhagas.collect();
+        not_begun.wait();
+        Crowd { dhagas, is_over, done }
+    }
+
+    fn stop(self) -> Result<(), Box<dyn Error>> {
+        self.is_over.store(true, Ordering::Relaxed);
+        self.dhagas.into_iter().try_for_each(|dhaga| Ok(dhaga.join()??))
+    }
+}
+
+fn work(kind: Neighbours, file: &Path) -> io::Result<()> {
+    match kind {
+        Neighbours::Files => all_there(read(file)?),
+        Neighbours::Names => look_up(),
+        Neighbours::Children => ended_well(run_true()?),
+        Neighbours::None | Neighbours::All => unreachable!("each neighbour has a kind of work"),
+    }
+}
+
+fn read(file: &Path) -> io::Result<Vec<u8>> {
+    let file = file.to_owned();
+    dhaga::blocking(move || std::fs::read(file)).map_err(|error| io::Error::other(error.to_string()))?
+}
+
+fn look_up() -> io::Result<()> {
+    let look_up = || ("localhost", 0).to_socket_addrs().map(drop);
+    dhaga::blocking(look_up).map_err(|error| io::Error::other(error.to_string()))?
+}
+
+fn run_true() -> io::Result<ExitStatus> {
+    dhaga::blocking(|| Command::new("/bin/true").status()).map_err(|error| io::Error::other(error.to_string()))?
+}
+
+fn all_there(bytes: Vec<u8>) -> io::Result<()> {
+    if bytes.len() == FILE_BYTES { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+}
+
+fn ended_well(status: ExitStatus) -> io::Result<()> {
+    if status.success() { Ok(()) } else { Err(io::Error::other(format!("/bin/true: {status}"))) }
+}
+
+/// A file that is gone when this is dropped.
+struct ScratchFile {
+    path: PathBuf,
+}
+
+impl ScratchFile {
+    fn new() -> io::Result<ScratchFile> {
+        let path = std::env::temp_dir().join(format!("dhaga-ticker-{}", std::process::id()));
+        std::fs::write(&path, vec![7; FILE_BYTES])?;
+        Ok(ScratchFile { path })
+    }
+}
+
+impl Drop for ScratchFile {
+    fn drop(&mut self) {
+        // It lies among temporary files, where the system clears what is left.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
