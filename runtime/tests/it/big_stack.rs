@@ -202,7 +202,7 @@ fn an_overflow_names_the_dhaga_and_the_place() {
     });
     let Some(text) = text else { return };
     assert!(
-        text.contains("dhaga 'the deep one' (on a stack of its own at ") && text.contains("big_stacks.rs:"),
+        text.contains("dhaga 'the deep one' (on a stack of its own at ") && text.contains("big_stack.rs:"),
         "{text}"
     );
     assert!(text.contains("has overflowed its stack of 8192 KiB; give it more with dhaga::with_stack_size"), "{text}");
