@@ -269,7 +269,8 @@ impl Runtime {
         self.shared.tasks_max
     }
 
-    /// How deep dhagas have used their stacks, by the place where they were spawned; the deepest first.
+    /// How deep dhagas have used their stacks, by the place where they were spawned; the deepest first. Those that
+    /// [`with_big_stack`](crate::with_big_stack) lends them count by the place of its call.
     ///
     /// Measured by samples when they end: each second dhaga of a worker at first, then ever fewer, down to one of 4096. So a
     /// place that has spawned few may be missing, and one deep dhaga among many shallow ones may have been missed. Choose

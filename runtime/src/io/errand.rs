@@ -62,3 +62,35 @@ impl<T: Send + 'static> Errand<T> {
         result.ok_or_else(|| io::Error::other("the machine has no thread for the blocking pool"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::within::within;
+
+    #[test]
+    fn the_result_is_kept_for_whoever_comes_when_its_sender_gave_up() {
+        let (finish, finished) = mpsc::channel::<u32>();
+        let errand = Errand::send(move || finished.recv());
+        for _ in 0..2 {
+            let late = within(Duration::from_millis(2), || errand.wait());
+            assert!(matches!(late, Err(Interrupt::DeadlineExceeded { .. })));
+        }
+        finish.send(7).expect("it runs");
+        errand.wait().expect("no deadline");
+        errand.wait().expect("it stays done");
+        assert_eq!(errand.take().expect("it ran"), Ok(7));
+    }
+
+    #[test]
+    fn an_errand_that_never_ran_is_an_error_and_no_wait() {
+        let shared = Arc::new(Shared { result: Mutex::new(None), done: Semaphore::new(0) });
+        let errand = Errand::<u32>(shared.clone());
+        drop(Done(shared));
+        errand.wait().expect("it is done");
+        assert!(errand.take().is_err());
+    }
+}

@@ -315,8 +315,10 @@ fn a_cancel_of_the_handle_reaches_the_waits_of_the_closure() {
 }
 
 #[test]
-fn a_closure_that_never_ends_holds_no_shutdown_up() {
-    within_deadline(DEADLINE, || {
+fn a_closure_that_never_ends_holds_no_shutdown_up_and_is_reported() {
+    let test = child::name_of!(a_closure_that_never_ends_holds_no_shutdown_up_and_is_reported);
+    let output = child::run(test, || {
+        child::log_to_stderr();
         let runtime = Runtime::builder().workers(1).build().expect("a runtime");
         let ((starts, started), (end, ended)) = (mpsc::channel(), mpsc::channel::<()>());
         let waiter = runtime.spawn(move || {
@@ -336,4 +338,8 @@ fn a_closure_that_never_ends_holds_no_shutdown_up() {
             other => panic!("{other:?}"),
         }
     });
+    let Some(output) = output else { return };
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}");
+    assert!(text.lines().any(|line| line.starts_with("WARN") && line.contains("blocking.rs:")), "{text}");
 }

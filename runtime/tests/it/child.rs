@@ -74,6 +74,26 @@ pub fn aborts(test: &str, body: impl FnOnce()) -> Option<String> {
     Some(text)
 }
 
+/// Has warnings and errors written to the child's standard error.
+pub fn log_to_stderr() {
+    log::set_logger(&ToStderr).expect("it is the first");
+    log::set_max_level(log::LevelFilter::Warn);
+}
+
+struct ToStderr;
+
+impl log::Log for ToStderr {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        eprintln!("{}: {}", record.level(), record.args());
+    }
+
+    fn flush(&self) {}
+}
+
 /// The name of a test of this file, for its child.
 macro_rules! name_of {
     ($test:ident) => {

@@ -2,7 +2,7 @@
 
 #[cfg(not(feature = "sanitizer"))]
 mod aborting;
-mod big_stacks;
+mod big_stack;
 mod blocking;
 mod broadcast;
 mod cancels;

@@ -345,26 +345,10 @@ fn an_early_sleep_passes_through_the_loop() {
     });
 }
 
-/// Writes what is logged to the child's standard error.
-struct ToStderr;
-
-impl log::Log for ToStderr {
-    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
-        true
-    }
-
-    fn log(&self, record: &log::Record<'_>) {
-        eprintln!("{}: {}", record.level(), record.args());
-    }
-
-    fn flush(&self) {}
-}
-
 #[test]
 fn the_thousandth_early_sleep_in_a_row_is_logged_once_with_who_sleeps() {
     let ended = child::run("within::the_thousandth_early_sleep_in_a_row_is_logged_once_with_who_sleeps", || {
-        log::set_logger(&ToStderr).expect("it is the first");
-        log::set_max_level(log::LevelFilter::Warn);
+        child::log_to_stderr();
         let sleepy = dhaga::Builder::new().name("sleepy").spawn(|| {
             let sleep = |times| with_deadline(Instant::now(), || (0..times).for_each(|_| dhaga::sleep(LONG)));
             sleep(999);
