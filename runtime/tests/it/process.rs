@@ -13,7 +13,9 @@ use dhaga::signal::SignalKind;
 use dhaga::sync::{Semaphore, oneshot};
 use dhaga::{Cancelled, Runtime, within};
 use rustix::io::Errno;
-use rustix::process::{Pid, Resource, Rlimit, WaitId, WaitIdOptions, getrlimit, setrlimit, test_kill_process, waitid};
+use rustix::process::{
+    Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions, getrlimit, kill_process, setrlimit, test_kill_process, waitid,
+};
 
 use crate::child;
 use crate::common::{DEADLINE, cancelled_during, everywhere, shut_down_during, within_deadline};
@@ -524,8 +526,8 @@ fn without_descriptors_a_spawn_fails_and_a_wait_does_not() {
     child::succeeds(child::name_of!(without_descriptors_a_spawn_fails_and_a_wait_does_not), || {
         let before = getrlimit(Resource::Nofile);
         let runtime = one_worker();
-        let mut child = cat();
-        let (stdin, mut sleeps) = (child.stdin.take(), sleeper());
+        let mut child = sleeper();
+        let id = Pid::from_raw(child.id().cast_signed()).expect("an id is not 0");
         // The lowest numbers that are free.
         let mut fillers = Vec::new();
         limit_descriptors(1);
@@ -534,17 +536,18 @@ fn without_descriptors_a_spawn_fails_and_a_wait_does_not() {
         }
         let refused = runtime.spawn(|| shell("true").output()).join().expect("no panic");
         assert_eq!(refused.expect_err("there are none").raw_os_error(), Some(libc::EMFILE));
+        let (tell, told) = mpsc::channel();
         let waiter = runtime.spawn(move || {
             for _ in 0..30 {
-                let late = within(Duration::from_millis(2), || sleeps.wait());
+                let late = within(Duration::from_millis(2), || child.wait());
                 assert_eq!(late.expect_err("it sleeps").kind(), ErrorKind::TimedOut);
             }
-            sleeps.kill().expect("it is ours");
-            assert_eq!(sleeps.wait().expect("it dies").signal(), Some(libc::SIGKILL));
+            tell.send(()).expect("the test listens");
             child.wait()
         });
-        runtime.spawn(move || drop(stdin)).join().expect("no panic");
-        assert!(waiter.join().expect("no panic").expect("it ends").success());
+        told.recv().expect("it is about to wait");
+        kill_process(id, Signal::KILL).expect("it was not waited for");
+        assert_eq!(waiter.join().expect("no panic").expect("it dies").signal(), Some(libc::SIGKILL));
         drop(fillers);
         setrlimit(Resource::Nofile, before).expect("it was so");
         // Those of the pool stay for a while: not one for each wait that was stopped.
