@@ -340,20 +340,24 @@ fn stds_children_and_pipes_are_taken_over_and_handed_over() {
     });
 }
 
-/// A child that std cannot have started before the gate opens.
-fn gated(gate: io::PipeReader) -> Command {
+/// A child that says when it has begun, and that std cannot have started before the gate opens.
+fn gated(begins: io::PipeWriter, gate: io::PipeReader) -> Command {
     let mut command = Command::new("true");
-    // SAFETY: a read is allowed between fork and exec.
-    unsafe { command.as_std_mut().pre_exec(move || (&gate).read_exact(&mut [0])) };
+    let wait = move || {
+        (&begins).write_all(b"x")?;
+        (&gate).read_exact(&mut [0])
+    };
+    // SAFETY: writes and reads are allowed between fork and exec.
+    unsafe { command.as_std_mut().pre_exec(wait) };
     command
 }
 
 #[test]
 fn a_spawn_does_not_hold_up_its_worker() {
     within_deadline(DEADLINE, || {
-        let (gate, mut opens) = pipe().expect("a pipe can be had");
+        let ((_begun, begins), (gate, mut opens)) = (pipe().expect("a pipe"), pipe().expect("a pipe"));
         let runtime = one_worker();
-        let spawner = runtime.spawn(move || gated(gate).status());
+        let spawner = runtime.spawn(move || gated(begins, gate).status());
         // It runs on the same worker, behind the spawner.
         runtime.spawn(move || opens.write_all(b"x")).join().expect("no panic").expect("there is room");
         assert!(spawner.join().expect("no panic").expect("it runs").success());
@@ -375,24 +379,22 @@ fn a_wait_does_not_hold_up_its_worker() {
 #[test]
 fn a_spawn_that_has_begun_is_not_lost_to_a_cancel() {
     within_deadline(DEADLINE, || {
-        let (gate, mut opens) = pipe().expect("a pipe can be had");
-        let (mut begins, begun) = pipe().expect("a pipe can be had");
+        let ((mut begun, begins), (gate, mut opens)) = (pipe().expect("a pipe"), pipe().expect("a pipe"));
         let runtime = one_worker();
         let spawner = runtime.spawn(move || {
-            let mut command = gated(gate);
-            // SAFETY: a write is allowed between fork and exec. It comes after the other closure only.
-            unsafe { command.as_std_mut().pre_exec(move || (&begun).write_all(b"x")) };
+            let mut command = gated(begins, gate);
             let child = command.spawn();
-            (child, command)
+            (child, command, dhaga::is_cancelled())
         });
-        // The spawner is parked, or its child would not be under way.
-        opens.write_all(b"x").expect("there is room");
-        begins.read_exact(&mut [0]).expect("it has begun");
+        begun.read_exact(&mut [0]).expect("it begins");
         spawner.cancel();
-        let (child, command) = spawner.join().expect("no panic");
-        assert_eq!(command.get_program(), "true");
-        let mut child = child.expect("it had begun");
-        assert!(child.wait().expect("it ends").success());
+        // The spawner has run behind its cancel when two others have.
+        (0..2).for_each(|_| runtime.spawn(|| ()).join().expect("no panic"));
+        assert!(!spawner.is_finished());
+        opens.write_all(b"x").expect("there is room");
+        let (child, command, is_cancelled) = spawner.join().expect("no panic");
+        assert_eq!((command.get_program(), is_cancelled), ("true".as_ref(), true));
+        assert!(child.expect("it had begun").wait().expect("it ends").success());
     });
 }
 
