@@ -13,7 +13,9 @@ use dhaga::signal::SignalKind;
 use dhaga::sync::{Semaphore, oneshot};
 use dhaga::{Cancelled, Runtime, within};
 use rustix::io::Errno;
-use rustix::process::{Pid, Resource, Rlimit, WaitId, WaitIdOptions, getrlimit, setrlimit, test_kill_process, waitid};
+use rustix::process::{
+    Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions, getrlimit, kill_process, setrlimit, test_kill_process, waitid,
+};
 
 use crate::child;
 use crate::common::{DEADLINE, cancelled_during, everywhere, shut_down_during, within_deadline};
@@ -338,20 +340,24 @@ fn stds_children_and_pipes_are_taken_over_and_handed_over() {
     });
 }
 
-/// A child that std cannot have started before the gate opens.
-fn gated(gate: io::PipeReader) -> Command {
+/// A child that says when it has begun, and that std cannot have started before the gate opens.
+fn gated(begins: io::PipeWriter, gate: io::PipeReader) -> Command {
     let mut command = Command::new("true");
-    // SAFETY: a read is allowed between fork and exec.
-    unsafe { command.as_std_mut().pre_exec(move || (&gate).read_exact(&mut [0])) };
+    let wait = move || {
+        (&begins).write_all(b"x")?;
+        (&gate).read_exact(&mut [0])
+    };
+    // SAFETY: writes and reads are allowed between fork and exec.
+    unsafe { command.as_std_mut().pre_exec(wait) };
     command
 }
 
 #[test]
 fn a_spawn_does_not_hold_up_its_worker() {
     within_deadline(DEADLINE, || {
-        let (gate, mut opens) = pipe().expect("a pipe can be had");
+        let ((_begun, begins), (gate, mut opens)) = (pipe().expect("a pipe"), pipe().expect("a pipe"));
         let runtime = one_worker();
-        let spawner = runtime.spawn(move || gated(gate).status());
+        let spawner = runtime.spawn(move || gated(begins, gate).status());
         // It runs on the same worker, behind the spawner.
         runtime.spawn(move || opens.write_all(b"x")).join().expect("no panic").expect("there is room");
         assert!(spawner.join().expect("no panic").expect("it runs").success());
@@ -373,24 +379,22 @@ fn a_wait_does_not_hold_up_its_worker() {
 #[test]
 fn a_spawn_that_has_begun_is_not_lost_to_a_cancel() {
     within_deadline(DEADLINE, || {
-        let (gate, mut opens) = pipe().expect("a pipe can be had");
-        let (mut begins, begun) = pipe().expect("a pipe can be had");
+        let ((mut begun, begins), (gate, mut opens)) = (pipe().expect("a pipe"), pipe().expect("a pipe"));
         let runtime = one_worker();
         let spawner = runtime.spawn(move || {
-            let mut command = gated(gate);
-            // SAFETY: a write is allowed between fork and exec. It comes after the other closure only.
-            unsafe { command.as_std_mut().pre_exec(move || (&begun).write_all(b"x")) };
+            let mut command = gated(begins, gate);
             let child = command.spawn();
-            (child, command)
+            (child, command, dhaga::is_cancelled())
         });
-        // The spawner is parked, or its child would not be under way.
-        opens.write_all(b"x").expect("there is room");
-        begins.read_exact(&mut [0]).expect("it has begun");
+        begun.read_exact(&mut [0]).expect("it begins");
         spawner.cancel();
-        let (child, command) = spawner.join().expect("no panic");
-        assert_eq!(command.get_program(), "true");
-        let mut child = child.expect("it had begun");
-        assert!(child.wait().expect("it ends").success());
+        // The spawner has run behind its cancel when two others have.
+        (0..2).for_each(|_| runtime.spawn(|| ()).join().expect("no panic"));
+        assert!(!spawner.is_finished());
+        opens.write_all(b"x").expect("there is room");
+        let (child, command, is_cancelled) = spawner.join().expect("no panic");
+        assert_eq!((command.get_program(), is_cancelled), ("true".as_ref(), true));
+        assert!(child.expect("it had begun").wait().expect("it ends").success());
     });
 }
 
@@ -424,6 +428,10 @@ fn a_spawn_that_has_not_begun_is_given_up_and_its_command_stays_good() {
 
 fn descriptors() -> usize {
     fs::read_dir("/proc/self/fd").expect("the kernel tells").count()
+}
+
+fn threads() -> usize {
+    fs::read_dir("/proc/self/task").expect("the kernel tells").count()
 }
 
 /// Whether this process has a child, a zombie included.
@@ -481,7 +489,7 @@ fn children_that_are_dropped_leave_nothing() {
             }
         };
         dhaga::spawn(drop_some).join().expect("it ends well");
-        let (before, threads) = (descriptors(), || fs::read_dir("/proc/self/task").expect("it tells").count());
+        let before = descriptors();
         drop_some();
         dhaga::spawn(drop_some).join().expect("it ends well");
         // The thread that collects ends with the last of them, and has descriptors of its own until then.
@@ -520,8 +528,8 @@ fn without_descriptors_a_spawn_fails_and_a_wait_does_not() {
     child::succeeds(child::name_of!(without_descriptors_a_spawn_fails_and_a_wait_does_not), || {
         let before = getrlimit(Resource::Nofile);
         let runtime = one_worker();
-        let mut child = cat();
-        let (stdin, mut sleeps) = (child.stdin.take(), sleeper());
+        let mut child = sleeper();
+        let id = Pid::from_raw(child.id().cast_signed()).expect("an id is not 0");
         // The lowest numbers that are free.
         let mut fillers = Vec::new();
         limit_descriptors(1);
@@ -530,19 +538,22 @@ fn without_descriptors_a_spawn_fails_and_a_wait_does_not() {
         }
         let refused = runtime.spawn(|| shell("true").output()).join().expect("no panic");
         assert_eq!(refused.expect_err("there are none").raw_os_error(), Some(libc::EMFILE));
+        let (tell, told) = mpsc::channel();
         let waiter = runtime.spawn(move || {
-            for _ in 0..3 {
-                let late = within(Duration::from_millis(5), || sleeps.wait());
+            for _ in 0..30 {
+                let late = within(Duration::from_millis(2), || child.wait());
                 assert_eq!(late.expect_err("it sleeps").kind(), ErrorKind::TimedOut);
             }
-            sleeps.kill().expect("it is ours");
-            assert_eq!(sleeps.wait().expect("it dies").signal(), Some(libc::SIGKILL));
+            tell.send(()).expect("the test listens");
             child.wait()
         });
-        runtime.spawn(move || drop(stdin)).join().expect("no panic");
-        assert!(waiter.join().expect("no panic").expect("it ends").success());
+        told.recv().expect("it is about to wait");
+        kill_process(id, Signal::KILL).expect("it was not waited for");
+        assert_eq!(waiter.join().expect("no panic").expect("it dies").signal(), Some(libc::SIGKILL));
         drop(fillers);
         setrlimit(Resource::Nofile, before).expect("it was so");
+        // Those of the pool stay for a while: not one for each wait that was stopped.
+        assert!(threads() < 20, "{} threads", threads());
         assert!(shell("true").output().expect("there are some again").status.success());
     });
 }
@@ -573,7 +584,8 @@ fn a_status_that_is_thrown_away_is_an_error() {
 fn a_forked_process_leaves_its_parents_children_alone() {
     child::succeeds(child::name_of!(a_forked_process_leaves_its_parents_children_alone), || {
         let runtime = one_worker();
-        let mut child = sleeper();
+        let mut command = Command::new("cat");
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true).spawn().expect("a cat");
         // SAFETY: the child does what this test is about, in a process whose other threads are idle.
         let fork = unsafe { libc::fork() };
         assert!(fork >= 0, "{}", io::Error::last_os_error());
@@ -584,7 +596,10 @@ fn a_forked_process_leaves_its_parents_children_alone() {
         }
         // SAFETY: a child of our own, and no place to write to.
         assert_eq!(unsafe { libc::waitpid(fork, std::ptr::null_mut(), 0) }, fork);
-        assert!(child.try_wait().expect("it is ours").is_none());
+        // It would have ended by now, or end instead of an answer.
+        child.stdin.as_mut().expect("piped").write_all(b"x").expect("it lives");
+        child.stdout.as_mut().expect("piped").read_exact(&mut [0]).expect("it lives");
+        assert!(child.wait().expect("it is ours").success());
         drop(runtime);
     });
 }

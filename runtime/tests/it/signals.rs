@@ -12,7 +12,7 @@ use dhaga::signal::{SignalKind, Signals, ctrl_c, signal};
 use rustix::process::{Signal, getpid, kill_process};
 
 use crate::child;
-use crate::common::{cancelled_during, everywhere, shut_down_during};
+use crate::common::{DEADLINE, cancelled_during, everywhere, shut_down_during};
 
 /// Sends a signal to this process, as another process would.
 fn send(signal: Signal) {
@@ -205,9 +205,19 @@ fn a_receiver_is_an_event_of_a_select() {
             }
             thread.join().expect("it ends");
             assert_eq!((ones, boths), (1, 1));
-            // What was received is no event any more, also where it was received without a select.
+            // Of two that have come, the second is still an event when the first was received.
+            let mut other = signal(usr2()).expect("it can be waited for");
+            send(Signal::USR1);
+            one.recv().expect("it comes");
             send(Signal::USR2);
-            assert_eq!(both.recv().expect("it comes"), usr2());
+            other.recv().expect("it comes");
+            assert_eq!(both.recv().expect("it came"), usr1());
+            dhaga::select! {
+                readable(both) => assert_eq!(both.recv().expect("it came"), usr2()),
+                after(DEADLINE) => panic!("nobody told of it"),
+                interrupted(why) => panic!("{why}"),
+            }
+            // What was received is no event any more.
             dhaga::select! {
                 readable(both) => panic!("it was received"),
                 readable(one) => panic!("it is of another kind"),
