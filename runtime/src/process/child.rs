@@ -268,6 +268,7 @@ impl Process {
                     self.pool = Some(AssertUnwindSafe(handle));
                     return Err(why.into());
                 }
+                Err(JoinError::Withdrawn(why)) => return Err(why.into()),
                 Err(error) => return Err(io::Error::new(io::ErrorKind::WouldBlock, error.to_string())),
             }
             if let Some(status) = self.exit.try_wait()? {

@@ -3,17 +3,12 @@
 use std::ffi::OsStr;
 use std::fmt;
 use std::io;
-use std::mem;
 use std::os::unix::process::CommandExt;
-use std::panic::resume_unwind;
 use std::path::Path;
 use std::process::{self, CommandArgs, CommandEnvs, ExitStatus, Output, Stdio};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::child::Child;
-use crate::blocking::blocking;
-use crate::spawn::JoinError;
-use crate::within::uncancellable;
+use crate::blocking::lend;
 
 /// Which program to run, and how. As [`std::process::Command`], but for what the [module](super) says.
 ///
@@ -81,34 +76,11 @@ impl Command {
     /// # Errors
     ///
     /// What the kernel says, as in std: `NotFound` where there is no such program. Those of the scope around it, and then nothing
-    /// was started. `WouldBlock` if the pool has no thread for it.
+    /// was started.
     #[track_caller]
     pub fn spawn(&mut self) -> io::Result<Child> {
-        let kill_on_drop = self.kill_on_drop;
-        let lent = mem::replace(&mut self.std, process::Command::new(""));
-        let place = Arc::new(Mutex::new(Some(lent)));
-        let taken = place.clone();
-        let start = move || {
-            let mut command = lock(&taken).take()?;
-            let child = command.spawn().and_then(|child| Child::adopt(child, kill_on_drop));
-            Some((command, child))
-        };
-        let mut started = blocking(start);
-        let unused = lock(&place).take();
-        if unused.is_none()
-            && let Err(JoinError::Stopped(_, handle)) = started
-        {
-            started = uncancellable(|| handle.join());
-        }
-        let (command, child) = match (unused, started) {
-            (_, Ok(Some((command, child)))) => (command, child),
-            (_, Err(JoinError::Panicked(panic))) => resume_unwind(panic.into_payload()),
-            (Some(command), Err(JoinError::Stopped(why, _))) => (command, Err(why.into())),
-            (Some(command), _) => (command, Err(no_thread())),
-            (None, _) => unreachable!("who has taken the command gives it back"),
-        };
-        self.std = command;
-        child
+        let Self { std, kill_on_drop, .. } = self;
+        lend(|| Child::adopt(std.spawn()?, *kill_on_drop))?
     }
 
     /// Runs the program to its end, and returns its status and what it wrote. The standard input is empty and the other two are
@@ -303,12 +275,4 @@ impl fmt::Debug for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.std.fmt(f)
     }
-}
-
-fn lock(place: &Mutex<Option<process::Command>>) -> MutexGuard<'_, Option<process::Command>> {
-    place.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn no_thread() -> io::Error {
-    io::Error::new(io::ErrorKind::WouldBlock, "the blocking pool has no thread to start a child")
 }
