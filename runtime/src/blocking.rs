@@ -58,6 +58,7 @@ where
 }
 
 /// Has a thread of the pool run what belongs to nobody's scope. It is dropped if there is no thread for it.
+#[track_caller]
 pub(crate) fn run_detached(f: impl FnOnce() + Send + 'static) {
     POOL.submit(detached(Location::caller(), f));
 }
