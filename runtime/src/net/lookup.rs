@@ -49,7 +49,8 @@ pub(super) fn look_up(
     Ok(found.into())
 }
 
-/// A host name that could not be looked up: the inner error of an [`io::Error`], as [`ToSocketAddrs`] returns it.
+/// A host name that could not be looked up: the inner error of an [`io::Error`], as
+/// [`ToSocketAddrs`](super::ToSocketAddrs) returns it.
 #[derive(Clone, Debug)]
 pub struct LookupError {
     host: Box<str>,
