@@ -181,7 +181,12 @@ impl Race {
         let mut next = may_begin.then(|| Timer::at(self.next));
         let attempts = self.under_way.iter_mut().map(|attempt| attempt as &mut dyn Event);
         let mut events: Vec<_> = attempts.chain([&mut next as &mut dyn Event]).collect();
-        Ok(select::wait_as(WaitReason::Connect, &mut events, Order::Biased)?)
+        select::wait_as(WaitReason::Connect, &mut events, Order::Biased)?;
+        // If one has failed, another may stand already, and no more need begin.
+        for attempt in &mut self.under_way {
+            attempt.attempt();
+        }
+        Ok(())
     }
 
     /// Takes those that have ended off the list. Returns the first that stands.
