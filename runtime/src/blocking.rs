@@ -123,6 +123,7 @@ where
 
 /// Has a thread of the pool run what belongs to nobody's scope. It is dropped if there is no thread for it, or if the caller
 /// ends before there is room.
+#[track_caller]
 pub(crate) fn run_detached(f: impl FnOnce() + Send + 'static) {
     if let Ok(place) = POOL.submit(detached(Location::caller(), f)) {
         place.leave();

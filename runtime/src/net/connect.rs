@@ -153,9 +153,13 @@ impl Race {
         self.under_way.len() < CONNECT_ATTEMPTS_MAX
     }
 
+    fn is_next_due(&self) -> bool {
+        self.under_way.is_empty() || self.has_room() && self.next <= park::now()
+    }
+
     /// Returns a connection that stands at once.
     fn begin_those_due(&mut self) -> Option<Stream> {
-        while self.has_room() && self.next <= park::now() {
+        while self.is_next_due() {
             let address = self.not_tried.next()?;
             match Attempt::begin(address) {
                 Ok(attempt) => {
@@ -173,11 +177,16 @@ impl Race {
 
     /// Waits until one of the attempts has ended, or the next is due.
     fn wait(&mut self) -> io::Result<()> {
-        let is_next_due = self.has_room() && self.not_tried.len() > 0;
-        let mut next = is_next_due.then(|| Timer::at(self.next));
+        let may_begin = self.has_room() && self.not_tried.len() > 0;
+        let mut next = may_begin.then(|| Timer::at(self.next));
         let attempts = self.under_way.iter_mut().map(|attempt| attempt as &mut dyn Event);
         let mut events: Vec<_> = attempts.chain([&mut next as &mut dyn Event]).collect();
-        Ok(select::wait_as(WaitReason::Connect, &mut events, Order::Biased)?)
+        select::wait_as(WaitReason::Connect, &mut events, Order::Biased)?;
+        // If one has failed, another may stand already, and no more need begin.
+        for attempt in &mut self.under_way {
+            attempt.attempt();
+        }
+        Ok(())
     }
 
     /// Takes those that have ended off the list. Returns the first that stands.

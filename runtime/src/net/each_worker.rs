@@ -26,7 +26,8 @@ const ERROR_PAUSE: Duration = Duration::from_millis(5);
 /// kernel chooses by addresses and ports, so with few connections some worker may get most of them, and one whose dhagas
 /// compute for long keeps its own waiting. Measure before you choose it.
 ///
-/// A process that is out of descriptors goes on as soon as there are some.
+/// A second server of the same user that does the same on the same address is not refused: they share the connections. A process
+/// that is out of descriptors goes on as soon as there are some.
 ///
 /// # Errors
 ///

@@ -29,6 +29,7 @@ mod face;
 #[cfg(feature = "futures-io")]
 mod futures_io;
 mod listener_options;
+mod lookup;
 mod names;
 pub(crate) mod ready;
 pub(crate) mod source;
@@ -43,9 +44,10 @@ pub use asynchronous::Async;
 pub use connect::{CONNECT_ATTEMPT_DELAY, CONNECT_ATTEMPT_TIMEOUT, CONNECT_ATTEMPTS_MAX, ConnectError};
 pub use each_worker::{WorkerListeners, listen_on_each_worker};
 pub use listener_options::ListenerOptions;
+pub use lookup::{LOOKUP_TIMEOUT, LOOKUPS_MAX, LookupError};
 #[doc(hidden)]
 pub use names::lookup_host_by;
-pub use names::{LOOKUP_TIMEOUT, LOOKUPS_MAX, LookupError, SocketAddrs, ToSocketAddrs, lookup_host};
+pub use names::{SocketAddrs, ToSocketAddrs, lookup_host};
 pub use ready::Socket;
 pub use tcp::{Incoming, TcpListener, TcpStream};
 pub use udp::UdpSocket;

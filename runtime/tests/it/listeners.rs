@@ -193,6 +193,26 @@ fn a_stop_frees_the_port_and_leaves_the_connections() {
 }
 
 #[test]
+fn a_handler_that_panics_ends_its_own_connection_only() {
+    within_deadline(DEADLINE, || {
+        let runtime = runtime(2);
+        let server = listen_on(&runtime, |mut stream| {
+            let mut word = [0];
+            stream.read_exact(&mut word).expect("the client sends");
+            assert_ne!(&word, b"!", "on purpose");
+            stream.write_all(&word).expect("there is room");
+        });
+        for word in [b"!", b"a", b"!", b"b"].into_iter().cycle().take(20) {
+            let mut client = std::net::TcpStream::connect(server.local_addr()).expect("it listens");
+            client.write_all(word).expect("there is room");
+            let mut answer = Vec::new();
+            client.read_to_end(&mut answer).expect("it ends");
+            assert_eq!(answer, if word == b"!" { &b""[..] } else { word });
+        }
+    });
+}
+
+#[test]
 fn a_shutdown_ends_the_loops() {
     within_deadline(DEADLINE, || {
         let runtime = runtime(2);
