@@ -344,6 +344,9 @@ fn stds_children_and_pipes_are_taken_over_and_handed_over() {
 fn gated(begins: io::PipeWriter, gate: io::PipeReader) -> Command {
     let mut command = Command::new("true");
     let wait = move || {
+        // It has a copy of the gate's other end, and would wait for ever if the test failed.
+        // SAFETY: it has no conditions, and is allowed between fork and exec.
+        unsafe { libc::alarm(DEADLINE.as_secs() as u32) };
         (&begins).write_all(b"x")?;
         (&gate).read_exact(&mut [0])
     };
