@@ -20,6 +20,12 @@
 //!
 //! The modules, lowest first:
 
+#[cfg(doctest)]
+mod programs_of_the_pages {
+    #[doc = include_str!("../docs/guide/async-and-http.md")]
+    struct AsyncAndHttp;
+}
+
 pub mod json;
 pub mod threads;
 pub mod tls;
