@@ -11,6 +11,7 @@ mod context;
 mod fork;
 mod future;
 mod groups;
+mod halves;
 mod leaks;
 mod leftovers;
 mod limits;
