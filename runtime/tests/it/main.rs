@@ -14,6 +14,7 @@ mod fork;
 mod fs;
 mod future;
 mod groups;
+mod halves;
 mod leaks;
 mod leftovers;
 mod limits;
