@@ -16,6 +16,14 @@
 //!
 //! The modules, lowest first:
 
+#[cfg(doctest)]
+mod programs_of_the_pages {
+    #[doc = include_str!("../docs/guide/async-and-http.md")]
+    struct AsyncAndHttp;
+    #[doc = include_str!("../docs/guide/tls.md")]
+    struct Tls;
+}
+
 pub mod json;
 pub mod threads;
 pub mod tls;
@@ -23,9 +31,3 @@ pub mod tls;
 pub mod meter;
 
 pub mod report;
-
-#[cfg(doctest)]
-mod programs_of_the_pages {
-    #[doc = include_str!("../docs/guide/tls.md")]
-    struct Tls;
-}

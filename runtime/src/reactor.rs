@@ -511,6 +511,7 @@ mod models {
             *lock(&self.bytes) += 1;
             self.readiness.deliver(READABLE, &mut |report| match report {
                 Report::Waiter(1) => self.bell.notify(),
+                Report::Future(FutureWaker::Own(waker)) => waker.wake(),
                 _ => panic!("only the reader waits"),
             });
         }
@@ -530,6 +531,42 @@ mod models {
                 }
             }
         }
+    }
+
+    /// As [`Socket::bell`], for a future.
+    struct Bell(Arc<Socket>);
+
+    impl std::task::Wake for Bell {
+        fn wake(self: std::sync::Arc<Self>) {
+            self.0.bell.notify();
+        }
+    }
+
+    /// As [`Socket::read`], by polls: word is left with the same waker again and again.
+    fn read_as_future(socket: &Arc<Socket>, wanted: usize) {
+        let waker = std::task::Waker::from(std::sync::Arc::new(Bell(socket.clone())));
+        let (mut got, mut key) = (0, None);
+        while got < wanted {
+            let seen = socket.readiness.look();
+            if seen.is_ready(Direction::Read) {
+                got += std::mem::take(&mut *lock(&socket.bytes));
+                socket.readiness.clear(seen, Direction::Read);
+            } else if socket.readiness.leave_word(&mut key, Direction::Read, WakerRef::Own(&waker)) {
+                socket.bell.wait();
+            }
+        }
+        key.map_or((), |key| socket.readiness.give_up(key, Direction::Read));
+    }
+
+    #[test]
+    fn loom_no_event_of_a_socket_is_missed_by_a_future() {
+        model(3, || {
+            let socket = Socket::new();
+            let reactor = socket.clone();
+            let reactor = thread::spawn(move || (0..2).for_each(|_| reactor.feed()));
+            read_as_future(&socket, 2);
+            reactor.join().expect("it ends");
+        });
     }
 
     #[test]
