@@ -53,6 +53,10 @@ impl Protocol {
     }
 }
 
+/// A measured time in which no more than so many connections per second are opened has room for requests as well: wrk opens
+/// ten times as many on a machine that is not busy.
+const CONNECTIONS_PER_SECOND: usize = 2_000;
+
 /// One load: how many connections, and how many requests at once on each.
 #[derive(Clone, Debug)]
 pub struct HttpLoad {
@@ -67,17 +71,24 @@ pub struct HttpLoad {
 }
 
 impl HttpLoad {
-    /// Asks for so long, in whole seconds, one at least: neither program can do with less.
+    /// Asks for so long, in whole seconds, one at least: neither program can do with less. With very many connections for
+    /// longer, since they are opened within that time.
     ///
     /// # Errors
     ///
-    /// `NotFound` when the program is not installed; what it complains of; `InvalidData` when requests failed.
+    /// `NotFound` when the program is not installed; what it complains of; `InvalidData` when requests failed; `TimedOut`
+    /// when nothing was answered.
     pub fn run(&self, seconds: f64) -> io::Result<Found> {
-        let seconds = seconds.ceil().max(1.0) as u64;
-        match self.protocol {
-            Protocol::Http1 => self.run_wrk(seconds),
-            Protocol::Http2 => self.run_h2load(seconds),
+        let seconds = (seconds.ceil().max(1.0) as u64).max((self.connections / CONNECTIONS_PER_SECOND) as u64);
+        let found = match self.protocol {
+            Protocol::Http1 => self.run_wrk(seconds)?,
+            Protocol::Http2 => self.run_h2load(seconds)?,
+        };
+        if found.requests == 0 {
+            let why = format!("nothing was answered within {seconds} s: give it more --seconds");
+            return Err(io::Error::new(io::ErrorKind::TimedOut, why));
         }
+        Ok(found)
     }
 
     fn run_wrk(&self, seconds: u64) -> io::Result<Found> {
@@ -108,7 +119,7 @@ impl HttpLoad {
 
     fn run_h2load(&self, seconds: u64) -> io::Result<Found> {
         let log = RequestLog::new();
-        let output = self.output(
+        self.output(
             Command::new("h2load")
                 .args(["--threads", "1"])
                 .args([
@@ -121,13 +132,9 @@ impl HttpLoad {
                 .arg(format!("--log-file={}", log.path.display()))
                 .arg(&self.url),
         )?;
-        let text = String::from_utf8_lossy(&output.stdout);
         let mut latencies = log.latencies()?;
-        if latencies.is_empty() {
-            return Err(unreadable(&text));
-        }
         latencies.sort_unstable();
-        let quantile = |share| quantile(&latencies, share) as f64;
+        let quantile = |share| quantile(&latencies, share).map_or(f64::NAN, |micros| micros as f64);
         Ok(Found {
             requests: latencies.len() as u64,
             seconds: seconds as f64,

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::Parser;
+use dhaga::hyper::{DhagaExecutor, DhagaIo};
 use dhaga_benches::contender::Contender;
 use dhaga_benches::http_load::Protocol;
 use dhaga_benches::programs::exit_code;
@@ -50,6 +51,7 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     machine::raise_open_files()?;
     let (address, protocol) = (options.addr, options.protocol);
     match options.contender {
+        Contender::Dhaga => on_dhagas(address, protocol)?,
         Contender::Tokio => tokio_work::current_thread()?.block_on(on_tokio(address, protocol))?,
         // In a task: what `block_on` runs itself lives on a thread of its own.
         Contender::TokioMulti => {
@@ -66,6 +68,34 @@ async fn hello(_: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible
     let mut response = Response::new(Full::new(Bytes::from_static(HELLO.as_bytes())));
     response.headers_mut().insert(SERVER, NAME);
     Ok(response)
+}
+
+fn on_dhagas(address: SocketAddr, protocol: Protocol) -> io::Result<()> {
+    let runtime = dhaga::Runtime::builder().workers(1).build()?;
+    let listener = dhaga::net::TcpListener::bind(address)?;
+    let accept = move || {
+        loop {
+            let (stream, _) = listener.accept()?;
+            dhaga::spawn(move || serve(stream, protocol)).detach();
+        }
+    };
+    runtime.spawn(accept).join().unwrap_or_else(|_| Err(io::Error::other("the accepting dhaga panicked")))
+}
+
+/// How a connection ends is the load's affair.
+fn serve(stream: dhaga::net::TcpStream, protocol: Protocol) -> Result<(), Box<dyn Error + Send + Sync>> {
+    stream.set_nodelay(true)?;
+    let stream = DhagaIo::new(stream);
+    match protocol {
+        Protocol::Http1 => {
+            dhaga::try_block_on(http1::Builder::new().serve_connection(stream, service_fn(hello)))??;
+        }
+        Protocol::Http2 => {
+            let builder = http2::Builder::new(DhagaExecutor::new());
+            dhaga::try_block_on(builder.serve_connection(stream, service_fn(hello)))??;
+        }
+    }
+    Ok(())
 }
 
 async fn on_tokio(address: SocketAddr, protocol: Protocol) -> io::Result<()> {

@@ -81,6 +81,8 @@ pub mod rival_rows;
 #[cfg(feature = "rivals")]
 pub mod echo_results;
 #[cfg(feature = "rivals")]
+pub mod http_results;
+#[cfg(feature = "rivals")]
 pub mod runtime_results;
 #[cfg(feature = "rivals")]
 pub mod tail_results;

@@ -9,6 +9,7 @@ use std::{fs, io};
 
 use clap::{Parser, ValueEnum};
 use dhaga_benches::echo_results::EchoResults;
+use dhaga_benches::http_results::HttpResults;
 use dhaga_benches::programs;
 use dhaga_benches::runtime_results::RuntimeResults;
 use dhaga_benches::section::Section;
@@ -44,11 +45,13 @@ enum Part {
     Echo,
     /// TLS echo servers.
     Tls,
+    /// HTTP servers.
+    Http,
     /// Latency beside slow requests.
     LongTail,
 }
 
-const PARTS: [Part; 4] = [Part::Runtime, Part::Echo, Part::Tls, Part::LongTail];
+const PARTS: [Part; 5] = [Part::Runtime, Part::Echo, Part::Tls, Part::Http, Part::LongTail];
 
 fn main() -> ExitCode {
     programs::exit_code("report", run(&Options::parse()))
@@ -96,6 +99,7 @@ impl Part {
             Part::Runtime => "runtime_table",
             Part::Echo => "echo_table",
             Part::Tls => "tls_table",
+            Part::Http => "http_table",
             Part::LongTail => "long_tail",
         }
     }
@@ -109,6 +113,7 @@ impl Part {
             Part::Runtime => &["--rounds", "2"],
             Part::Echo => &["--rounds", "2", "--seconds", "0.3", "--warm-up-seconds", "0.1", "--memory-rounds", "1"],
             Part::Tls => &["--rounds", "2", "--seconds", "0.3", "--warm-up-seconds", "0.1", "--memory-rounds", "1"],
+            Part::Http => &["--rounds", "2", "--seconds", "1"],
             Part::LongTail => &["--rounds", "2", "--seconds", "1"],
         }
     }
@@ -129,6 +134,7 @@ impl Part {
             Part::Runtime => saved::<RuntimeResults>(&file)?.map(|results| results.section()),
             Part::Echo => saved::<EchoResults>(&file)?.map(|results| results.section()),
             Part::Tls => saved::<TlsResults>(&file)?.map(|results| results.section()),
+            Part::Http => saved::<HttpResults>(&file)?.map(|results| results.section()),
             Part::LongTail => saved::<TailResults>(&file)?.map(|results| results.section()),
         })
     }
@@ -181,9 +187,10 @@ benches/install_go.sh      # once: a Go toolchain, pinned and checked, into targ
 cargo run --release -p dhaga-benches --features rivals --bin report
 ```
 
-`--only runtime` (`echo`, `tls`, `long-tail`) measures one part anew and renders the others from the JSON beside the plots; `--render` \
+`--only runtime` (`echo`, `tls`, `http`, `long-tail`) measures one part anew and renders the others from the JSON beside the plots; `--render` \
 measures nothing; `--quick` takes minutes and is only a glance. Each part is a program of its own (`runtime_table`, `echo_table`, \
-`tls_table`, `long_tail`) with more options in its `--help`. System calls are counted by `perf`, or else `strace`.
+`tls_table`, `http_table`, `long_tail`) with more options in its `--help`. System calls are counted by `perf`, or else `strace`; \
+`http_table` wants `wrk` and `h2load` (`apt-get install wrk nghttp2-client`).
 
 **How a comparison counts.** The machine is noisy: the same program against itself differs from run to run. So contenders take \
 turns within each round, the median over at least ten rounds counts, ratios are between runs of the same round, and what the \

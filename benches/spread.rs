@@ -32,14 +32,10 @@ impl Spread {
     }
 }
 
-/// What a share of the values, which are in order, does not exceed.
-///
-/// # Panics
-///
-/// When there are none.
-pub fn quantile(sorted: &[u64], share: f64) -> u64 {
+/// What a share of the values, which are in order, does not exceed; `None` of no values.
+pub fn quantile(sorted: &[u64], share: f64) -> Option<u64> {
     let rank = (sorted.len() as f64 * share).ceil() as usize;
-    sorted[rank.clamp(1, sorted.len()) - 1]
+    sorted.get(rank.saturating_sub(1)).copied()
 }
 
 #[cfg(test)]
@@ -55,10 +51,11 @@ mod tests {
 
     #[test]
     fn a_quantile_is_one_of_the_values() {
-        let check = |share, expected| assert_eq!(quantile(&[1, 2, 3, 4], share), expected);
+        let check = |share, expected| assert_eq!(quantile(&[1, 2, 3, 4], share), Some(expected));
         check(0.0, 1);
         check(0.5, 2);
         check(0.51, 3);
         check(1.0, 4);
+        assert_eq!(quantile(&[], 0.5), None);
     }
 }

@@ -24,6 +24,8 @@
 mod programs_of_the_pages {
     #[doc = include_str!("../docs/guide/async-and-http.md")]
     struct AsyncAndHttp;
+    #[doc = include_str!("../docs/guide/tls.md")]
+    struct Tls;
 }
 
 pub mod json;
@@ -33,9 +35,3 @@ pub mod tls;
 pub mod meter;
 
 pub mod report;
-
-#[cfg(doctest)]
-mod programs_of_the_pages {
-    #[doc = include_str!("../docs/guide/tls.md")]
-    struct Tls;
-}

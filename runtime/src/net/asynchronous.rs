@@ -162,6 +162,7 @@ mod bytes {
             self.poll_io(Direction::Read, context, attempt, is_drained)
         }
 
+        #[cfg_attr(not(feature = "futures-io"), expect(dead_code, reason = "that bridge uses it"))]
         #[inline]
         pub(crate) fn poll_receive_into(
             &mut self,
@@ -174,6 +175,7 @@ mod bytes {
             self.poll_io(Direction::Read, context, attempt, is_drained)
         }
 
+        #[cfg_attr(not(feature = "futures-io"), expect(dead_code, reason = "that bridge uses it"))]
         pub(crate) fn poll_receive_vectored(
             &mut self,
             context: &mut Context<'_>,
