@@ -12,7 +12,7 @@ use dhaga::{Interrupt, Runtime, within};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-use crate::child;
+use crate::child::{self, descriptors};
 use crate::common::{DEADLINE, cancelled_during, everywhere, within_deadline};
 
 const ANY_PORT: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 0);
@@ -73,10 +73,6 @@ fn attempts_of(error: &io::Error) -> &[(SocketAddr, io::Error)] {
 fn is_deadline(error: &io::Error) -> bool {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
     error.kind() == ErrorKind::TimedOut && matches!(inner, Some(Interrupt::DeadlineExceeded { .. }))
-}
-
-fn descriptors() -> usize {
-    fs::read_dir("/proc/self/fd").expect("the kernel tells").count()
 }
 
 #[test]

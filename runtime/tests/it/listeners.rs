@@ -17,7 +17,7 @@ use rustix::net::sockopt::ipv6_v6only;
 use rustix::net::{AddressFamily, SocketType, socket};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-use crate::child;
+use crate::child::{self, descriptors};
 use crate::common::{DEADLINE, everywhere, within_deadline};
 
 const ANY_PORT: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 0);
@@ -277,8 +277,15 @@ fn loops_of_accepts_live_on_without_descriptors_and_do_not_spin() {
             lives_on(|| listener.accept().map(|(stream, _)| stream), connect);
             fs::remove_file(&folder).expect("it was made above");
         };
-        thread::spawn(body).join().expect("it ends well");
-        runtime.spawn(body).join().expect("it ends well");
+        let everywhere = || {
+            thread::spawn(body).join().expect("it ends well");
+            runtime.spawn(body).join().expect("it ends well");
+        };
+        // What a runtime keeps for itself, it has from now on.
+        everywhere();
+        let before = descriptors();
+        everywhere();
+        assert_eq!(descriptors(), before);
     });
 }
 
