@@ -63,9 +63,9 @@ pub struct Child {
 }
 
 impl Child {
-    /// Takes over a child that std has made.
+    /// Takes over a child that nobody has waited for.
     pub(super) fn adopt(mut child: process::Child, kill_on_drop: bool) -> io::Result<Self> {
-        let process = Process::new(&mut child, kill_on_drop);
+        let process = Process::new(Pid::from_child(&child), kill_on_drop);
         let stdin = child.stdin.take().map(ChildStdin::try_from).transpose()?;
         let stdout = child.stdout.take().map(ChildStdout::try_from).transpose()?;
         let stderr = child.stderr.take().map(ChildStderr::try_from).transpose()?;
@@ -171,8 +171,12 @@ impl Child {
 impl TryFrom<process::Child> for Child {
     type Error = io::Error;
 
-    fn try_from(child: process::Child) -> io::Result<Self> {
-        Self::adopt(child, false)
+    fn try_from(mut child: process::Child) -> io::Result<Self> {
+        // Somebody may have waited for it already, and then nobody else may. An error comes again when we wait.
+        let status = child.try_wait().ok().flatten();
+        let mut child = Self::adopt(child, false)?;
+        child.process.exit.state = status.map_or(State::Runs, State::Ended);
+        Ok(child)
     }
 }
 
@@ -219,11 +223,9 @@ struct Process {
 }
 
 impl Process {
-    fn new(child: &mut process::Child, kill_on_drop: bool) -> Self {
-        let pid = Pid::from_child(child);
-        // Somebody may have waited for it already, and then nobody else may. An error comes again when we wait.
-        let state = child.try_wait().ok().flatten().map_or(State::Runs, State::Ended);
-        Self { exit: Exit { pid, state }, ended: OnceLock::new(), pool: None, kill_on_drop }
+    fn new(pid: Pid, kill_on_drop: bool) -> Self {
+        let exit = Exit { pid, state: State::Runs };
+        Self { exit, ended: OnceLock::new(), pool: None, kill_on_drop }
     }
 
     fn ended(&self) -> io::Result<&Ended> {

@@ -315,6 +315,14 @@ fn the_end_of_a_child_is_an_event() {
             assert_eq!(ended, is_over);
         }
         assert!(child.wait().expect("it has ended").success());
+        for _ in 0..20 {
+            // It may have ended before anybody looks.
+            let child = Command::new("true").spawn().expect("it runs");
+            dhaga::select! {
+                readable(child.ended().expect("nobody has collected it")) => {}
+                interrupted(why) => panic!("{why}"),
+            }
+        }
         let mut child = Command::new("true").spawn().expect("it runs");
         while child.try_wait().expect("it is ours").is_none() {
             dhaga::yield_now();
