@@ -96,7 +96,7 @@ impl TlsMemory {
 const INTRODUCTION: &str = "\
 A task for each connection, one message in flight on each, `TCP_NODELAY`; the server has one worker on one core, the load runs on \
 another. All use the same rustls on ring: TLS 1.3, AES-128-GCM, no resumption; tokio through tokio-rustls, the others by `StreamOwned` around \
-their own sockets. Buffers are 1 KiB for messages of 64 bytes and 16 KiB for those of 16 KiB. The load encrypts and decrypts as much as the \
+their own sockets; dhaga shakes hands on stacks of another size, as its guide advises. Buffers are 1 KiB for messages of 64 bytes and 16 KiB for those of 16 KiB. The load encrypts and decrypts as much as the \
 server, so at full load either may be the bottleneck: look at the processor time of a request as well. Threads stop at 1 000 connections. \
 System calls are counted in a run of its own. *Disturbed* is the share of the time in which other processes had the processor of the load or \
 of the server.";
