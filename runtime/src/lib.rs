@@ -50,6 +50,8 @@ mod programs_of_the_pages {
     struct DeadlinesAndCancellation;
     #[doc = include_str!("../../docs/guide/three-rules.md")]
     struct ThreeRules;
+    #[doc = include_str!("../../docs/guide/network.md")]
+    struct Network;
     #[doc = include_str!("../../docs/guide/coming-from-threads.md")]
     struct ComingFromThreads;
     #[doc = include_str!("../../docs/guide/coming-from-go.md")]
