@@ -251,6 +251,12 @@ fn signals_neither_fail_nor_prolong_the_wait_of_a_thread() {
         unsafe { libc::signal(libc::SIGUSR1, handler as libc::sighandler_t) };
 
         const SHORT: Duration = Duration::from_millis(100);
+        // To see that they hit.
+        let (mut stds, _peer) = std::os::unix::net::UnixStream::pair().expect("sockets can be had");
+        stds.set_read_timeout(Some(DEADLINE)).expect("it may be set");
+        let read = under_signals(move || stds.read(&mut [0]));
+        assert_eq!(read.expect_err("nothing comes").kind(), ErrorKind::Interrupted);
+
         let (mut near, far) = unix_pair();
         near.set_read_timeout(Some(SHORT)).expect("it may be set");
         let (read, took, near) = under_signals(move || {

@@ -1,13 +1,15 @@
 //! Where ours differ from std's for a reason. `docs/porting.md` lists them.
 
 use std::io::{ErrorKind, Read, Write};
+use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::thread;
 use std::time::Duration;
 
 use rustix::fs::{OFlags, fcntl_getfl};
 use rustix::net::sockopt::tcp_quickack;
 
-use crate::common::everywhere;
+use crate::common::{DEADLINE, everywhere, within_deadline};
 
 type Std = std::os::unix::net::UnixStream;
 type Ours = dhaga::net::UnixStream;
@@ -84,5 +86,47 @@ fn a_descriptor_that_is_taken_over_waits_whatever_its_mode_was() {
         let reader = dhaga::spawn(move || ours.read(&mut [0]));
         peer.write_all(b"x").expect("there is room");
         assert_eq!(reader.join().expect("no panic").expect("it waits"), 1);
+    });
+}
+
+#[test]
+fn more_wait_to_be_accepted_than_at_stds() {
+    /// More than the 129 that the kernel keeps for a listener of std's.
+    const CLIENTS: usize = 160;
+    const SHORT: Duration = Duration::from_millis(200);
+    within_deadline(DEADLINE, || {
+        let stds = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port is free");
+        let address = stds.local_addr().expect("it is bound");
+        let connect = |_| std::net::TcpStream::connect_timeout(&address, SHORT).ok();
+        let kept: Vec<_> = (0..CLIENTS).map_while(connect).collect();
+        assert!(kept.len() < CLIENTS);
+        drop(kept);
+        let ours = dhaga::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port is free");
+        let address = ours.local_addr().expect("it is bound");
+        let connect = |_| std::net::TcpStream::connect_timeout(&address, DEADLINE).expect("it is kept");
+        assert_eq!((0..CLIENTS).map(connect).collect::<Vec<_>>().len(), CLIENTS);
+    });
+}
+
+#[test]
+fn a_writer_on_a_thread_is_woken_where_both_ways_are_shut_and_stds_where_one_is() {
+    fn fill(mut stream: impl Write) -> ErrorKind {
+        loop {
+            if let Err(error) = stream.write(&[0; 1 << 16]) {
+                return error.kind();
+            }
+        }
+    }
+    within_deadline(DEADLINE, || {
+        let (stds, _peer) = Std::pair().expect("sockets can be had");
+        let writing = stds.try_clone().expect("a descriptor is left");
+        let writer = thread::spawn(move || fill(writing));
+        stds.shutdown(Shutdown::Write).expect("it is connected");
+        assert_eq!(writer.join().expect("no panic"), ErrorKind::BrokenPipe);
+        let (ours, _peer) = Ours::pair().expect("sockets can be had");
+        let writing = ours.try_clone().expect("it cannot fail");
+        let writer = thread::spawn(move || fill(writing));
+        ours.shutdown(Shutdown::Both).expect("it is connected");
+        assert_eq!(writer.join().expect("no panic"), ErrorKind::BrokenPipe);
     });
 }

@@ -122,9 +122,16 @@ fn answers(run: impl FnOnce() -> Vec<String> + Send + 'static) -> Vec<String> {
     std::mem::take(&mut answers.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// Bytes that tell where they belong.
+/// Bytes that tell where they belong: pieces of a prime length, each with its number.
 pub fn pattern(len: usize) -> Vec<u8> {
-    (0..len).map(|at| (at * 31 + at / 251) as u8).collect()
+    const PIECE: usize = 251;
+    let mut bytes = Vec::with_capacity(len + PIECE);
+    for number in 0..len.div_ceil(PIECE) {
+        bytes.extend_from_slice(&number.to_le_bytes());
+        bytes.extend_from_slice(&[number as u8 ^ 0x5a; PIECE - size_of::<usize>()]);
+    }
+    bytes.truncate(len);
+    bytes
 }
 
 /// What is printed, with `#` for each number: descriptors and ports are others each time.
