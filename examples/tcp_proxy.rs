@@ -16,6 +16,7 @@ use std::time::Duration;
 use clap::Parser;
 use dhaga::net::{TcpListener, TcpStream};
 use dhaga::sync::{Semaphore, mpsc};
+use rustix::process::{Resource, getrlimit, setrlimit};
 
 /// Bytes that are read at once, on the stack of who reads.
 const BUFFER_BYTES: usize = 16 << 10;
@@ -59,6 +60,11 @@ struct Ended {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let options = Options::parse();
+    // A connection takes two descriptors, and the usual soft limit is 1024 of them.
+    let mut open_files = getrlimit(Resource::Nofile);
+    open_files.current = open_files.maximum;
+    setrlimit(Resource::Nofile, open_files)?;
+
     let listener = TcpListener::bind(&options.addr)
         .map_err(|error| format!("cannot listen on {}: {error}; choose another with --addr", options.addr))?;
     println!("listening on {}", listener.local_addr()?);

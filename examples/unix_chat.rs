@@ -128,7 +128,7 @@ fn read_lines(stream: &UnixStream, say: impl Fn(&str)) -> io::Result<()> {
         if len as u64 == LINE_BYTES_MAX && !line.ends_with(b"\n") {
             return Err(io::Error::new(ErrorKind::InvalidData, "a line is too long"));
         }
-        // What would move others' cursors is none of a text.
+        // A control character could do as it likes with the terminals of others.
         let text = String::from_utf8_lossy(&line);
         say(text.trim_end().replace(char::is_control, "?").as_str());
     }
