@@ -14,7 +14,7 @@ use futures::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWri
 use futures::stream::{FuturesUnordered, StreamExt};
 use futures::task::SpawnExt;
 
-use crate::common::{connected, in_dhaga, in_dhagas, on_thread, pattern};
+use crate::common::{DEADLINE, connected, in_dhaga, in_dhagas, on_thread, pattern};
 
 /// More than the buffers of both ends of a connection hold at first.
 const MORE_THAN_FITS: usize = 4 << 20;
@@ -382,5 +382,35 @@ fn a_sleep_may_move_between_workers_and_threads() {
                 drop(pause);
             }
         }
+    });
+}
+
+/// A foreign executor's task waits for a socket that a worker watches, and that worker ends.
+#[test]
+fn a_future_outlives_the_runtime_that_watched_its_socket() {
+    on_thread(|| {
+        let runtime = dhaga::Runtime::builder().workers(1).build().expect("a test can start a runtime");
+        let (near, mut far) = connected();
+        let watched = runtime.spawn(move || {
+            let mut near = Async::new(near);
+            dhaga::block_on(async { assert!(futures::poll!(near.read(&mut [0])).is_pending()) });
+            near
+        });
+        let mut near = watched.join().expect("it ends well");
+        let (waits, has_waited) = std::sync::mpsc::channel();
+        let reader = thread::spawn(move || {
+            let mut byte = [0];
+            futures::executor::block_on(async {
+                let mut read = near.read_exact(&mut byte);
+                assert!(futures::poll!(&mut read).is_pending());
+                waits.send(()).expect("the test waits");
+                read.await.expect("a byte comes");
+            });
+            byte
+        });
+        has_waited.recv().expect("it polls");
+        runtime.shutdown(DEADLINE).expect("nothing is left");
+        far.write_all(b"x").expect("it has room");
+        assert_eq!(&reader.join().expect("it ends well"), b"x");
     });
 }
