@@ -39,13 +39,13 @@ type Failure = Box<dyn Error + Send + Sync>;
 fn main() -> ExitCode {
     let options = Options::parse();
     let (at_once, limit) = (Semaphore::new(options.at_once as usize), Duration::from_millis(options.timeout_ms));
+    let fetch_one = |url| {
+        let _permit = at_once.acquire().ok()?;
+        report(url, limit)
+    };
     let fetched = dhaga::scope(|scope| {
-        let fetch_one = |url| {
-            let _permit = at_once.acquire().ok()?;
-            report(url, limit)
-        };
         let fetches: Vec<_> = options.urls.iter().map(|url| scope.spawn(move || fetch_one(url))).collect();
-        fetches.into_iter().map(|fetch| fetch.join()).filter(|done| matches!(done, Ok(Some(())))).count()
+        fetches.into_iter().filter_map(|fetch| fetch.join().ok()?).count()
     });
     if fetched == options.urls.len() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

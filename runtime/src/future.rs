@@ -173,7 +173,9 @@ impl Wake for Signal {
 
     fn wake_by_ref(self: &Arc<Self>) {
         if !self.is_set.swap(true, Ordering::AcqRel) {
-            self.sleeper.unpark();
+            // Behind all who are ready: a connection of HTTP/2, say, is woken by each of its many requests, and shall write what
+            // all of them have for it.
+            self.sleeper.unpark_in_turn();
         }
     }
 }

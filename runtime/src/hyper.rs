@@ -1,4 +1,4 @@
-//! The bridge to [hyper](::hyper), the HTTP library: what its connections want of a runtime. With the feature `hyper`.
+//! The bridge to [hyper](https://hyper.rs), the HTTP library: what its connections want of a runtime. With the feature `hyper`.
 //!
 //! | hyper wants | here | of tokio it would be |
 //! |---|---|---|
@@ -6,7 +6,7 @@
 //! | `hyper::rt::Executor` | [`DhagaExecutor`], and [`DhagaLocalExecutor`] for futures that are not `Send` | `TokioExecutor` |
 //! | `hyper::rt::Timer` | [`DhagaTimer`] | `TokioTimer` |
 //!
-//! A connection is a future, which [`try_block_on`](crate::try_block_on) polls in a dhaga of its own. So an `async` service
+//! A connection is a future, which [`try_block_on`] polls in a dhaga of its own. So an `async` service
 //! may call what waits, a lock or a remote call: what holds up a poll holds up this connection of HTTP/1 and no other, and one
 //! request of HTTP/2, where hyper gives each to the executor. Only for the body of a request it must not wait so: while the
 //! service holds up the poll of its connection, nobody reads that. `.await` it, or write the service as sequential code

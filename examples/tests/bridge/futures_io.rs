@@ -16,8 +16,8 @@ use futures::task::SpawnExt;
 
 use crate::common::{connected, in_dhaga, in_dhagas, on_thread, pattern};
 
-/// More than the buffers of both ends of a loopback connection hold.
-const MORE_THAN_FITS: usize = 16 << 20;
+/// More than the buffers of both ends of a connection hold at first.
+const MORE_THAN_FITS: usize = 4 << 20;
 
 #[test]
 fn what_is_written_is_read_and_a_close_is_the_end() {

@@ -17,7 +17,8 @@ use crate::relay::Relay;
 use crate::scheduler::worker;
 use crate::spawn::detached;
 
-/// What all wakers of `block_on` have in common, and no others.
+/// What all wakers of `block_on` have in common, and no others: if a linker were to fold the equal tables of two types into one,
+/// their functions would be equal, too.
 static OWN: OnceLock<&'static RawWakerVTable> = OnceLock::new();
 
 /// The waker of a `block_on`. Out of line, and so made in one place: the address of a table that the compiler makes in
