@@ -4,14 +4,15 @@
 
 use std::error::Error;
 use std::io;
-use std::net::ToSocketAddrs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, ExitStatus};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
+use dhaga::net::lookup_host;
+use dhaga::process::{Command, ExitStatus};
 use dhaga::sync::WaitGroup;
 use dhaga::{JoinHandle, Runtime};
 use dhaga_benches::programs::exit_code;
@@ -209,17 +210,15 @@ fn work(kind: Neighbours, file: &Path) -> io::Result<()> {
 }
 
 fn read(file: &Path) -> io::Result<Vec<u8>> {
-    let file = file.to_owned();
-    dhaga::blocking(move || std::fs::read(file)).map_err(|error| io::Error::other(error.to_string()))?
+    dhaga::fs::read(file)
 }
 
 fn look_up() -> io::Result<()> {
-    let look_up = || ("localhost", 0).to_socket_addrs().map(drop);
-    dhaga::blocking(look_up).map_err(|error| io::Error::other(error.to_string()))?
+    lookup_host(("localhost", 0)).map(drop)
 }
 
 fn run_true() -> io::Result<ExitStatus> {
-    dhaga::blocking(|| Command::new("/bin/true").status()).map_err(|error| io::Error::other(error.to_string()))?
+    Command::new("/bin/true").status()
 }
 
 fn all_there(bytes: Vec<u8>) -> io::Result<()> {

@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use mio::unix::SourceFd;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use slab::Slab;
 
 use crate::atomic::{AtomicBool, AtomicU32, Mutex, MutexGuard, Ordering, lock};
@@ -400,6 +401,7 @@ impl Reactor {
 
     /// Waits for events up to `timeout` (`None`: for ever), and reports whom they concern. Returns how many came.
     pub(crate) fn turn(&mut self, timeout: Option<Duration>, mut report: impl FnMut(Report)) -> usize {
+        let timeout = timeout.map(|timeout| self.wait_below_resolution(timeout));
         match self.poll.poll(&mut self.events, timeout) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return 0,
@@ -418,6 +420,22 @@ impl Reactor {
             }
         }
         count
+    }
+
+    /// epoll counts whole milliseconds, and mio rounds up: a deadline would be late by as much. What is left below one is waited
+    /// for by `ppoll(2)`, which counts nanoseconds; of more, the whole milliseconds come first, and the caller asks again for
+    /// the rest. So a deadline costs a wake and a call more, and an event nothing. Returns how long the poll is to wait.
+    #[inline]
+    fn wait_below_resolution(&self, timeout: Duration) -> Duration {
+        let whole = Duration::from_millis(timeout.as_millis().try_into().unwrap_or(u64::MAX));
+        if whole.is_zero() && !timeout.is_zero() {
+            // A signal, or an epoll that cannot be polled: then the poll finds nothing, and the caller asks again.
+            let _ = poll(
+                &mut [PollFd::new(self.poll.registry(), PollFlags::IN)],
+                Timespec::try_from(timeout).ok().as_ref(),
+            );
+        }
+        whole
     }
 
     /// Sends every source back to its owner as unregistered and ready, so that whoever waits for it tries again and, on

@@ -16,6 +16,7 @@ use crate::coroutine::Wake;
 use crate::interrupt::Interrupt;
 use crate::park::{self, WaitReason};
 use crate::spawn::{JoinHandle, pair_for_pool};
+use crate::sync::{AcquireError, Semaphore};
 
 /// Runs `f` on a thread of the pool while the caller's dhaga is parked; in place on a plain thread, and while the stack
 /// unwinds. A panic of `f` passes through.
@@ -32,7 +33,7 @@ use crate::spawn::{JoinHandle, pair_for_pool};
 ///
 /// In a `no_suspend` section.
 #[track_caller]
-pub(crate) fn lend<R: Send>(f: impl FnOnce() -> R + Send) -> io::Result<R> {
+fn lend<R: Send>(f: impl FnOnce() -> R + Send) -> io::Result<R> {
     park::check_attempt()?;
     if !park::is_in_dhaga() || panicking() {
         park::spend();
@@ -60,6 +61,30 @@ pub(crate) fn lend<R: Send>(f: impl FnOnce() -> R + Send) -> io::Result<R> {
         Some(Err(payload)) => resume_unwind(payload),
         None => Err(io::Error::other("the machine has no thread for the blocking pool")),
     }
+}
+
+/// As [`lend`], by not more at a time than there are permits. Threads of the pool that all want to run take the processors from
+/// each other, from the workers, and by the locks that they hold when they lose them: a few get as much done.
+///
+/// # Errors
+///
+/// As [`lend`], also while it waits for its turn.
+///
+/// # Panics
+///
+/// As [`lend`].
+#[track_caller]
+pub(crate) fn lend_in_turn<R: Send>(turns: &'static Semaphore, f: impl FnOnce() -> R + Send) -> io::Result<R> {
+    if !park::is_in_dhaga() || panicking() {
+        return lend(f);
+    }
+    let turn = turns.acquire().map_err(|error| match error {
+        AcquireError::Interrupted(interrupt) => io::Error::from(interrupt),
+        AcquireError::Closed => unreachable!("nobody closes it"),
+    })?;
+    let lent = lend(f);
+    drop(turn);
+    lent
 }
 
 type Outcome<R> = Result<R, Box<dyn Any + Send>>;

@@ -14,7 +14,7 @@
 //! A shutdown that unwinds the dhaga waits for what has begun, too. So use [`File`] for files: a read from a FIFO or a terminal
 //! may never end. [`net::Watched`](crate::net::Watched) is for those, and [`io`](crate::io) for the standard streams.
 //!
-//! An operation by a thread costs some 10 µs more than in place. So read and write in large pieces, by
+//! [`FILE_OPERATIONS_MAX`] operations are under way at once, and others wait for their turn. One by a thread costs some 10 µs more than in place. So read and write in large pieces, by
 //! [`BufReader`](std::io::BufReader) and [`BufWriter`](std::io::BufWriter) where they are small; [`read`] and [`write()`] of a
 //! whole file are one operation each.
 //!
@@ -45,7 +45,8 @@ mod options;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::blocking::lend;
+use crate::blocking::lend_in_turn;
+use crate::sync::Semaphore;
 
 pub use std::fs::{FileTimes, FileType, Metadata, Permissions};
 
@@ -53,10 +54,16 @@ pub use self::dir::{DirEntry, ReadDir, read_dir};
 pub use self::file::File;
 pub use self::options::{DirBuilder, OpenOptions};
 
+/// Operations on files that are under way at once, of all dhagas of the process; others wait for their turn. As many as keep a
+/// fast disk busy; more would wait in the kernel.
+pub const FILE_OPERATIONS_MAX: usize = 32;
+
+static OPERATIONS: Semaphore = Semaphore::new(FILE_OPERATIONS_MAX);
+
 /// Runs an operation that may borrow, as the table above says.
 #[track_caller]
 fn operate<R: Send>(operation: impl FnOnce() -> io::Result<R> + Send) -> io::Result<R> {
-    lend(operation)?
+    lend_in_turn(&OPERATIONS, operation)?
 }
 
 /// Functions of a path as std has them.

@@ -8,7 +8,14 @@ use std::path::Path;
 use std::process::{self, CommandArgs, CommandEnvs, ExitStatus, Output, Stdio};
 
 use super::child::Child;
-use crate::blocking::lend;
+use crate::blocking::lend_in_turn;
+use crate::sync::Semaphore;
+
+/// Children that are being started at once by dhagas. To start one keeps a processor busy for about a millisecond: more would
+/// only take the processors from each other, and from the workers.
+const STARTS_MAX: usize = 4;
+
+static STARTS: Semaphore = Semaphore::new(STARTS_MAX);
 
 /// Which program to run, and how. As [`std::process::Command`], but for what the [module](super) says.
 ///
@@ -80,7 +87,7 @@ impl Command {
     #[track_caller]
     pub fn spawn(&mut self) -> io::Result<Child> {
         let Self { std, kill_on_drop, .. } = self;
-        lend(|| Child::adopt(std.spawn()?, *kill_on_drop))?
+        lend_in_turn(&STARTS, || Child::adopt(std.spawn()?, *kill_on_drop))?
     }
 
     /// Runs the program to its end, and returns its status and what it wrote. The standard input is empty and the other two are
