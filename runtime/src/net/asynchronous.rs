@@ -147,6 +147,7 @@ mod bytes {
     #[expect(private_bounds, reason = "only the streams of this runtime can be polled")]
     impl<T: ByteStream> Async<T> {
         /// Reads into bytes that need not be initialised, whose first ones then are. Returns how many.
+        #[cfg_attr(not(feature = "hyper"), expect(dead_code, reason = "that bridge uses it"))]
         #[inline]
         pub(crate) fn poll_receive(
             &mut self,
