@@ -22,7 +22,7 @@ use crate::spawn::{JoinError, JoinHandle, detached, pair_for_pool};
 
 use self::pool::{POOL, Place};
 
-pub(crate) use self::lend::lend_in_turn;
+pub(crate) use self::lend::{Turns, lend_in_turn};
 pub use self::pool::{BLOCKING_KEEP_ALIVE, BLOCKING_QUEUED_MAX, BLOCKING_THREADS_MAX, BlockingStats};
 
 /// Runs `f` on a pool thread while the caller's dhaga is parked, so that its worker goes on with others. On a plain thread

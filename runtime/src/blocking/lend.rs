@@ -9,6 +9,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, Location, catch_unwind, resume_unwind};
 use std::sync::{Mutex, PoisonError};
 use std::thread::panicking;
+use std::time::Duration;
 
 use super::pool::{POOL, Place};
 use crate::around;
@@ -16,7 +17,7 @@ use crate::coroutine::Wake;
 use crate::interrupt::Interrupt;
 use crate::park::{self, WaitReason};
 use crate::spawn::{JoinHandle, pair_for_pool};
-use crate::sync::{AcquireError, Semaphore};
+use crate::sync::{AcquireTimeoutError, Semaphore, SemaphorePermit};
 
 /// Runs `f` on a thread of the pool while the caller's dhaga is parked; in place on a plain thread, and while the stack
 /// unwinds. A panic of `f` passes through.
@@ -63,8 +64,32 @@ fn lend<R: Send>(f: impl FnOnce() -> R + Send) -> io::Result<R> {
     }
 }
 
-/// As [`lend`], by not more at a time than there are permits. Threads of the pool that all want to run take the processors from
-/// each other, from the workers, and by the locks that they hold when they lose them: a few get as much done.
+/// How many at a time shall use the pool for one purpose. Threads that all want to run take the processors from each other, from
+/// the workers, and by the locks that they hold when they lose them: a few get as much done.
+///
+/// Not a limit, but an order: those who are under way may never end, as who opens a FIFO, and shall not keep out the others.
+pub(crate) struct Turns {
+    free: Semaphore,
+    patience: Duration,
+}
+
+impl Turns {
+    /// So many at a time, and others when they have waited for so long.
+    pub(crate) const fn new(count: usize, patience: Duration) -> Self {
+        Self { free: Semaphore::new(count), patience }
+    }
+
+    /// A turn; `None` for who has waited long enough.
+    fn take(&self) -> Result<Option<SemaphorePermit<'_>>, Interrupt> {
+        match self.free.acquire_timeout(self.patience) {
+            Ok(turn) => Ok(Some(turn)),
+            Err(AcquireTimeoutError::Interrupted(interrupt)) => Err(interrupt),
+            Err(AcquireTimeoutError::Timeout | AcquireTimeoutError::Closed) => Ok(None),
+        }
+    }
+}
+
+/// As [`lend`], when it is the caller's turn.
 ///
 /// # Errors
 ///
@@ -74,14 +99,11 @@ fn lend<R: Send>(f: impl FnOnce() -> R + Send) -> io::Result<R> {
 ///
 /// As [`lend`].
 #[track_caller]
-pub(crate) fn lend_in_turn<R: Send>(turns: &'static Semaphore, f: impl FnOnce() -> R + Send) -> io::Result<R> {
+pub(crate) fn lend_in_turn<R: Send>(turns: &Turns, f: impl FnOnce() -> R + Send) -> io::Result<R> {
     if !park::is_in_dhaga() || panicking() {
         return lend(f);
     }
-    let turn = turns.acquire().map_err(|error| match error {
-        AcquireError::Interrupted(interrupt) => io::Error::from(interrupt),
-        AcquireError::Closed => unreachable!("nobody closes it"),
-    })?;
+    let turn = turns.take()?;
     let lent = lend(f);
     drop(turn);
     lent

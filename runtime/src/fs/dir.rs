@@ -1,10 +1,10 @@
-//! The entries of a directory.
+//! The entries of a directory, and how one is made.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::fmt;
 use std::io;
-use std::os::unix::fs::DirEntryExt;
+use std::os::unix::fs::{DirBuilderExt, DirEntryExt};
 use std::path::{Path, PathBuf};
 
 use super::{FileType, Metadata, operate};
@@ -113,5 +113,40 @@ impl DirEntryExt for DirEntry {
 impl fmt::Debug for DirEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.entry.fmt(f)
+    }
+}
+
+/// How a directory is made. As [`std::fs::DirBuilder`], with [`DirBuilderExt`].
+#[derive(Debug)]
+pub struct DirBuilder(std::fs::DirBuilder);
+
+impl DirBuilder {
+    /// As [`std::fs::DirBuilder::new`].
+    #[expect(clippy::new_without_default, reason = "std's has none either")]
+    pub fn new() -> Self {
+        Self(std::fs::DirBuilder::new())
+    }
+
+    /// As [`std::fs::DirBuilder::recursive`].
+    pub fn recursive(&mut self, recursive: bool) -> &mut Self {
+        self.0.recursive(recursive);
+        self
+    }
+
+    /// As [`std::fs::DirBuilder::create`].
+    ///
+    /// # Errors
+    ///
+    /// Those of std, and those of the scope around it.
+    pub fn create(&self, path: impl AsRef<Path>) -> io::Result<()> {
+        let path = path.as_ref();
+        operate(|| self.0.create(path))
+    }
+}
+
+impl DirBuilderExt for DirBuilder {
+    fn mode(&mut self, mode: u32) -> &mut Self {
+        self.0.mode(mode);
+        self
     }
 }

@@ -1,15 +1,14 @@
-//! An open file.
+//! An open file, and how it is opened.
 
 use std::fmt;
 use std::io::{self, IoSlice, IoSliceMut, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::process::Stdio;
 use std::time::SystemTime;
 
 use super::cached::{self, Place};
-use super::options::OpenOptions;
 use super::{FileTimes, Metadata, Permissions, operate};
 
 /// Bytes of one piece of a read to the end: a deadline or cancel is looked at after each.
@@ -308,5 +307,52 @@ impl AsRawFd for File {
 impl fmt::Debug for File {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+/// How a file is opened. As [`std::fs::OpenOptions`], with [`OpenOptionsExt`].
+#[derive(Clone, Debug)]
+pub struct OpenOptions(std::fs::OpenOptions);
+
+/// Options that are on or off.
+macro_rules! switches {
+    ($($name:ident),+) => {$(
+        #[doc = concat!("As [`std::fs::OpenOptions::", stringify!($name), "`].")]
+        pub fn $name(&mut self, $name: bool) -> &mut Self {
+            self.0.$name($name);
+            self
+        }
+    )+};
+}
+
+impl OpenOptions {
+    /// As [`std::fs::OpenOptions::new`].
+    #[expect(clippy::new_without_default, reason = "std's has none either")]
+    pub fn new() -> Self {
+        Self(std::fs::OpenOptions::new())
+    }
+
+    switches!(read, write, append, truncate, create, create_new);
+
+    /// As [`std::fs::OpenOptions::open`]. Opening a FIFO waits for its other end, and nothing ends that wait.
+    ///
+    /// # Errors
+    ///
+    /// Those of std, and those of the scope around it.
+    pub fn open(&self, path: impl AsRef<Path>) -> io::Result<File> {
+        let path = path.as_ref();
+        operate(|| self.0.open(path)).map(File::from)
+    }
+}
+
+impl OpenOptionsExt for OpenOptions {
+    fn mode(&mut self, mode: u32) -> &mut Self {
+        self.0.mode(mode);
+        self
+    }
+
+    fn custom_flags(&mut self, flags: i32) -> &mut Self {
+        self.0.custom_flags(flags);
+        self
     }
 }

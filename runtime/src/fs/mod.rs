@@ -14,7 +14,7 @@
 //! A shutdown that unwinds the dhaga waits for what has begun, too. So use [`File`] for files: a read from a FIFO or a terminal
 //! may never end. [`net::Watched`](crate::net::Watched) is for those, and [`io`](crate::io) for the standard streams.
 //!
-//! [`FILE_OPERATIONS_MAX`] operations are under way at once, and others wait for their turn. One by a thread costs some 10 µs more than in place. So read and write in large pieces, by
+//! Of many, 32 are under way at once, and others wait for their turn, for 100 ms at most. An operation by a thread costs some 10 µs more than in place. So read and write in large pieces, by
 //! [`BufReader`](std::io::BufReader) and [`BufWriter`](std::io::BufWriter) where they are small; [`read`] and [`write()`] of a
 //! whole file are one operation each.
 //!
@@ -40,25 +40,24 @@
 mod cached;
 mod dir;
 mod file;
-mod options;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use crate::blocking::lend_in_turn;
-use crate::sync::Semaphore;
+use crate::blocking::{Turns, lend_in_turn};
 
 pub use std::fs::{FileTimes, FileType, Metadata, Permissions};
 
-pub use self::dir::{DirEntry, ReadDir, read_dir};
-pub use self::file::File;
-pub use self::options::{DirBuilder, OpenOptions};
+pub use self::dir::{DirBuilder, DirEntry, ReadDir, read_dir};
+pub use self::file::{File, OpenOptions};
 
-/// Operations on files that are under way at once, of all dhagas of the process; others wait for their turn. As many as keep a
-/// fast disk busy; more would wait in the kernel.
-pub const FILE_OPERATIONS_MAX: usize = 32;
+/// Operations on files that are under way at once, of all dhagas of the process: as many as keep a fast disk busy.
+const OPERATIONS_AT_ONCE: usize = 32;
+/// How long an operation waits for those that are under way, which may be of another disk, or never end.
+const OPERATION_PATIENCE: Duration = Duration::from_millis(100);
 
-static OPERATIONS: Semaphore = Semaphore::new(FILE_OPERATIONS_MAX);
+static OPERATIONS: Turns = Turns::new(OPERATIONS_AT_ONCE, OPERATION_PATIENCE);
 
 /// Runs an operation that may borrow, as the table above says.
 #[track_caller]

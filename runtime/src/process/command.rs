@@ -6,16 +6,17 @@ use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{self, CommandArgs, CommandEnvs, ExitStatus, Output, Stdio};
+use std::time::Duration;
 
 use super::child::Child;
-use crate::blocking::lend_in_turn;
-use crate::sync::Semaphore;
+use crate::blocking::{Turns, lend_in_turn};
 
-/// Children that are being started at once by dhagas. To start one keeps a processor busy for about a millisecond: more would
-/// only take the processors from each other, and from the workers.
-const STARTS_MAX: usize = 4;
+/// Children that dhagas start at once. To start one keeps a processor busy for about a millisecond.
+const STARTS_AT_ONCE: usize = 4;
+/// How long a start waits for those that are under way, which may hang: a program on a file system that does not answer.
+const START_PATIENCE: Duration = Duration::from_secs(1);
 
-static STARTS: Semaphore = Semaphore::new(STARTS_MAX);
+static STARTS: Turns = Turns::new(STARTS_AT_ONCE, START_PATIENCE);
 
 /// Which program to run, and how. As [`std::process::Command`], but for what the [module](super) says.
 ///
@@ -76,7 +77,7 @@ impl Command {
 
     /// Starts the program, which inherits the three standard streams unless they were set.
     ///
-    /// It is made by a thread of the [`blocking`](crate::blocking) pool, while a dhaga parks. Once that has begun it goes to its end, which
+    /// It is made by a thread of the [`blocking`](crate::blocking) pool, while a dhaga parks; of many, four at a time. Once that has begun it goes to its end, which
     /// takes about a millisecond: a deadline that passes meanwhile is one for the next wait, and no child is lost. If the
     /// dhaga is unwound by a shutdown just then, the child is as one that is dropped.
     ///

@@ -285,6 +285,28 @@ fn is_in_a_read() -> bool {
 }
 
 #[test]
+fn operations_that_never_end_keep_out_no_others() {
+    /// More than go at once.
+    const OPENS: usize = 40;
+    child::succeeds(child::name_of!(operations_that_never_end_keep_out_no_others), || {
+        let slow = Slow::new();
+        let opens = (0..OPENS).map(|_| {
+            let path = slow.path.clone();
+            dhaga::spawn(move || File::open(path).map(drop))
+        });
+        let opens = opens.collect::<Vec<_>>();
+        while dhaga::blocking_pool().stats().threads < OPENS {
+            thread::yield_now();
+        }
+        let other = dhaga::spawn(|| fs::read("/proc/self/stat"));
+        assert!(!other.join().expect("it ends well").expect("it is read").is_empty());
+        assert!(opens.iter().all(|open| !open.is_finished()), "nobody writes");
+        let _writer = std::fs::OpenOptions::new().write(true).open(&slow.path).expect("there are readers");
+        opens.into_iter().for_each(|open| open.join().expect("it ends well").expect("it is opened"));
+    });
+}
+
+#[test]
 fn the_scope_is_looked_at_before_an_operation_begins() {
     everywhere(|| {
         let folder = Folder::new();
