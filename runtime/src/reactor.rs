@@ -240,15 +240,22 @@ impl<W: Copy + PartialEq> Readiness<W> {
         drop(callback);
     }
 
-    /// Queues a waiter, unless the direction became ready meanwhile. Returns whether it was queued.
+    /// Queues a waiter, unless the direction became ready meanwhile, or its reactor has gone. Returns whether it was queued.
     pub(crate) fn enqueue(&self, direction: Direction, waiter: W) -> bool {
         let mut waiters = self.lock();
-        if self.look().is_ready(direction) {
+        if !self.is_awaited(direction) {
             return false;
         }
         waiters.queue(direction).push(waiter);
         self.has_waiters(direction).store(true, Relaxed);
         true
+    }
+
+    /// Whether an event will tell of this direction. Asked under the lock, by which whoever orphans it finds who waits.
+    #[inline(always)]
+    fn is_awaited(&self, direction: Direction) -> bool {
+        let seen = self.look();
+        seen.is_registered() && !seen.is_ready(direction)
     }
 
     fn pop(&self, waiters: &mut Waiters<W>, direction: Direction) -> Option<W> {
@@ -496,6 +503,18 @@ mod tests {
         reactor().register(-1, &readiness).expect_err("no descriptor has this number");
         let seen = readiness.look();
         assert!(!seen.is_registered() && seen.is_ready(Direction::Read) && seen.is_ready(Direction::Write));
+    }
+
+    #[test]
+    fn nobody_waits_for_a_source_whose_reactor_has_gone() {
+        let readiness = super::Readiness::<u32>::default();
+        readiness.begin();
+        // Here somebody looks, and finds it registered.
+        readiness.orphan(&mut |_| panic!("nobody waits yet"));
+        readiness.clear_blocked(readiness.look(), Direction::Read);
+        let waker = WakerRef::Own(std::task::Waker::noop());
+        assert!(!readiness.leave_word(&mut None, Direction::Read, waker), "no event would wake it");
+        assert!(!readiness.enqueue(Direction::Read, 1), "no event would wake it");
     }
 
     #[test]

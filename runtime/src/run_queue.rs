@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::fork;
@@ -37,7 +37,8 @@ pub(crate) enum Message {
 }
 
 /// The one door by which other threads reach a worker. Leaked once and reused by later workers, so that a handle to a
-/// dhaga is two words to copy and never dangles; a message for a worker that has gone is at worst a spurious wake.
+/// dhaga is two words to copy and never dangles; a wake for a worker that has gone is at worst a spurious one, and other messages
+/// name what no later worker has.
 pub(crate) struct Injector {
     /// Tells injectors apart; never 0.
     pub(crate) number: u16,
@@ -48,6 +49,8 @@ pub(crate) struct Injector {
     live: AtomicUsize,
     /// Dhagas sent to this worker that it has not seen yet.
     inbound: AtomicUsize,
+    /// Alarms that this worker, and those before it, have set. Written by it alone.
+    alarms: AtomicU32,
 }
 
 /// What rouses a worker from its poll, and takes its sources out of the kernel's interest list.
@@ -115,6 +118,7 @@ impl Injector {
             doorbell: Mutex::new(None),
             live: AtomicUsize::new(0),
             inbound: AtomicUsize::new(0),
+            alarms: AtomicU32::new(0),
         }
     }
 
@@ -205,6 +209,14 @@ impl Injector {
 
     pub(crate) fn set_live(&self, count: usize) {
         self.live.store(count, Ordering::Relaxed);
+    }
+
+    /// Counts an alarm. The number goes on where the worker before this one has stopped: one of its alarms, which may outlive
+    /// it, must not be taken for one of this worker.
+    pub(crate) fn number_alarm(&self) -> u32 {
+        let number = self.alarms.load(Ordering::Relaxed).wrapping_add(1);
+        self.alarms.store(number, Ordering::Relaxed);
+        number
     }
 }
 

@@ -104,6 +104,43 @@ fn vectored_calls_fill_and_take_several_buffers() {
     });
 }
 
+/// The kernel takes 1024 slices at once. What it left is neither a full socket nor an empty one.
+#[test]
+fn vectored_calls_of_more_slices_than_the_kernel_takes_go_on() {
+    const SLICES: usize = 2500;
+    in_dhagas(|| {
+        let (near, far) = connected();
+        let (mut near, mut far) = (Async::new(near), Async::new(far));
+        let data = pattern(SLICES);
+        dhaga::block_on(async {
+            // Who has never waited tries in any case.
+            let (mut there, mut back) = ([0; 1], [0; 1]);
+            let echo = async {
+                far.read_exact(&mut there).await?;
+                far.write_all(&there).await
+            };
+            let ask = async {
+                near.write_all(b"?").await?;
+                near.read_exact(&mut back).await
+            };
+            let (echoed, asked) = join(echo, ask).await;
+            echoed.and(asked).expect("nothing fails");
+
+            let mut written = 0;
+            while written < SLICES {
+                let slices: Vec<_> = data[written..].chunks(1).map(IoSlice::new).collect();
+                written += near.write_vectored(&slices).await.expect("it has room");
+            }
+            let (mut received, mut read) = ([0; SLICES], 0);
+            while read < SLICES {
+                let mut slices: Vec<_> = received[read..].chunks_mut(1).map(IoSliceMut::new).collect();
+                read += far.read_vectored(&mut slices).await.expect("something was written");
+            }
+            assert!(received == *data, "bytes are lost or out of order");
+        });
+    });
+}
+
 /// Each future of it has a waker of its own, which is not ours.
 #[test]
 fn many_sockets_in_one_dhaga_are_each_woken_by_their_own_waker() {

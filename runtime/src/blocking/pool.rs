@@ -242,13 +242,7 @@ impl Pool {
         let forgiven = added.min(state.owed);
         state.owed += before.saturating_sub(count);
         state.owed -= forgiven;
-        let mut spare = Vec::new();
-        while spare.len() < state.owed {
-            let Ok(permit) = self.room.try_acquire() else { break };
-            spare.push(permit);
-        }
-        state.owed -= spare.len();
-        spare.into_iter().for_each(std::mem::forget);
+        state.owed -= self.room.forget_permits(state.owed);
         drop(state);
         self.room.add_permits(added - forgiven);
     }

@@ -161,10 +161,15 @@ impl Read for &File {
 
     fn read_to_string(&mut self, text: &mut String) -> io::Result<usize> {
         let mut bytes = Vec::new();
-        self.read_to_end(&mut bytes)?;
-        let read = std::str::from_utf8(&bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-        text.push_str(read);
-        Ok(read.len())
+        let read = self.read_to_end(&mut bytes);
+        match std::str::from_utf8(&bytes) {
+            // Also what was read before an error, as in std.
+            Ok(new) => {
+                text.push_str(new);
+                read
+            }
+            Err(error) => read.and(Err(io::Error::new(io::ErrorKind::InvalidData, error))),
+        }
     }
 }
 

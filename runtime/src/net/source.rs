@@ -386,6 +386,16 @@ impl<S: AsFd> Source<S> {
     }
 
     fn register(&self, worker: &Worker) -> io::Result<()> {
+        let registered = self.try_to_register(worker);
+        if registered.is_err() {
+            // Whoever has looked meanwhile took it for registered, and may wait for an event of it.
+            self.rouse(Direction::Read);
+            self.rouse(Direction::Write);
+        }
+        registered
+    }
+
+    fn try_to_register(&self, worker: &Worker) -> io::Result<()> {
         // The user's code, if it is a type of theirs, and so before the lock.
         let descriptor = self.socket.as_fd().as_raw_fd();
         let Registration { readiness, home } = &self.registration;

@@ -64,11 +64,11 @@ impl Places {
 
 impl<W: Copy + PartialEq> Readiness<W> {
     /// Has a waker woken at the next event, instead of the one that was there. Returns false if the direction became ready
-    /// meanwhile. The key is the handle's for this direction, to be given up with [`Readiness::give_up`].
+    /// meanwhile, or its reactor has gone. The key is the handle's for this direction, to be given up with [`Readiness::give_up`].
     #[inline]
     pub(crate) fn leave_word(&self, key: &mut Option<usize>, direction: Direction, waker: WakerRef<'_>) -> bool {
         let mut waiters = self.lock();
-        if self.look().is_ready(direction) {
+        if !self.is_awaited(direction) {
             return false;
         }
         let place = waiters.queue(direction).futures.place(key);

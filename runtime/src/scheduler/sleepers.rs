@@ -18,7 +18,6 @@ const SLEEPER: u32 = 1 << 31;
 #[derive(Default)]
 pub(super) struct Sleepers {
     entries: Slab<Sleeper>,
-    last_generation: u32,
 }
 
 struct Sleeper {
@@ -28,11 +27,10 @@ struct Sleeper {
 }
 
 impl Sleepers {
-    fn next_id(&mut self) -> TaskId {
-        self.last_generation = self.last_generation.wrapping_add(1);
+    fn next_id(&self, generation: u32) -> TaskId {
         let slot = u32::try_from(self.entries.vacant_key()).expect("memory ends before four billion timers");
         debug_assert!(slot < SLEEPER, "memory ends before two billion timers");
-        TaskId { slot: slot | SLEEPER, generation: self.last_generation }
+        TaskId { slot: slot | SLEEPER, generation }
     }
 
     fn get_mut(&mut self, id: TaskId) -> Option<&mut Sleeper> {
@@ -74,7 +72,7 @@ impl Worker {
     pub(crate) fn set_alarm(&self, at: Instant, waker: WakerRef<'_>) -> Alarm {
         let waker = waker.keep();
         let mut sleepers = self.sleepers.borrow_mut();
-        let id = sleepers.next_id();
+        let id = sleepers.next_id(self.injector.number_alarm());
         let timer = self.timers.borrow_mut().arm(at, id);
         sleepers.entries.insert(Sleeper { generation: id.generation, timer, waker });
         Alarm { injector: self.injector, id, at }

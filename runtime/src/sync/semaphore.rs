@@ -180,6 +180,14 @@ impl Semaphore {
         self.give(count);
     }
 
+    /// Takes free permits away, for good: so many, or as many as there are. Returns how many.
+    pub(crate) fn forget_permits(&self, count: usize) -> usize {
+        let mut state = self.state.lock();
+        let taken = count.min(state.permits);
+        state.permits -= taken;
+        taken
+    }
+
     /// How many permits are free.
     pub fn available_permits(&self) -> usize {
         self.state.lock().permits

@@ -249,6 +249,22 @@ fn over_the_limit_the_caller_waits_for_room() {
 }
 
 #[test]
+fn a_limit_that_was_as_good_as_none_is_lowered_at_once() {
+    child::succeeds(child::name_of!(a_limit_that_was_as_good_as_none_is_lowered_at_once), || {
+        let pool = dhaga::blocking_pool();
+        pool.set_queued_max(usize::MAX);
+        assert_eq!(dhaga::spawn_blocking(|| 1).join().expect("it ran"), 1);
+        pool.set_queued_max(1);
+        let jam = Jam::new(1);
+        let first = dhaga::spawn_blocking(|| 2);
+        let second = dhaga::within(Duration::from_millis(5), || dhaga::spawn_blocking(|| 3));
+        assert!(matches!(second.join(), Err(JoinError::NeverRan)), "there was no room to the end of the scope");
+        drop(jam);
+        assert_eq!(first.join().expect("it ran"), 2);
+    });
+}
+
+#[test]
 fn more_threads_take_up_what_waits_and_fewer_end() {
     child::succeeds(child::name_of!(more_threads_take_up_what_waits_and_fewer_end), || {
         let pool = dhaga::blocking_pool();

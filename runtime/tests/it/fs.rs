@@ -1,6 +1,7 @@
 //! Files: the same results as std's, and no worker held up.
 
-use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write, pipe};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -566,7 +567,7 @@ fn no_descriptor_is_left() {
             let file = File::open(&path).expect("it is there");
             let twin = file.try_clone().expect("a descriptor");
             assert!(fs::read_dir(path.parent().expect("it has one")).expect("readable").count() >= 1);
-            drop(std::os::fd::OwnedFd::from(twin));
+            drop(OwnedFd::from(twin));
             drop(std::fs::File::from(file));
             let copy = path.with_extension(next.fetch_add(1, Ordering::Relaxed).to_string());
             fs::copy(&path, &copy).expect("it is copied");
@@ -596,5 +597,31 @@ fn a_deadline_between_two_pieces_ends_a_long_read() {
             Some(Interrupt::DeadlineExceeded { .. })
         ));
         assert_eq!(bytes.len() % (1 << 20), 0, "what was read is there");
+    });
+}
+
+/// A deadline between two pieces of a long read is such an error.
+#[test]
+fn what_was_read_of_a_text_before_an_error_is_not_lost() {
+    fn check(bytes: &[u8]) {
+        let read = |reader: &mut dyn Read| {
+            let mut text = "before ".to_owned();
+            let error = reader.read_to_string(&mut text).map_err(|error| error.kind());
+            (error, text)
+        };
+        let pipe = || {
+            let (reader, mut writer) = pipe().expect("a test can make a pipe");
+            rustix::io::ioctl_fionbio(&reader, true).expect("it has the mode");
+            writer.write_all(bytes).expect("it has room");
+            (OwnedFd::from(reader), writer)
+        };
+        let (theirs, _open) = pipe();
+        let (ours, _open_too) = pipe();
+        assert_eq!(read(&mut File::from(ours)), read(&mut std::fs::File::from(theirs)));
+    }
+    everywhere(|| {
+        check(b"half");
+        check(b"");
+        check(b"half \xff");
     });
 }

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread, ThreadId};
 use std::time::Duration;
 
-use dhaga::future::JoinFuture;
+use dhaga::future::{JoinFuture, Sleep, sleep};
 use dhaga::sync::oneshot::{self, RecvError};
 use dhaga::{Interrupt, JoinError, Runtime, block_on, try_block_on, with_deadline, within};
 
@@ -648,5 +648,42 @@ fn a_future_may_move_from_one_waiter_to_the_next() {
         let future = future.into_inner().expect("nobody panicked");
         let second = dhaga::blocking(|| execute(future)).expect("the executor ends well");
         assert_eq!(second.expect("it ends well"), 7);
+    });
+}
+
+/// Workers come and go, and the door by which other threads reach one goes on to the next: what comes late, for a worker that
+/// has ended, concerns nobody.
+#[test]
+fn a_sleep_that_outlives_its_worker_disarms_and_redirects_no_other() {
+    const ROUNDS: usize = 8;
+    const LONG: Duration = Duration::from_secs(3600);
+    fn polled_once(mut sleep: Sleep) -> Sleep {
+        assert!(poll_with(&mut sleep, &Bell::new()).is_pending());
+        sleep
+    }
+    fn check(deal_with: fn(Sleep)) {
+        for _ in 0..ROUNDS {
+            let runtime = Runtime::builder().workers(1).build().expect("a test can start a runtime");
+            let old = runtime.spawn(|| polled_once(sleep(LONG))).join().expect("it ends well");
+            runtime.shutdown(DEADLINE).expect("nothing is left");
+            // Until then its door is kept.
+            drop(runtime);
+            let runtime = Runtime::builder().workers(1).build().expect("a test can start a runtime");
+            let sleeper = runtime.spawn(move || {
+                let mut new = pin!(sleep(SHORT));
+                let mut old = Some(old);
+                block_on(poll_fn(|context| {
+                    let polled = new.as_mut().poll(context);
+                    old.take().into_iter().for_each(deal_with);
+                    polled
+                }));
+            });
+            sleeper.join().expect("it ends well");
+            runtime.shutdown(DEADLINE).expect("nothing is left");
+        }
+    }
+    within_deadline(DEADLINE, || {
+        check(drop);
+        check(|old| drop(polled_once(old)));
     });
 }

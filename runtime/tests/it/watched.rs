@@ -205,3 +205,35 @@ fn it_is_an_event_of_select() {
         drop(never);
     });
 }
+
+/// Who comes while the registration fails takes the descriptor for registered, and waits for an event of it.
+#[test]
+fn a_watch_that_is_refused_leaves_nobody_waiting() {
+    const ROUNDS: usize = 100_000;
+    /// Both begin each round at the same time, as nearly as it goes.
+    fn wait_in_vain(rounds: &[Watched<Arc<std::fs::File>>], begun: &AtomicUsize) {
+        for (round, watched) in rounds.iter().enumerate() {
+            begun.fetch_add(1, Ordering::SeqCst);
+            while begun.load(Ordering::SeqCst) < 2 * (round + 1) {
+                std::thread::yield_now();
+            }
+            let refused = watched.read_with(|_| Err::<(), _>(ErrorKind::WouldBlock.into()));
+            assert_eq!(refused.map_err(|error| error.kind()), Err(ErrorKind::PermissionDenied));
+        }
+    }
+    within_deadline(DEADLINE, || {
+        let file = Arc::new(std::fs::File::open("/proc/self/exe").expect("it is there"));
+        let rounds: Vec<_> = (0..ROUNDS).map(|_| Watched::with_mode_as_is(file.clone())).collect();
+        let shared = Arc::new((rounds, AtomicUsize::new(0)));
+        let both = [0, 1].map(|_| {
+            let runtime = Runtime::builder().workers(1).build().expect("a test can start a runtime");
+            let shared = shared.clone();
+            let one = runtime.spawn(move || wait_in_vain(&shared.0, &shared.1));
+            (runtime, one)
+        });
+        for (runtime, one) in both {
+            one.join().expect("it ends well");
+            runtime.shutdown(DEADLINE).expect("nothing is left");
+        }
+    });
+}
