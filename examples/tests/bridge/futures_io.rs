@@ -104,6 +104,37 @@ fn vectored_calls_fill_and_take_several_buffers() {
     });
 }
 
+/// The kernel takes 1024 slices at once. What it leaves of others is no sign that the socket is full, or empty.
+#[test]
+fn more_slices_than_the_kernel_takes_do_not_stop_a_stream() {
+    const SLICES: usize = 1500;
+    in_dhagas(|| {
+        let (near, far) = connected();
+        let (mut near, mut far) = (Async::new(near), Async::new(far));
+        let passed = dhaga::within(DEADLINE / 6, || {
+            dhaga::try_block_on(async {
+                // Each has waited once, and makes no attempt from now on before an event has come.
+                let mut byte = [0];
+                let (read, written) = join(near.read_exact(&mut byte), far.write_all(b"x")).await;
+                read.and(written)?;
+                let (read, written) = join(far.read_exact(&mut byte), near.write_all(b"x")).await;
+                read.and(written)?;
+                let mut written = 0;
+                while written < SLICES {
+                    written += near.write_vectored(&vec![IoSlice::new(b"y"); SLICES - written]).await?;
+                }
+                let (mut bytes, mut read) = (vec![[0]; SLICES], 0);
+                while read < SLICES {
+                    let mut slices: Vec<_> = bytes[read..].iter_mut().map(|byte| IoSliceMut::new(byte)).collect();
+                    read += far.read_vectored(&mut slices).await?;
+                }
+                io::Result::Ok(bytes == vec![[b'y']; SLICES])
+            })
+        });
+        assert!(passed.expect("nobody waits for what is there").expect("nothing fails"));
+    });
+}
+
 /// Each future of it has a waker of its own, which is not ours.
 #[test]
 fn many_sockets_in_one_dhaga_are_each_woken_by_their_own_waker() {

@@ -142,6 +142,7 @@ mod bytes {
     use rustix::net::{RecvFlags, SendFlags, recv, send};
 
     use super::{Async, ByteStream};
+    use crate::net::face::len_at_once;
     use crate::reactor::Direction;
 
     #[expect(private_bounds, reason = "only the streams of this runtime can be polled")]
@@ -182,7 +183,7 @@ mod bytes {
             context: &mut Context<'_>,
             buffers: &mut [IoSliceMut<'_>],
         ) -> Poll<io::Result<usize>> {
-            let len = buffers.iter().map(|buffer| buffer.len()).sum();
+            let len = len_at_once(buffers.iter().map(|buffer| buffer.len()));
             let attempt = |socket: &T::Bare| Ok(readv(socket, buffers)?);
             let is_drained = |count: &usize| T::is_drained(*count, len);
             self.poll_io(Direction::Read, context, attempt, is_drained)
@@ -202,7 +203,7 @@ mod bytes {
             context: &mut Context<'_>,
             slices: &[IoSlice<'_>],
         ) -> Poll<io::Result<usize>> {
-            let len: usize = slices.iter().map(|slice| slice.len()).sum();
+            let len = len_at_once(slices.iter().map(|slice| slice.len()));
             let attempt = |socket: &T::Bare| Ok(writev(socket, slices)?);
             let is_full = |count: &usize| *count < len;
             self.poll_io(Direction::Write, context, attempt, is_full)
