@@ -78,7 +78,7 @@ fn serve(stream: TcpStream) -> Result<(), Box<dyn Error + Send + Sync>> {
 
 fn answer(request: Request<Incoming>) -> Result<Response<Body>, hyper::http::Error> {
     match (request.method(), request.uri().path()) {
-        (&Method::GET, "/") => Response::builder().header("content-type", "text/html").body(full(PAGE)),
+        (&Method::GET | &Method::HEAD, "/") => Response::builder().header("content-type", "text/html").body(full(PAGE)),
         (&Method::GET, "/stream") => Ok(Response::new(Either::Right(stream()))),
         (&Method::POST, "/echo") => echo(request.into_body()),
         (&Method::GET, path) if path.starts_with("/sleep/") => match path["/sleep/".len()..].parse() {

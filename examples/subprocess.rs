@@ -5,11 +5,12 @@
 //! Ctrl-C asks those that run to end, and starts no more.
 
 use std::error::Error;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
+use dhaga::JoinError;
 use dhaga::process::{Child, Command, ExitStatus, Stdio};
 use dhaga::signal::{SignalKind, Signals};
 use dhaga::sync::{Semaphore, channel};
@@ -87,19 +88,39 @@ fn run(number: usize, command: &str, room: &Semaphore, limit: Duration, bar: &Pr
     // A group of its own: Ctrl-C does not reach it, and what we send reaches all that it starts.
     command_line.args(["-c", command]).stdin(Stdio::null()).process_group(0).kill_on_drop(true);
     let mut child = command_line.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-    dhaga::scope(|s| {
-        // What it says while it ends is shown, too.
-        s.spawn(|| dhaga::uncancellable(|| show(number, stdout.expect("it is piped"), bar)));
-        s.spawn(|| dhaga::uncancellable(|| show(number, stderr.expect("it is piped"), bar)));
-        dhaga::within(limit, || child.wait()).or_else(|_| dhaga::uncancellable(|| end(&mut child)))
+    let (stdout, stderr) = (child.stdout.take().expect("it is piped"), child.stderr.take().expect("it is piped"));
+    let bar = bar.clone();
+    // Not in the scope that is cancelled: what the command says while it ends is shown, too.
+    let shown = dhaga::spawn(move || {
+        dhaga::scope(|s| {
+            let of_stdout = s.spawn(|| show(number, stdout, &bar));
+            show(number, stderr, &bar).and(of_stdout.join().unwrap_or(Ok(())))
+        })
+    });
+    // Its end is asked for after that of the pipes: until then nobody else gets the number of its group.
+    let begun = dhaga::within(limit, || match shown.join() {
+        Err(JoinError::Stopped(_, shown)) => Err(shown),
+        _ => Ok(child.wait()),
+    });
+    dhaga::uncancellable(|| match begun {
+        Ok(Ok(status)) => Ok(status),
+        Ok(Err(_)) => end(&mut child),
+        Err(shown) => {
+            let status = end(&mut child);
+            // Who has left the group lives on, and may keep the pipes for ever.
+            if let Err(JoinError::Stopped(_, shown)) = dhaga::within(GRACE, || shown.join()) {
+                shown.cancel();
+            }
+            status
+        }
     })
 }
 
 fn show(number: usize, pipe: impl Read, bar: &ProgressBar) -> io::Result<()> {
     let (mut reader, mut line) = (BufReader::new(pipe), Vec::new());
     while reader.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line)? > 0 {
-        bar.suspend(|| println!("{number}> {}", String::from_utf8_lossy(&line).trim_end()));
+        let text = String::from_utf8_lossy(&line);
+        bar.suspend(|| writeln!(io::stdout(), "{number}> {}", text.trim_end()))?;
         line.clear();
     }
     Ok(())

@@ -9,6 +9,7 @@
 //! a frame allocates nothing and locks nothing.
 
 use std::cell::{Cell, OnceCell};
+use std::io::{self, Write};
 use std::marker::PhantomPinned;
 use std::ptr;
 use std::sync::Arc;
@@ -135,7 +136,9 @@ impl Drop for Leave<'_> {
 /// that is a coroutine of another library.
 #[cold]
 pub(crate) fn abort_out_of_order() -> ! {
-    eprintln!(
+    // Not by `eprintln`, which unwinds if nobody reads: the caller's frame would stay linked when it is gone.
+    let _ = writeln!(
+        io::stderr(),
         "
 a `within`, `scope`, `uncancellable` or context value ended out of order: a coroutine of another library was switched away \
          from inside of it, and code outside went on. Let none be entered there and left elsewhere: aborting"

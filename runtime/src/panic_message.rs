@@ -1,5 +1,6 @@
 //! Says in which dhaga a panic happens: std's message knows the worker's thread only.
 
+use std::io::{self, Write};
 use std::panic;
 use std::sync::Once;
 use std::thread;
@@ -21,7 +22,8 @@ pub(crate) fn name_dhagas() {
                 && let Some(head) = task.head()
             {
                 let label = head.label();
-                eprintln!("\nin dhaga {:?} spawned at {}:", label.display_name(), label.site);
+                // Who reads may have gone, and a panic in here would end the process: std's own message is not missed either.
+                let _ = writeln!(io::stderr(), "\nin dhaga {:?} spawned at {}:", label.display_name(), label.site);
             }
             print(info);
         }));

@@ -5,7 +5,7 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::ExitStatus;
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::run::{Example, Running};
 
@@ -216,6 +216,21 @@ fn subprocess_shows_the_lines_of_each_command_and_what_became_of_it() {
     assert_eq!(lines, ["1: exit status: 0", "2: exit status: 7", "3: signal: 9 (SIGKILL)"]);
     let (status, _, stderr) = Example::output("subprocess", &["true", "true"], CALL_TIMEOUT);
     assert!(status.success(), "{stderr}");
+}
+
+/// What a command leaves behind has its pipes.
+#[test]
+fn subprocess_waits_no_longer_for_what_a_command_has_started_than_for_itself() {
+    let in_its_group = "sleep 30 & echo one";
+    let elsewhere = "setsid sh -c 'echo two; sleep 30' & sleep 0.1; exit 3";
+    let begun = Instant::now();
+    let (_, stdout, stderr) = Example::output("subprocess", &["--limit-s", "1", in_its_group, elsewhere], CALL_TIMEOUT);
+    assert!(begun.elapsed() < Duration::from_secs(15), "{stdout}{stderr}");
+    for (text, line) in
+        [(&stdout, "1> one"), (&stdout, "2> two"), (&stderr, "1: exit status: 0"), (&stderr, "2: exit status: 3")]
+    {
+        assert!(text.lines().any(|other| other == line), "{line}: {stdout}{stderr}");
+    }
 }
 
 #[test]

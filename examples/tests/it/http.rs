@@ -22,6 +22,7 @@ fn the_web_server_answers_each_of_its_routes() {
     check("GET", "/sleep/x", "", ("HTTP/1.1 400 Bad Request", "/sleep/MS takes milliseconds, 60000 at most\n"));
     let (status, page) = ask(&address, "GET", "/", "");
     assert!(status == "HTTP/1.1 200 OK" && page.contains("<h1>Hello from a dhaga</h1>"), "{status}: {page}");
+    check("HEAD", "/", "", ("HTTP/1.1 200 OK", ""));
     let (_, stream) = ask(&address, "GET", "/stream", "");
     // In chunks, a line in each.
     assert!((1..=10).all(|number| stream.contains(&format!("line {number} of 10\n"))), "{stream}");
@@ -64,6 +65,24 @@ fn the_web_client_fetches_what_comes_in_time() {
     assert!(has("https://127.0.0.1/", "only http:// is fetched here"), "{stdout}{stderr}");
     let (status, stdout, stderr) = Example::output("http_client", &["--at-once", "1", &urls[0], &urls[0]], RUN_TIMEOUT);
     assert!(status.success() && stdout.lines().count() == 2, "{stdout}{stderr}");
+}
+
+#[test]
+fn what_the_web_client_has_no_time_for_is_told_as_such() {
+    let (_server, address) = server();
+    let args: Vec<_> = ["--timeout-ms", "500", "--at-once", "100"].map(String::from).into();
+    let urls = vec![format!("http://{address}/sleep/60000"); 100];
+    let (_, stdout, stderr) = Example::output("http_client", &[args, urls].concat(), RUN_TIMEOUT);
+    let late = stdout.lines().filter(|line| line.contains(": the deadline set at ")).count();
+    assert_eq!(late, 100, "{stdout}{stderr}");
+}
+
+#[test]
+fn the_web_client_takes_a_number_of_ipv6_out_of_its_brackets() {
+    let mut server = Example::start("http_hello", &["--addr", "[::1]:0", "--workers", "1"]);
+    let url = format!("http://{}/", server.address());
+    let (status, stdout, stderr) = Example::output("http_client", &[url], RUN_TIMEOUT);
+    assert!(status.success(), "{stdout}{stderr}");
 }
 
 #[test]

@@ -53,7 +53,7 @@ pub(crate) fn expand(service: &Service) -> TokenStream {
 }
 
 fn method(method: &Method) -> TokenStream {
-    let Method { ident, docs, name, arguments, outcome, options } = method;
+    let Method { ident, attributes, conditions, name, arguments, outcome, options } = method;
     let parameters = arguments.iter().map(|Argument { ident, ty, .. }| quote!(#ident: #ty));
     let sent = arguments.iter().map(|Argument { ident, form, .. }| match form {
         Form::Bytes => quote!(::dhaga_rpc::__private::Bytes::new(&#ident)),
@@ -81,7 +81,8 @@ fn method(method: &Method) -> TokenStream {
         }
     };
     quote! {
-        #(#docs)*
+        #(#conditions)*
+        #(#attributes)*
         #[allow(dead_code, clippy::too_many_arguments)]
         pub fn #ident(&self, #(#parameters),*) -> ::core::result::Result<#returned> {
             #call

@@ -3,13 +3,13 @@
 use proc_macro2::TokenStream;
 use quote::quote;
 
-use crate::model::{Argument, Method, Outcome, Service};
+use crate::model::{Argument, Method, Outcome, Service, unraw};
 
 pub(crate) fn expand(service: &Service) -> TokenStream {
     let name = service.name.clone().unwrap_or_else(|| service.ident.to_string());
-    let methods = service.methods.iter().map(|Method { name, arguments, outcome, options, .. }| {
+    let methods = service.methods.iter().map(|Method { conditions, name, arguments, outcome, options, .. }| {
         let arguments = arguments.iter().map(|Argument { ident, ty, .. }| {
-            let (name, ty) = (ident.to_string(), text(ty));
+            let (name, ty) = (unraw(ident), text(ty));
             quote!((#name, #ty))
         });
         let outcome = match outcome {
@@ -21,6 +21,7 @@ pub(crate) fn expand(service: &Service) -> TokenStream {
         };
         let is_idempotent = options.is_idempotent;
         quote! {
+            #(#conditions)*
             ::dhaga_rpc::__private::method_description(#name, &[#(#arguments),*], #outcome, #is_idempotent)
         }
     });

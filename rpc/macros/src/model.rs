@@ -22,7 +22,10 @@ pub(crate) struct Service {
 
 pub(crate) struct Method {
     pub(crate) ident: Ident,
-    pub(crate) docs: Vec<Attribute>,
+    /// What the client's method has, too: documentation, and what the compiler is told of its use.
+    pub(crate) attributes: Vec<Attribute>,
+    /// When it is there.
+    pub(crate) conditions: Vec<Attribute>,
     /// On the wire.
     pub(crate) name: String,
     pub(crate) arguments: Vec<Argument>,
@@ -132,7 +135,8 @@ impl Method {
         }
         let own_name = options.name.clone().unwrap_or_else(|| unraw(&ident));
         Ok(Self {
-            docs: function.attrs.iter().filter(|attribute| attribute.path().is_ident("doc")).cloned().collect(),
+            attributes: attributes_of(function, &["doc", "deprecated", "must_use"]),
+            conditions: attributes_of(function, &["cfg"]),
             name: service.map_or_else(|| own_name.clone(), |service| format!("{service}.{own_name}")),
             ident,
             arguments,
@@ -140,6 +144,11 @@ impl Method {
             options,
         })
     }
+}
+
+fn attributes_of(function: &TraitItemFn, names: &[&str]) -> Vec<Attribute> {
+    let is_named = |attribute: &&Attribute| names.iter().any(|name| attribute.path().is_ident(name));
+    function.attrs.iter().filter(is_named).cloned().collect()
 }
 
 fn check_signature(signature: &Signature) -> syn::Result<()> {
@@ -239,7 +248,8 @@ fn is_byte(ty: &Type) -> bool {
     matches!(ty, Type::Path(path) if path.path.is_ident("u8"))
 }
 
-fn unraw(ident: &Ident) -> String {
+/// The name without what sets it apart from a word of the language.
+pub(crate) fn unraw(ident: &Ident) -> String {
     let text = ident.to_string();
     text.strip_prefix("r#").map_or(text.clone(), str::to_owned)
 }

@@ -2,7 +2,7 @@
 //!
 //! Names that begin with two underscores stand beside the arguments, which the user names.
 
-use proc_macro2::TokenStream;
+use proc_macro2::{Ident, TokenStream};
 use quote::{format_ident, quote};
 
 use crate::model::{Argument, Form, Method, Outcome, Service};
@@ -12,7 +12,7 @@ pub(crate) fn expand(service: &Service) -> TokenStream {
     let server = format_ident!("{ident}Server");
     let about =
         format!("Serves a [`{ident}`]: give it to [`ServerBuilder::service`](::dhaga_rpc::ServerBuilder::service).");
-    let handlers = methods.iter().map(handler);
+    let handlers = methods.iter().map(|method| handler(ident, method));
     quote! {
         #[doc = #about]
         #[allow(dead_code)]
@@ -33,10 +33,11 @@ pub(crate) fn expand(service: &Service) -> TokenStream {
             }
         }
 
-        impl<T: #ident + ::core::marker::Send + ::core::marker::Sync + 'static> ::core::convert::From<#server<T>>
+        #[allow(deprecated)]
+        impl<__T: #ident + ::core::marker::Send + ::core::marker::Sync + 'static> ::core::convert::From<#server<__T>>
             for ::dhaga_rpc::Methods
         {
-            fn from(__server: #server<T>) -> Self {
+            fn from(__server: #server<__T>) -> Self {
                 let __methods = ::dhaga_rpc::Methods::new();
                 #(#handlers)*
                 __methods
@@ -45,8 +46,8 @@ pub(crate) fn expand(service: &Service) -> TokenStream {
     }
 }
 
-fn handler(method: &Method) -> TokenStream {
-    let Method { ident, name, arguments, outcome, .. } = method;
+fn handler(service: &Ident, method: &Method) -> TokenStream {
+    let Method { ident, conditions, name, arguments, outcome, .. } = method;
     let parameters = arguments.iter().map(|Argument { ident, ty, form }| match form {
         Form::Plain => quote!(#ident: #ty),
         Form::BorrowedText => quote!(#ident: ::std::string::String),
@@ -57,7 +58,8 @@ fn handler(method: &Method) -> TokenStream {
         Form::Bytes => quote!(::dhaga_rpc::__private::ByteBuf::into_vec(#ident)),
         Form::BorrowedText | Form::BorrowedBytes => quote!(&#ident),
     });
-    let run = quote!(__service.#ident(#(#given),*));
+    // In full: an `Arc` and a `T` may have methods of that name, too, `clone` above all.
+    let run = quote!(<__T as #service>::#ident(&*__service #(, #given)*));
     let run = match outcome {
         Outcome::Nothing => quote! {
             #run;
@@ -72,7 +74,9 @@ fn handler(method: &Method) -> TokenStream {
         }
     };
     quote! {
+        #(#conditions)*
         let __service = ::std::sync::Arc::clone(&__server.service);
+        #(#conditions)*
         let __methods = __methods.method(#name, move |#(#parameters),*| { #run });
     }
 }

@@ -214,3 +214,44 @@ fn what_cannot_be_a_service_does_not_compile() {
     cases.pass("tests/service/names_of_all_kinds.rs");
     cases.compile_fail("tests/service/refused_*.rs");
 }
+
+/// A type whose name the glue might want for itself.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub struct T(u32);
+
+#[dhaga_rpc::service]
+pub trait Names {
+    /// As a method that an `Arc` has.
+    fn clone(&self, r#type: u32) -> Result<T, String>;
+    #[cfg(not(test))]
+    fn absent(&self) -> Result<Nowhere, String>;
+    #[cfg(test)]
+    #[deprecated]
+    fn old(&self) -> Result<(), String>;
+}
+
+struct Named;
+
+impl Names for Named {
+    fn clone(&self, r#type: u32) -> Result<T, String> {
+        Ok(T(r#type))
+    }
+
+    fn old(&self) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_method_may_have_any_name_and_may_be_left_out_by_a_condition() {
+    within_deadline(|| {
+        let server = Server::builder().service(NamesServer::new(Named)).bind("127.0.0.1:0").expect("a port is free");
+        let client = NamesClient::connect(server.local_addr()).expect("the server listens");
+        assert_eq!(NamesClient::clone(&client, 7).expect("it succeeds"), T(7));
+        #[expect(deprecated, reason = "the client's method is as the trait says")]
+        client.old().expect("it succeeds");
+        let described: Vec<_> =
+            NamesClient::DESCRIPTION.methods.iter().map(|method| (method.name, method.arguments)).collect();
+        assert_eq!(described, [("clone", &[("type", "u32")][..]), ("old", &[])]);
+    });
+}

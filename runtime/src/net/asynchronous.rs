@@ -78,6 +78,7 @@ impl<T: Shared> Async<T> {
     }
 
     /// An attempt of a future in one direction.
+    #[cfg_attr(not(any(feature = "futures-io", feature = "hyper")), expect(dead_code, reason = "the bridges use it"))]
     #[inline]
     pub(super) fn poll_io<R>(
         &mut self,
@@ -87,6 +88,14 @@ impl<T: Shared> Async<T> {
         is_drained: impl Fn(&R) -> bool,
     ) -> Poll<io::Result<R>> {
         self.socket.source().poll_io(&mut self.place, direction, context, attempt, is_drained)
+    }
+
+    pub(super) fn poll_accept_by<R>(
+        &mut self,
+        context: &mut Context<'_>,
+        attempt: impl FnMut(&T::Bare) -> io::Result<R>,
+    ) -> Poll<io::Result<R>> {
+        self.socket.source().poll_accept(&mut self.place, context, attempt)
     }
 
     fn poll_ready(&mut self, direction: Direction, context: &mut Context<'_>) -> Poll<io::Result<()>> {

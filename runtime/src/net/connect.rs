@@ -134,9 +134,8 @@ impl Race {
     }
 
     fn run(mut self) -> io::Result<Stream> {
-        park::check_attempt()?;
         loop {
-            if let Some(stream) = self.begin_those_due() {
+            if let Some(stream) = self.begin_those_due()? {
                 return Ok(stream);
             }
             if self.under_way.is_empty() {
@@ -157,10 +156,13 @@ impl Race {
         self.under_way.is_empty() || self.has_room() && self.next <= park::now()
     }
 
-    /// Returns a connection that stands at once.
-    fn begin_those_due(&mut self) -> Option<Stream> {
+    /// Returns a connection that stands at once. Addresses to which there is no way fail at once, and may be thousands: between
+    /// them others have their turn, and the scope may end.
+    fn begin_those_due(&mut self) -> io::Result<Option<Stream>> {
         while self.is_next_due() {
-            let address = self.not_tried.next()?;
+            park::spend();
+            park::check_attempt()?;
+            let Some(address) = self.not_tried.next() else { break };
             match Attempt::begin(address) {
                 Ok(attempt) => {
                     self.next = attempt.began + CONNECT_ATTEMPT_DELAY;
@@ -169,10 +171,10 @@ impl Race {
                 Err(error) => self.failed.push((address, error)),
             }
             if let Some(stream) = self.settle() {
-                return Some(stream);
+                return Ok(Some(stream));
             }
         }
-        None
+        Ok(None)
     }
 
     /// Waits until one of the attempts has ended, or the next is due.
@@ -383,7 +385,7 @@ mod tests {
         let (_listener, address, _in_the_way) = silent();
         let mut race = Race::new(vec![address; CONNECT_ATTEMPTS_MAX + 2]);
         for _ in 0..CONNECT_ATTEMPTS_MAX + 5 {
-            assert!(race.begin_those_due().is_none());
+            assert!(race.begin_those_due().expect("nothing ends it").is_none());
             // As if the delay were over.
             race.next = park::now();
         }
@@ -392,7 +394,7 @@ mod tests {
         race.wait().expect("nothing interrupts it");
         assert!(race.settle().is_none());
         assert_eq!(race.failed.iter().map(|(_, error)| error.kind()).collect::<Vec<_>>(), [io::ErrorKind::TimedOut]);
-        assert!(race.begin_those_due().is_none());
+        assert!(race.begin_those_due().expect("nothing ends it").is_none());
         assert_eq!((race.under_way.len(), race.not_tried.len()), (CONNECT_ATTEMPTS_MAX, 1));
     }
 

@@ -365,7 +365,7 @@ macro_rules! listener {
                 if $crate::around::is_shutting_down() {
                     return std::task::Poll::Ready(Err(std::io::Error::other($crate::interrupt::ShuttingDown)));
                 }
-                self.poll_io($crate::reactor::Direction::Read, context, $accept, |_| false)
+                self.poll_accept_by(context, $accept)
             }
         }
 

@@ -191,24 +191,33 @@ impl<S: AsFd> Source<S> {
         if accepted.as_ref().is_err_and(is_shortage) && self.pause_in_shortage()? {
             accepted = self.io(manner, &mut attempt, |_| false);
         }
-        if accepted.is_ok() && self.shortages.load(Ordering::Relaxed) > 0 {
-            self.shortages.store(0, Ordering::Relaxed);
-        }
+        self.forget_shortages(&accepted);
         accepted
     }
 
     /// Counts a shortage. Returns whether it has paused, and another attempt is due.
     #[cold]
     fn pause_in_shortage(&self) -> Result<bool, Interrupt> {
-        let before = self.shortages.load(Ordering::Relaxed);
-        self.shortages.store(before.saturating_add(1), Ordering::Relaxed);
-        if before == 0 || self.is_nonblocking() {
+        let Some(pause) = self.count_shortage().filter(|_| !self.is_nonblocking()) else {
             return Ok(false);
-        }
+        };
         park::check()?;
-        let pause = SHORTAGE_PAUSE_MIN.saturating_mul(1 << (before - 1).min(16)).min(SHORTAGE_PAUSE_MAX);
         park::park_until(WaitReason::Accept, park::earliest(around::after(pause)));
         Ok(true)
+    }
+
+    /// Counts a shortage. Returns the pause before another attempt, unless it is the first in a row.
+    fn count_shortage(&self) -> Option<Duration> {
+        let before = self.shortages.load(Ordering::Relaxed);
+        self.shortages.store(before.saturating_add(1), Ordering::Relaxed);
+        let doublings = before.checked_sub(1)?.min(16);
+        Some(SHORTAGE_PAUSE_MIN.saturating_mul(1 << doublings).min(SHORTAGE_PAUSE_MAX))
+    }
+
+    fn forget_shortages<T>(&self, accepted: &io::Result<T>) {
+        if accepted.is_ok() && self.shortages.load(Ordering::Relaxed) > 0 {
+            self.shortages.store(0, Ordering::Relaxed);
+        }
     }
 
     /// As [`Source::io`] for what the kernel answers at once, whether the socket is ready or not: to write nothing, or to read

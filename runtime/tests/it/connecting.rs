@@ -4,8 +4,10 @@ use std::fs;
 use std::io::{self, ErrorKind, Read};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
-use std::thread;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
+use std::{iter, thread};
 
 use dhaga::net::{CONNECT_ATTEMPT_DELAY, ConnectError, TcpListener, TcpStream};
 use dhaga::{Interrupt, Runtime, within};
@@ -140,6 +142,32 @@ fn an_address_without_a_way_fails_as_in_std_and_tells_less_than_one_that_refuses
     });
 }
 
+/// As many as a name server likes to send. No attempt takes time, all of them together do.
+#[test]
+fn a_deadline_ends_attempts_that_fail_at_once_and_others_run_between_them() {
+    // TCP has no broadcast, which the kernel says before it sends anything.
+    let nowhere = vec![SocketAddr::from((Ipv4Addr::BROADCAST, 9)); 50_000];
+    let addresses = nowhere.clone();
+    everywhere(move || {
+        let error = within(Duration::from_millis(5), || error_of(&addresses));
+        assert!(is_deadline(&error), "{:?}", error.kind());
+    });
+    within_deadline(DEADLINE, || {
+        let runtime = Runtime::builder().workers(1).build().expect("a runtime");
+        let turns = runtime.spawn(move || {
+            let has_ended = AtomicBool::new(false);
+            dhaga::scope(|s| {
+                let yields = || iter::repeat_with(dhaga::yield_now).take_while(|()| !has_ended.load(Relaxed)).count();
+                let other = s.spawn(yields);
+                assert!(!is_deadline(&error_of(&nowhere)));
+                has_ended.store(true, Relaxed);
+                other.join().expect("it ends well")
+            })
+        });
+        assert!(turns.join().expect("it ends well") > 10);
+    });
+}
+
 #[test]
 fn a_listener_that_is_closed_by_another_dhaga_ends_who_connects_and_who_has_connected() {
     within_deadline(DEADLINE, || {
@@ -203,7 +231,7 @@ fn without_descriptors_a_connect_is_an_error_and_works_again_later() {
         let body = || {
             let (_listener, address) = listening();
             let before = descriptors();
-            let fillers: Vec<_> = std::iter::from_fn(|| fs::File::open("/dev/null").ok()).collect();
+            let fillers: Vec<_> = iter::from_fn(|| fs::File::open("/dev/null").ok()).collect();
             for addresses in [&[address][..], &[address, address]] {
                 let error = error_of(addresses);
                 assert_eq!(error.raw_os_error(), Some(libc::EMFILE), "{error}");

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
-use dhaga::net::{TcpListener, TcpStream, UnixListener, WorkerListeners, listen_on_each_worker};
+use dhaga::net::{Async, TcpListener, TcpStream, UnixListener, WorkerListeners, listen_on_each_worker};
 use dhaga::{Runtime, turn, within};
 use rustix::net::sockopt::ipv6_v6only;
 use rustix::net::{AddressFamily, SocketType, socket};
@@ -286,6 +286,36 @@ fn loops_of_accepts_live_on_without_descriptors_and_do_not_spin() {
         let before = descriptors();
         everywhere();
         assert_eq!(descriptors(), before);
+    });
+}
+
+#[test]
+fn futures_that_accept_live_on_without_descriptors_and_do_not_spin() {
+    child::succeeds(child::name_of!(futures_that_accept_live_on_without_descriptors_and_do_not_spin), || {
+        let runtime = runtime(1);
+        limit_descriptors();
+        // On a plain thread a dhaga of the default runtime registers the socket, which takes descriptors for its start.
+        dhaga::spawn(|| ()).join().expect("it ends well");
+        let body = || {
+            let listener = TcpListener::bind(ANY_PORT).expect("a port is free");
+            let address = listener.local_addr().expect("it is bound");
+            let mut listener = Async::new(listener);
+            let client = std::net::TcpStream::connect(address).expect("somebody listens");
+            dhaga::block_on(listener.accept()).expect("a client comes");
+            drop(client);
+            let connect = || Box::new(std::net::TcpStream::connect(address).expect("one is left")) as Box<dyn Read>;
+            lives_on(|| dhaga::block_on(listener.accept()).map(|(stream, _)| stream), connect);
+            // It counts anew, and a pause ends with the scope.
+            let (fillers, client) = (fill(1), connect());
+            assert!(dhaga::block_on(listener.accept()).is_err());
+            let shortages = async {
+                while listener.accept().await.is_err_and(|error| error.raw_os_error() == Some(libc::EMFILE)) {}
+            };
+            within(SHORT, || dhaga::try_block_on(shortages)).expect_err("it waits when its time is over");
+            drop((fillers, client));
+        };
+        thread::spawn(body).join().expect("it ends well");
+        runtime.spawn(body).join().expect("it ends well");
     });
 }
 

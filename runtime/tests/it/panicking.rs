@@ -42,6 +42,23 @@ pub fn while_panicking<R>(f: impl FnOnce() -> R) -> R {
     result.expect("the guard was dropped")
 }
 
+/// A daemon outlives whoever read its messages. To panic over that within a panic would be an abort.
+#[test]
+fn a_panic_of_which_nobody_can_read_ends_its_dhaga_only() {
+    let Some(mut command) =
+        child::command(child::name_of!(a_panic_of_which_nobody_can_read_ends_its_dhaga_only), || {
+            let ended = dhaga::spawn(|| panic!("on purpose")).join();
+            assert!(matches!(ended, Err(JoinError::Panicked(_))));
+        })
+    else {
+        return;
+    };
+    let (reader, unread) = io::pipe().expect("a test can make a pipe");
+    drop(reader);
+    let output = command.stderr(unread).output().expect("the test binary can be run again");
+    assert!(output.status.success(), "{output:?}");
+}
+
 #[test]
 fn waits_for_channels_are_refused_and_what_needs_no_wait_is_done() {
     everywhere(|| {

@@ -7,9 +7,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use super::{Source, flags_of, is_ready_in_kernel};
-use crate::future::JoinFuture;
+use super::{Source, flags_of, is_ready_in_kernel, is_shortage};
 use crate::future::word::Word;
+use crate::future::{JoinFuture, Sleep, sleep};
 use crate::park;
 use crate::reactor::{Direction, Readiness};
 use crate::scheduler::worker;
@@ -23,6 +23,8 @@ pub(crate) struct Place {
     words: [Word; 2],
     /// Registers the source for who polls on a plain thread, which has no reactor.
     registering: Option<JoinFuture<io::Result<()>>>,
+    /// What an accept waits for that has found no descriptor left.
+    pause: Option<Box<Sleep>>,
 }
 
 impl Drop for Place {
@@ -39,7 +41,7 @@ impl<S: AsFd> Source<S> {
     /// A place for the futures of a new handle.
     pub(crate) fn place(&self) -> Place {
         let readiness = self.registration.readiness.clone();
-        Place { readiness, keys: [None; 2], words: Default::default(), registering: None }
+        Place { readiness, keys: [None; 2], words: Default::default(), registering: None, pause: None }
     }
 }
 
@@ -70,6 +72,32 @@ impl<S: AsFd + Send + Sync + 'static> Source<S> {
             if word.left(context.waker(), |waker| readiness.leave_word(key, direction, waker)) {
                 return Poll::Pending;
             }
+        }
+    }
+
+    /// As [`Source::accept`], for a future.
+    pub(crate) fn poll_accept<T>(
+        self: &Arc<Self>,
+        place: &mut Place,
+        context: &mut Context<'_>,
+        mut attempt: impl FnMut(&S) -> io::Result<T>,
+    ) -> Poll<io::Result<T>> {
+        loop {
+            let has_paused = place.pause.is_some();
+            if let Some(pause) = &mut place.pause {
+                park::check_attempt()?;
+                ready!(Pin::new(&mut **pause).poll(context));
+                place.pause = None;
+            }
+            let accepted = ready!(self.poll_io(place, Direction::Read, context, &mut attempt, |_| false));
+            if !has_paused && accepted.as_ref().is_err_and(is_shortage) {
+                place.pause = self.count_shortage().map(|pause| Box::new(sleep(pause)));
+                if place.pause.is_some() {
+                    continue;
+                }
+            }
+            self.forget_shortages(&accepted);
+            return Poll::Ready(accepted);
         }
     }
 
