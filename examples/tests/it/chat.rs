@@ -259,7 +259,9 @@ fn a_stop_says_what_was_said_and_good_bye_to_all() {
             let enter = |number| Client::enter(address, &format!("c{number}"), "tea");
             let mut clients: Vec<_> = (0..CLIENTS).map(enter).collect();
             clients[0].say("the last words");
-            clients[0].hear_up_to("c0: the last words");
+            // When its next line is answered, that one was left for all.
+            clients[0].say("/msg c0 all are told");
+            clients[0].hear_up_to("c0 (to you): all are told");
             server.tell("nonsense");
             server.line("say `stats` or `stop`", TIMEOUT);
             server.tell("stop");
