@@ -34,6 +34,9 @@ type Body = Either<Full<Bytes>, Channel<Bytes>>;
 
 /// Bytes of a request's body at most. They are kept until it has come to its end.
 const ECHO_BYTES_MAX: usize = 16 << 20;
+/// How long a client may take to begin, and then for a body.
+const FIRST_BYTE_MAX: Duration = Duration::from_secs(10);
+const BODY_MAX: Duration = Duration::from_secs(30);
 /// How long /sleep sleeps at most, in milliseconds: a minute.
 const SLEEP_MAX: u64 = 60_000;
 
@@ -69,6 +72,8 @@ fn accept(listener: &TcpListener) {
 /// Serves a connection until the client closes it, or sends what is no HTTP.
 fn serve(stream: TcpStream) -> Result<(), Box<dyn Error + Send + Sync>> {
     stream.set_nodelay(true)?;
+    // hyper's own limit, of 30 s for the head of a request, counts from where it knows which version is spoken.
+    dhaga::within(FIRST_BYTE_MAX, || stream.peek(&mut [0]))?;
     let mut server = auto::Builder::new(DhagaExecutor);
     server.http1().timer(DhagaTimer);
     server.http2().timer(DhagaTimer);
@@ -93,9 +98,10 @@ fn answer(request: Request<Incoming>) -> Result<Response<Body>, hyper::http::Err
 }
 
 fn echo(body: Incoming) -> Result<Response<Body>, hyper::http::Error> {
-    match dhaga::block_on(Limited::new(body, ECHO_BYTES_MAX).collect()) {
-        Ok(body) => Ok(Response::new(full(body.to_bytes()))),
-        Err(error) => status(StatusCode::BAD_REQUEST, format!("the body cannot be read: {error}\n")),
+    match dhaga::within(BODY_MAX, || dhaga::try_block_on(Limited::new(body, ECHO_BYTES_MAX).collect())) {
+        Ok(Ok(body)) => Ok(Response::new(full(body.to_bytes()))),
+        Err(late) => status(StatusCode::REQUEST_TIMEOUT, format!("the body has not come: {late}\n")),
+        Ok(Err(error)) => status(StatusCode::BAD_REQUEST, format!("the body cannot be read: {error}\n")),
     }
 }
 
