@@ -148,10 +148,10 @@ mod bytes {
     use std::task::{Context, Poll};
 
     use rustix::io::{readv, writev};
-    use rustix::net::{RecvFlags, SendFlags, recv, send};
+    use rustix::net::{RecvFlags, recv};
 
     use super::{Async, ByteStream};
-    use crate::net::face::len_at_once;
+    use crate::net::face::{len_at_once, receive, send};
     use crate::reactor::Direction;
 
     #[expect(private_bounds, reason = "only the streams of this runtime can be polled")]
@@ -181,7 +181,7 @@ mod bytes {
             buffer: &mut [u8],
         ) -> Poll<io::Result<usize>> {
             let len = buffer.len();
-            let attempt = |socket: &T::Bare| Ok(recv(socket, &mut *buffer, RecvFlags::empty())?.0);
+            let attempt = |socket: &T::Bare| receive(socket, buffer);
             let is_drained = |count: &usize| T::is_drained(*count, len);
             self.poll_io(Direction::Read, context, attempt, is_drained)
         }
@@ -200,8 +200,7 @@ mod bytes {
 
         #[inline]
         pub(crate) fn poll_send(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-            // As std: the end of a peer is an error and no signal.
-            let attempt = |socket: &T::Bare| Ok(send(socket, bytes, SendFlags::NOSIGNAL)?);
+            let attempt = |socket: &T::Bare| send(socket, bytes);
             let is_full = |count: &usize| *count < bytes.len();
             self.poll_io(Direction::Write, context, attempt, is_full)
         }
