@@ -3,6 +3,7 @@
 mod calls;
 mod common;
 mod faults;
+mod hello;
 mod hostile;
 mod idle;
 mod late;
