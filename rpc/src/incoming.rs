@@ -147,6 +147,27 @@ mod tests {
     }
 
     #[test]
+    fn every_form_of_a_message_comes_out_of_small_steps() {
+        let limits = Limits::default();
+        let messages = crate::frame::split::messages();
+        for messages in messages.chunks(3) {
+            let stream = messages.concat();
+            for step in 1..=3 {
+                let (mut incoming, mut seen) = (Incoming::default(), Vec::new());
+                for part in stream.chunks(step) {
+                    let flow = incoming.feed(part, &limits, |frame| {
+                        seen.push(frame.to_vec());
+                        Flow::Taken
+                    });
+                    assert_eq!(flow, Ok(Flow::Taken));
+                }
+                assert_eq!(seen, messages, "in steps of {step}");
+                assert!(!incoming.is_unfinished());
+            }
+        }
+    }
+
+    #[test]
     fn a_frame_that_has_to_wait_comes_again_and_keeps_its_order() {
         let limits = Limits::default();
         let (mut incoming, mut seen, mut turns) = (Incoming::default(), Vec::new(), 0);

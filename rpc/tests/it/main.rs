@@ -3,11 +3,13 @@
 mod calls;
 mod common;
 mod faults;
+mod fuzz_bodies;
 mod hostile;
 mod idle;
 mod late;
 mod ownership;
 mod pressure;
+mod replay;
 mod services;
 mod shutdown;
 mod waits;
