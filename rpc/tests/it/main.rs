@@ -7,6 +7,7 @@ mod fuzz_bodies;
 mod hostile;
 mod idle;
 mod late;
+mod once;
 mod ownership;
 mod pressure;
 mod replay;
