@@ -303,6 +303,10 @@ pub enum Refusal {
     },
     /// The server ends and takes no new calls.
     ShuttingDown,
+    /// The caller has given it up before it began.
+    Cancelled,
+    /// The deadline of the caller had passed before it began.
+    TooLate,
 }
 
 impl Refusal {
@@ -328,6 +332,8 @@ impl fmt::Display for Refusal {
                 write!(f, "the handler's answer cannot be sent: {reason}")
             }
             Self::ShuttingDown => write!(f, "the server is shutting down"),
+            Self::Cancelled => write!(f, "the call was cancelled before it began"),
+            Self::TooLate => write!(f, "the deadline of the call had passed before it began"),
         }
     }
 }

@@ -24,11 +24,12 @@
 //! |---|---|
 //! | 0 | [`error`], [`limits`] |
 //! | 1 | [`frame`]: whole values out of bytes |
-//! | 2 | [`message`], [`encode`]: requests, answers and notifications from and to bytes; `extension`: what goes beyond them |
+//! | 2 | [`message`], [`encode`]: requests, answers and notifications from and to bytes; `extension`, `meta`, `trace`: what goes beyond them |
 //! | 3 | [`in_flight`], `id_hash`: ids; [`service`](mod@service): methods; `incoming`, `waiters`, `outbox`: what is unfinished |
 //! | 4 | `connection`: one socket; `host`: what all connections together hold; `peer`: our side of a connection, which calls and serves |
 //! | 5 | `probe`: asks for extensions; `client`: connections that we dial; `server`: those that we accept |
-//! | 6 | `typed`: what the code of [`service`](macro@service) uses |
+//! | 6 | `current`: the call that the running code serves |
+//! | 7 | `typed`: what the code of [`service`](macro@service) uses |
 #![forbid(unsafe_code)]
 
 pub mod error;
@@ -39,6 +40,8 @@ pub mod frame;
 pub mod encode;
 mod extension;
 pub mod message;
+mod meta;
+mod trace;
 
 mod id_hash;
 pub mod in_flight;
@@ -57,14 +60,19 @@ mod client;
 mod probe;
 mod server;
 
+mod current;
+
 mod typed;
 
 pub use client::{Client, ClientBuilder, Extensions};
+pub use current::{CurrentCall, current, with_metadata, with_trace};
 pub use error::{CallError, RemoteError};
 pub use limits::Limits;
+pub use meta::{Metadata, MetadataError};
 pub use rmpv::Value;
 pub use server::{Server, ServerBuilder, ServerStats};
 pub use service::{HandlerError, Methods};
+pub use trace::{TraceContext, TraceContextError};
 pub use typed::{MethodDescription, ServiceDescription, service};
 
 #[doc(hidden)]

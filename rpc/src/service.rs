@@ -38,6 +38,7 @@ pub struct Methods {
 
 /// One method: decodes the arguments, runs the function, encodes its result.
 pub struct Handler {
+    name: Box<str>,
     run: Box<Run>,
 }
 
@@ -126,13 +127,18 @@ impl Methods {
 
     fn add(mut self, name: &str, run: Box<Run>) -> Self {
         assert!(!name.starts_with(extension::PREFIX), "the method {name:?} has a name reserved for the protocol");
-        let before = self.by_name.insert(name.into(), Arc::new(Handler { run }));
+        let before = self.by_name.insert(name.into(), Arc::new(Handler { name: name.into(), run }));
         assert!(before.is_none(), "the method {name:?} is registered twice");
         self
     }
 }
 
 impl Handler {
+    /// The name of the method.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Runs the call and appends the whole answer frame, an error answer if the handler failed. Suspends where the function
     /// of the handler does. A panic passes through, and nothing is appended.
     pub fn respond(&self, limits: &Limits, id: u32, params: &[u8], out: &mut dyn Outgoing) {

@@ -16,6 +16,7 @@ use crate::net::TcpStream;
 
 pub use crate::front::AtEnd;
 pub use crate::reactor::OnReady;
+pub use crate::region::Region;
 use crate::runtime::{SpawnError, submit, submit_at, submit_here};
 use crate::scheduler::worker;
 use crate::spawn::detached;

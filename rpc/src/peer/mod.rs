@@ -9,6 +9,7 @@
 //!
 //! Each of the two is made at its first use: most connections need one only.
 
+mod asked;
 mod calling;
 mod reserved;
 mod runner;
@@ -21,13 +22,14 @@ use std::sync::{Arc, OnceLock};
 
 use crate::connection::{Connection, Side};
 use crate::error::{CallError, Cause};
-use crate::extension::PREFIX;
+use crate::extension::{Caps, PREFIX};
 use crate::frame::FrameError;
 use crate::host::Host;
 use crate::incoming::Flow;
 use crate::message::{Message, MessageError};
 
-pub(crate) use calling::{Answer, call, notify};
+pub(crate) use asked::Asked;
+pub(crate) use calling::{Answer, Until, call, notify};
 
 use calling::Calling;
 use runner::Runner;
@@ -161,7 +163,7 @@ impl Side for Peer {
                 Flow::Taken
             }
             Ok(Message::Notification { method, params }) if method.starts_with(PREFIX) => {
-                connection.take_reserved_notification(method, params);
+                connection.take_reserved_notification(method, params, batch);
                 Flow::Taken
             }
             message => connection.take_request(frame, message, batch),
@@ -220,6 +222,10 @@ impl Side for Peer {
         let peer = &connection.side;
         if let Some(serving) = peer.serving.get() {
             peer.host.in_flight.fetch_sub(serving.forget_pending(), Ordering::SeqCst);
+            if peer.caps().has(Caps::CANCEL) {
+                // Nobody can get the answers any more.
+                serving.cancel_all();
+            }
         }
         if let Some(cause) = &reason {
             log::debug!("connection to {} closed: {cause}", connection.describe_peer());
@@ -251,6 +257,8 @@ fn is_stall(cause: &Cause) -> bool {
 pub(crate) enum Breach {
     /// Two requests with one id are in flight: whichever is answered first would complete the other at the peer.
     DuplicateId(u32),
+    /// What it announced by `$/meta` did not come, or no such message is of that form.
+    StrayMeta,
     /// It owed bytes and did not send them in time.
     Overdue,
     /// All connections together have begun more than the server will hold.
@@ -265,6 +273,7 @@ impl fmt::Display for Breach {
             Self::DuplicateId(id) => {
                 write!(f, "the peer sent a request with id {id} while another with this id is in flight")
             }
+            Self::StrayMeta => f.write_str("the peer sent a $/meta that does not stand before its request"),
             Self::Overdue => f.write_str(
                 "the peer did not finish a frame in time (Limits::first_frame_within, frame_must_grow_within)",
             ),

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use dhaga::{park, yield_now};
 
 use super::Peer;
-use super::serving::{Request, Serving, State};
+use super::asked::{Request, moot};
+use super::serving::{Serving, State};
 use crate::connection::Connection;
 use crate::error::Refusal;
 use crate::outbox::Appended;
@@ -40,16 +41,31 @@ impl<'a> Runner<'a> {
 
     /// In a dhaga; suspends where the handlers do.
     pub(super) fn run(mut self) {
-        let limits = self.connection.limits.clone();
         let (mut answer, mut slice) = (Vec::new(), Slice::default());
-        while let Some(Request { handler, id, params, .. }) = self.next(&mut answer) {
-            match id {
-                Some(id) => handler.respond(&limits, id, &params, &mut answer),
-                None => self.notify(&handler, &params),
+        while let Some(request) = self.next(&mut answer) {
+            match moot(&request) {
+                Some(refusal) => self.refuse(&request, refusal, &mut answer),
+                None => self.serve(&request, &mut answer),
             }
+            drop(request);
             if slice.is_over() {
                 yield_now();
             }
+        }
+    }
+
+    /// Runs the handler within what its caller has left of time, where a cancel reaches it.
+    fn serve(&self, request: &Request, answer: &mut Vec<u8>) {
+        let run = |handler: &Handler, params: &[u8]| match request.id() {
+            Some(id) => handler.respond(&self.connection.limits, id, params, answer),
+            None => self.notify(handler, params),
+        };
+        request.run(request.deadline(), || request.with_params(run));
+    }
+
+    fn refuse(&self, request: &Request, refusal: Refusal, answer: &mut Vec<u8>) {
+        if let Some(id) = request.id() {
+            respond_refusal(&self.connection.limits, id, refusal, answer);
         }
     }
 
@@ -65,7 +81,7 @@ impl<'a> Runner<'a> {
             let mut state = self.serving.state();
             if let Some(appended) = self.settle(&mut state, answer) {
                 let next = state.pending.pop_front();
-                self.current = next.as_ref().map(|next| Current { id: next.id, cost: next.cost });
+                self.current = next.as_ref().map(|next| Current { id: next.id(), cost: next.cost() });
                 self.let_go(state, appended);
                 return next;
             }
@@ -86,10 +102,7 @@ impl<'a> Runner<'a> {
             false => self.connection.try_append(answer)?,
         };
         answer.clear();
-        if let Some(id) = current.id {
-            state.ids.remove(&id);
-        }
-        state.release(current.cost);
+        state.release(current.id, current.cost);
         self.current = None;
         Some(Settled::One(appended))
     }
@@ -157,10 +170,7 @@ impl Drop for Runner<'_> {
         let mut state = self.serving.state();
         // Without regard to the limit: nothing may wait here.
         let appended = self.connection.append(&answer);
-        if let Some(id) = current.id {
-            state.ids.remove(&id);
-        }
-        state.release(current.cost);
+        state.release(current.id, current.cost);
         self.let_go(state, Settled::One(appended));
     }
 }

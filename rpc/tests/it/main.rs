@@ -1,13 +1,16 @@
 //! The behaviour of the RPC library, from outside. A file for each topic.
 
 mod calls;
+mod cancel;
 mod common;
+mod deadlines;
 mod faults;
-mod hello;
 mod fuzz_bodies;
+mod hello;
 mod hostile;
 mod idle;
 mod late;
+mod metadata;
 mod once;
 mod ownership;
 mod peers;

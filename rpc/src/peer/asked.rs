@@ -1,0 +1,112 @@
+//! One request of the peer, from its frame until its handler has ended.
+
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Instant;
+
+use dhaga::park;
+use dhaga::turn::Region;
+
+use super::Peer;
+use crate::connection::Connection;
+use crate::error::Refusal;
+use crate::meta::Meta;
+use crate::service::Handler;
+
+/// A request or notification that was admitted. Its handler runs in it.
+pub(super) type Request = Arc<Region<Asked>>;
+
+/// What is known of a request. Of the connection it keeps no more than its place: it may live on in what the handler has
+/// spawned.
+pub(crate) struct Asked {
+    connection: Weak<Connection<Peer>>,
+    handler: Arc<Handler>,
+    /// `None`: a notification.
+    id: Option<u32>,
+    params: Params,
+    /// What it is charged.
+    cost: usize,
+    meta: Option<Box<Meta>>,
+}
+
+/// Encoded arguments. Many are short, and need no allocation of their own.
+enum Params {
+    Short {
+        len: u8,
+        bytes: [u8; SHORT_MAX],
+    },
+    /// Taken out when the handler begins, so that it goes with it.
+    Long(Mutex<Box<[u8]>>),
+}
+
+/// What fits beside the length and the tag into three words: the whole is 120 bytes then, the most that glibc's quick lists
+/// take.
+const SHORT_MAX: usize = 22;
+
+impl Params {
+    fn new(params: &[u8]) -> Self {
+        if params.len() > SHORT_MAX {
+            return Self::Long(Mutex::new(params.into()));
+        }
+        let mut bytes = [0; SHORT_MAX];
+        bytes[..params.len()].copy_from_slice(params);
+        Self::Short { len: params.len() as u8, bytes }
+    }
+}
+
+impl Asked {
+    pub(super) fn new(
+        connection: &Arc<Connection<Peer>>,
+        handler: &Arc<Handler>,
+        id: Option<u32>,
+        params: &[u8],
+        cost: usize,
+        meta: Option<Box<Meta>>,
+    ) -> Request {
+        let connection = Arc::downgrade(connection);
+        Region::new(Self { connection, handler: handler.clone(), id, params: Params::new(params), cost, meta })
+    }
+
+    pub(super) fn id(&self) -> Option<u32> {
+        self.id
+    }
+
+    pub(super) fn cost(&self) -> usize {
+        self.cost
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.meta.as_ref().and_then(|meta| meta.deadline)
+    }
+
+    /// Hands the arguments to the handler, once.
+    pub(super) fn with_params(&self, f: impl FnOnce(&Handler, &[u8])) {
+        match &self.params {
+            Params::Short { len, bytes } => f(&self.handler, &bytes[..usize::from(*len)]),
+            Params::Long(params) => {
+                let params = std::mem::take(&mut *params.lock().unwrap_or_else(PoisonError::into_inner));
+                f(&self.handler, &params);
+            }
+        }
+    }
+
+    /// `None`: it has gone.
+    pub(crate) fn connection(&self) -> Option<Arc<Connection<Peer>>> {
+        self.connection.upgrade()
+    }
+
+    pub(crate) fn method(&self) -> &str {
+        self.handler.name()
+    }
+
+    pub(crate) fn meta(&self) -> Option<&Meta> {
+        self.meta.as_deref()
+    }
+}
+
+/// Why a request is not run although it was admitted: whoever sent it waits no longer.
+pub(super) fn moot(request: &Request) -> Option<Refusal> {
+    if request.is_cancelled() {
+        return Some(Refusal::Cancelled);
+    }
+    request.deadline().filter(|deadline| *deadline <= park::now()).map(|_| Refusal::TooLate)
+}
