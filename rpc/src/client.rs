@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 
 use crate::connection::Connection;
 use crate::encode;
-use crate::error::CallError;
+use crate::error::{CallError, RemoteError};
 use crate::host::Host;
 use crate::limits::Limits;
 use crate::message::{self, Message};
@@ -402,15 +402,25 @@ impl Shared {
     where
         E: Fn(&mut Vec<u8>, u32) -> Result<(), encode::EncodeError>,
     {
-        let mut tries = 1;
+        let (mut tries, mut was_refused) = (1, false);
         loop {
             park::check()?;
             let connection = self.connection(until.at)?;
             match peer::call(&connection, until, &encode) {
                 Err(error) if error.is_stale() && tries < TRIES_MAX => tries += 1,
+                Err(CallError::Remote(error)) if !was_refused && self.may_call_elsewhere(&error) => {
+                    was_refused = true;
+                    connection.leave();
+                }
                 result => return result,
             }
         }
+    }
+
+    /// Whether a call was refused by a peer that ends, and another may be dialled.
+    #[cold]
+    fn may_call_elsewhere(&self, error: &RemoteError) -> bool {
+        matches!(self.route, Route::Dialled(_)) && error.is_refused()
     }
 
     /// A first connection. What the peer says to `$/hello` need not be waited for if it makes no difference.

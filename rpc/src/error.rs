@@ -96,8 +96,8 @@ impl<E> CallError<E> {
     pub fn maybe_executed(&self) -> bool {
         match self {
             Self::Disconnected { maybe_executed, .. } => *maybe_executed,
+            Self::Remote(error) => !error.is_refused(),
             Self::App(_)
-            | Self::Remote(_)
             | Self::DeadlineExceeded
             | Self::Cancelled
             | Self::Panicking
@@ -119,6 +119,7 @@ impl<E> CallError<E> {
         match self {
             Self::Connect(_) | Self::Overloaded { .. } | Self::TooManyInFlight { .. } => true,
             Self::Disconnected { maybe_executed, .. } => !maybe_executed,
+            Self::Remote(error) => error.is_refused(),
             _ => false,
         }
     }
@@ -224,6 +225,14 @@ impl RemoteError {
         }
     }
 
+    /// Whether the peer says that it ends and has not run the call, which therefore may be called again, elsewhere or later.
+    pub fn is_refused(&self) -> bool {
+        match self.decode().ok() {
+            Some(Value::Map(entries)) => entry(&entries, "name").is_some_and(|name| name.as_str() == Some(REFUSED)),
+            _ => false,
+        }
+    }
+
     /// The number in the value, if it has the form `[code, text]` or a map with `code`.
     pub fn code(&self) -> Option<i64> {
         match self.decode().ok()? {
@@ -233,6 +242,9 @@ impl RemoteError {
         }
     }
 }
+
+/// The name of an error that says: not run.
+pub(crate) const REFUSED: &str = "REFUSED";
 
 fn entry<'v>(entries: &'v [(Value, Value)], key: &str) -> Option<&'v Value> {
     entries.iter().find(|(name, _)| name.as_str() == Some(key)).map(|(_, value)| value)

@@ -23,6 +23,9 @@ pub(crate) const META: &str = "$/meta";
 /// A notification: nobody waits any more for the answer to a request.
 pub(crate) const CANCEL: &str = "$/cancelRequest";
 
+/// A notification: the sender ends, and takes no new requests.
+pub(crate) const GOAWAY: &str = "$/goaway";
+
 /// The first element where an id could be of either direction: a call of the sender's.
 pub(crate) const OF_SENDER: u8 = 0;
 
@@ -42,9 +45,10 @@ impl Caps {
 
     pub(crate) const META: Self = Self(1);
     pub(crate) const CANCEL: Self = Self(1 << 1);
+    pub(crate) const GOAWAY: Self = Self(1 << 2);
 
     /// Those that we know, by name.
-    const NAMES: [(&str, Self); 2] = [("meta", Self::META), ("cancel", Self::CANCEL)];
+    const NAMES: [(&str, Self); 3] = [("meta", Self::META), ("cancel", Self::CANCEL), ("goaway", Self::GOAWAY)];
 
     /// The set is known to both sides, even if it is empty.
     const AGREED: Self = Self(1 << 7);

@@ -3,7 +3,7 @@
 //! A dhaga of its own asks, so that who gives up waiting leaves the question to the next caller. What is remembered of plain
 //! peers is an address each; a client has those only that its name stands for.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -17,17 +17,21 @@ use crate::error::{CallError, Cause};
 use crate::limits::HELLO_WITHIN;
 use crate::peer::Peer;
 
-/// The addresses that have turned out to be plain.
+/// How long a peer that has closed on the question is not asked again. It may have been one that was just ending.
+const CLOSE_REMEMBERED: Duration = Duration::from_secs(60);
+
+/// The addresses that have turned out to be plain, and until when they count as such; `None`: for good.
 #[derive(Clone, Default)]
-pub(crate) struct PlainPeers(Arc<Mutex<HashSet<SocketAddr>>>);
+pub(crate) struct PlainPeers(Arc<Mutex<HashMap<SocketAddr, Option<Instant>>>>);
 
 impl PlainPeers {
     pub(crate) fn contains(&self, address: SocketAddr) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&address)
+        let peers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        peers.get(&address).is_some_and(|until| until.is_none_or(|until| park::now() < until))
     }
 
-    fn insert(&self, address: SocketAddr) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(address);
+    fn insert(&self, address: SocketAddr, until: Option<Instant>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(address, until);
     }
 }
 
@@ -109,7 +113,8 @@ impl Asking {
         }
         log::debug!("{} is a plain peer", self.connection.describe_peer());
         if let (Some(plain), true, Some(address)) = (&self.plain, is_peers_word(&answer), self.address) {
-            plain.insert(address);
+            let was_closed = matches!(answer, Err(CallError::Disconnected { .. }));
+            plain.insert(address, was_closed.then(|| park::now() + CLOSE_REMEMBERED));
         }
     }
 }

@@ -20,7 +20,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::encode::{self, EncodeError};
-use crate::error::Refusal;
+use crate::error::{REFUSED, Refusal};
 use crate::extension;
 use crate::limits::Limits;
 use crate::message::{self, Decoder, NIL};
@@ -161,6 +161,18 @@ impl Handler {
 /// Appends the answer of a request that met no handler or whose handler gave no answer.
 pub fn respond_refusal(limits: &Limits, id: u32, refusal: Refusal, out: &mut Vec<u8>) {
     HandlerError::from(refusal).respond(limits, id, out);
+}
+
+/// As [`respond_refusal`], in the form by which a caller's library knows that nothing was run: see
+/// [`RemoteError::is_refused`](crate::RemoteError::is_refused).
+pub(crate) fn respond_refused(limits: &Limits, id: u32, refusal: &Refusal, out: &mut Vec<u8>) {
+    #[derive(Serialize)]
+    struct Refused<'a> {
+        name: &'a str,
+        message: String,
+    }
+    let refused = Refused { name: REFUSED, message: refusal.to_string() };
+    HandlerError::value(&refused).respond(limits, id, out);
 }
 
 /// One run of a handler.

@@ -34,8 +34,8 @@ enum Params {
         len: u8,
         bytes: [u8; SHORT_MAX],
     },
-    /// Taken out when the handler begins, so that it goes with it.
-    Long(Mutex<Box<[u8]>>),
+    /// Taken out when the handler begins, so that it goes with it. Boxed, to be one word.
+    Long(Box<Mutex<Box<[u8]>>>),
 }
 
 /// What fits beside the length and the tag into three words: the whole is 120 bytes then, the most that glibc's quick lists
@@ -45,11 +45,21 @@ const SHORT_MAX: usize = 22;
 impl Params {
     fn new(params: &[u8]) -> Self {
         if params.len() > SHORT_MAX {
-            return Self::Long(Mutex::new(params.into()));
+            return Self::Long(Box::new(Mutex::new(params.into())));
         }
         let mut bytes = [0; SHORT_MAX];
         bytes[..params.len()].copy_from_slice(params);
         Self::Short { len: params.len() as u8, bytes }
+    }
+
+    fn with(&self, f: impl FnOnce(&[u8])) {
+        match self {
+            Self::Short { len, bytes } => f(&bytes[..usize::from(*len)]),
+            Self::Long(params) => {
+                let params = std::mem::take(&mut *params.lock().unwrap_or_else(PoisonError::into_inner));
+                f(&params);
+            }
+        }
     }
 }
 
@@ -80,13 +90,7 @@ impl Asked {
 
     /// Hands the arguments to the handler, once.
     pub(super) fn with_params(&self, f: impl FnOnce(&Handler, &[u8])) {
-        match &self.params {
-            Params::Short { len, bytes } => f(&self.handler, &bytes[..usize::from(*len)]),
-            Params::Long(params) => {
-                let params = std::mem::take(&mut *params.lock().unwrap_or_else(PoisonError::into_inner));
-                f(&self.handler, &params);
-            }
-        }
+        self.params.with(|params| f(&self.handler, params));
     }
 
     /// `None`: it has gone.
@@ -109,4 +113,25 @@ pub(super) fn moot(request: &Request) -> Option<Refusal> {
         return Some(Refusal::Cancelled);
     }
     request.deadline().filter(|deadline| *deadline <= park::now()).map(|_| Refusal::TooLate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_fits_into_what_the_allocator_does_fast() {
+        // 128 bytes, less what the allocator and the counts of the `Arc` take.
+        assert!(size_of::<Region<Asked>>() <= 104, "{}", size_of::<Region<Asked>>());
+    }
+
+    #[test]
+    fn arguments_of_any_length_are_handed_over_as_they_came() {
+        for len in [0, 1, SHORT_MAX - 1, SHORT_MAX, SHORT_MAX + 1, 1000] {
+            let bytes: Vec<u8> = (0..len).map(|n| n as u8).collect();
+            let mut seen = None;
+            Params::new(&bytes).with(|params| seen = Some(params.to_vec()));
+            assert_eq!(seen, Some(bytes));
+        }
+    }
 }

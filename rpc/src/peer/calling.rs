@@ -220,6 +220,7 @@ impl Pending<'_> {
             // It is a few bytes, and above no limit.
             self.connection.send(|out| drop(encode::encode_notification(out, limits, CANCEL, &params)));
         }
+        self.connection.close_if_left();
     }
 }
 
@@ -304,6 +305,17 @@ impl Calling {
         !self.calls().in_flight.is_empty()
     }
 
+    /// Takes no more calls, if none waits for its answer. Returns whether it is so.
+    #[cold]
+    pub(super) fn end_if_idle(&self) -> bool {
+        let mut calls = self.calls();
+        let is_idle = calls.in_flight.is_empty();
+        if is_idle {
+            calls.ended.get_or_insert(CallError::Disconnected { maybe_executed: true, source: None });
+        }
+        is_idle
+    }
+
     /// The connection has ended for whoever calls. Nothing happens if it had ended before.
     pub(super) fn fail(&self, error: &CallError) {
         let mut calls = self.calls();
@@ -338,6 +350,7 @@ impl Connection<Peer> {
         if !calling.complete(id, outcome, limit) {
             self.close_for_breach(Breach::TooManyUnknown { limit });
         }
+        self.close_if_left();
     }
 }
 

@@ -50,6 +50,8 @@ pub(crate) struct Peer {
     is_watched: AtomicBool,
     /// The peer sends no more: what it asked for is answered, and nothing more can be asked of it.
     is_ended: AtomicBool,
+    /// The peer ends: it is asked nothing more, and answers what it was asked.
+    is_leaving: AtomicBool,
     /// Whom it was opened for has gone; what was sent has not.
     is_ending: AtomicBool,
 }
@@ -71,13 +73,14 @@ impl Peer {
             charged: AtomicUsize::new(0),
             is_watched: AtomicBool::new(false),
             is_ended: AtomicBool::new(false),
+            is_leaving: AtomicBool::new(false),
             is_ending: AtomicBool::new(false),
         }
     }
 
     /// Whether the peer may yet answer a call that begins now.
     pub(crate) fn may_be_called(&self) -> bool {
-        !self.is_ended.load(Ordering::SeqCst)
+        !self.is_ended.load(Ordering::SeqCst) && !self.is_leaving.load(Ordering::Relaxed)
     }
 
     /// Whether a frame is unfinished because we have no room for it, which is not the peer's fault.
@@ -127,6 +130,27 @@ impl Connection<Peer> {
     pub(crate) fn end(self: &Arc<Self>) {
         self.side.is_ending.store(true, Ordering::SeqCst);
         self.flush();
+    }
+
+    /// Asks nothing more of a peer that ends. What we have dialled is closed behind the last answer.
+    pub(crate) fn leave(self: &Arc<Self>) {
+        self.side.is_leaving.store(true, Ordering::SeqCst);
+        self.close_if_left();
+    }
+
+    #[inline]
+    fn close_if_left(self: &Arc<Self>) {
+        if self.side.is_leaving.load(Ordering::Relaxed) && self.side.keeper.is_none() {
+            self.close_if_idle();
+        }
+    }
+
+    #[cold]
+    fn close_if_idle(self: &Arc<Self>) {
+        let peer = &self.side;
+        if peer.serving.get().is_none_or(|serving| serving.is_idle()) && peer.calling().end_if_idle() {
+            self.end();
+        }
     }
 
     fn close_for_breach(self: &Arc<Self>, breach: Breach) {

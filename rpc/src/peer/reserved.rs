@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use dhaga::park;
 
@@ -73,7 +73,20 @@ impl Connection<Peer> {
         match method {
             extension::META if self.side.caps().has(Caps::META) => self.take_meta(params, batch),
             extension::CANCEL if self.side.caps().has(Caps::CANCEL) => self.take_cancel(params, batch),
+            extension::GOAWAY if self.side.caps().has(Caps::GOAWAY) => {
+                log::debug!("{} ends", self.describe_peer());
+                self.leave();
+            }
             _ => self.side.host.count_ignored(),
+        }
+    }
+
+    /// Tells the peer that we end, if it would understand.
+    pub(crate) fn say_goaway(self: &Arc<Self>, grace: Duration) {
+        if self.side.caps().has(Caps::GOAWAY) {
+            let params = ("shutdown", u64::try_from(grace.as_millis()).unwrap_or(u64::MAX));
+            // It is a few bytes, and above no limit.
+            self.send(|out| drop(encode::encode_notification(out, &self.limits, extension::GOAWAY, &params)));
         }
     }
 

@@ -15,13 +15,13 @@ use super::runner::Successor;
 use super::{Breach, Peer};
 use crate::connection::Connection;
 use crate::error::{Cause, Refusal};
-use crate::extension::PREFIX;
+use crate::extension::{Caps, PREFIX};
 use crate::id_hash::IdHash;
 use crate::incoming::Flow;
 use crate::limits::{Limits, QUEUED_FRAME_OVERHEAD_BYTES};
 use crate::message::{Message, MessageError};
 use crate::meta::{Announced, Meta};
-use crate::service::respond_refusal;
+use crate::service::{respond_refusal, respond_refused};
 
 /// Capacity that an idle connection may keep in each of its collections.
 const KEPT_MAX: usize = 8;
@@ -132,7 +132,13 @@ impl Connection<Peer> {
     }
 
     pub(super) fn refuse(self: &Arc<Self>, id: u32, refusal: Refusal) {
-        self.send(|out| respond_refusal(&self.limits, id, refusal, out));
+        match refusal {
+            // The caller's library knows it by its name, and calls again elsewhere.
+            Refusal::ShuttingDown if self.side.caps().has(Caps::GOAWAY) => {
+                self.send(|out| respond_refused(&self.limits, id, &refusal, out))
+            }
+            refusal => self.send(|out| respond_refusal(&self.limits, id, refusal, out)),
+        };
     }
 
     fn room(&self, state: &State) -> Room {

@@ -6,6 +6,7 @@ mod common;
 mod deadlines;
 mod faults;
 mod fuzz_bodies;
+mod goaway;
 mod hello;
 mod hostile;
 mod idle;
