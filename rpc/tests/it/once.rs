@@ -177,14 +177,14 @@ fn call_on(runtime: &Runtime, client: &Client, caller: u64, ends: &Ends) {
     for call in 0..CALLS_A_ROUND / CALLERS {
         let number = caller << 32 | call;
         let timeout = Duration::from_micros(next(&mut seed) % 8000);
-        let end = if next(&mut seed) % 8 > 0 {
-            client.call_timeout::<_, u64>("number", (number,), timeout)
-        } else {
+        let end = if next(&mut seed).is_multiple_of(8) {
             let client = client.clone();
             let calling = runtime.spawn(move || client.call_timeout::<_, u64>("number", (number,), timeout));
             (0..next(&mut seed) % 20).for_each(|_| dhaga::yield_now());
             calling.cancel();
             calling.join().expect("nobody panics")
+        } else {
+            client.call_timeout::<_, u64>("number", (number,), timeout)
         };
         ends.count(number, &end);
     }
