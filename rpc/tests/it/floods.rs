@@ -219,8 +219,8 @@ fn floods_that_nobody_serves_cost_no_memory() {
         let server = serve(&Gate::default());
         let broken = bytes_of(&Value::Array(vec![0.into(), 1.into()]));
         let floods = [
-            ("notifications for nobody", notice("n"), Reads::All, 2 << 20),
-            ("answers to nothing", answer(1, 1), Reads::All, 2 << 20),
+            ("notifications for nobody", notice("n"), Reads::Nothing, 2 << 20),
+            ("answers to nothing", answer(1, 1), Reads::Nothing, 2 << 20),
             ("requests for nothing", request(1, "", vec![]), Reads::All, 1 << 20),
             ("requests for nothing whose answers nobody reads", request(1, "", vec![]), Reads::Nothing, 2 << 20),
             ("no requests at all, whose answers nobody reads", broken, Reads::Nothing, 2 << 20),
