@@ -24,10 +24,10 @@
 //! |---|---|
 //! | 0 | [`error`], [`limits`] |
 //! | 1 | [`frame`]: whole values out of bytes |
-//! | 2 | [`message`], [`encode`]: requests, answers and notifications from and to bytes |
+//! | 2 | [`message`], [`encode`]: requests, answers and notifications from and to bytes; `extension`: what goes beyond them |
 //! | 3 | [`in_flight`], `id_hash`: ids; [`service`](mod@service): methods; `incoming`, `waiters`, `outbox`: what is unfinished |
 //! | 4 | `connection`: one socket; `host`: what all connections together hold; `peer`: our side of a connection, which calls and serves |
-//! | 5 | `client`: connections that we dial; `server`: those that we accept |
+//! | 5 | `probe`: asks for extensions; `client`: connections that we dial; `server`: those that we accept |
 //! | 6 | `typed`: what the code of [`service`](macro@service) uses |
 #![forbid(unsafe_code)]
 
@@ -37,6 +37,7 @@ pub mod limits;
 pub mod frame;
 
 pub mod encode;
+mod extension;
 pub mod message;
 
 mod id_hash;
@@ -53,11 +54,12 @@ mod host;
 mod peer;
 
 mod client;
+mod probe;
 mod server;
 
 mod typed;
 
-pub use client::{Client, ClientBuilder};
+pub use client::{Client, ClientBuilder, Extensions};
 pub use error::{CallError, RemoteError};
 pub use limits::Limits;
 pub use rmpv::Value;

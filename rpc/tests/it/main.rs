@@ -3,6 +3,7 @@
 mod calls;
 mod common;
 mod faults;
+mod hello;
 mod fuzz_bodies;
 mod hostile;
 mod idle;
