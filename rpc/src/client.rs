@@ -328,8 +328,8 @@ impl Shared {
         }
         let stream = self.dial(deadline)?;
         let side = Calling { in_flight: Mutex::new(Calls::new(&self.limits)), is_ending: AtomicBool::new(false) };
-        let connection =
-            Connection::open(stream, side, self.limits.clone()).map_err(|error| CallError::Connect(Arc::new(error)))?;
+        let connection = Connection::open(stream.into(), side, self.limits.clone())
+            .map_err(|error| CallError::Connect(Arc::new(error)))?;
         let worker = turn::worker_id().ok_or(CallError::ApiMisuse("a connection is opened on a worker"))?;
         let mut links = self.links();
         links.retain(|link| link.worker != worker);

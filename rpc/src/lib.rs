@@ -25,8 +25,8 @@
 //! | 0 | [`error`], [`limits`] |
 //! | 1 | [`frame`]: whole values out of bytes |
 //! | 2 | [`message`], [`encode`]: requests, answers and notifications from and to bytes |
-//! | 3 | [`in_flight`]: ids; [`service`](mod@service): methods; `incoming`, `waiters`, `outbox`: what is unfinished |
-//! | 4 | `connection`: one socket, for either side |
+//! | 3 | [`in_flight`]: ids; [`service`](mod@service): methods; `transport`: sockets and pipes; `incoming`, `waiters`, `outbox`: what is unfinished |
+//! | 4 | `connection`: one transport, for either side |
 //! | 5 | `server`, `client` |
 //! | 6 | `typed`: what the code of [`service`](macro@service) uses |
 #![forbid(unsafe_code)]
@@ -42,6 +42,7 @@ pub mod message;
 pub mod in_flight;
 mod incoming;
 pub mod service;
+mod transport;
 mod waiters;
 
 mod outbox;
@@ -59,6 +60,7 @@ pub use limits::Limits;
 pub use rmpv::Value;
 pub use server::{Server, ServerBuilder, ServerStats};
 pub use service::{HandlerError, Methods};
+pub use transport::Transport;
 pub use typed::{MethodDescription, ServiceDescription, service};
 
 #[doc(hidden)]

@@ -486,7 +486,7 @@ fn open(stream: TcpStream, place: Place) -> io::Result<()> {
         is_watched: AtomicBool::new(false),
         charged: AtomicUsize::new(0),
     };
-    let connection = Connection::open(stream, side, limits)?;
+    let connection = Connection::open(stream.into(), side, limits)?;
     let mut registry = server.registry();
     if registry.is_closed {
         drop(registry);
