@@ -7,6 +7,7 @@ mod hostile;
 mod idle;
 mod late;
 mod ownership;
+mod peers;
 mod pressure;
 mod services;
 mod shutdown;
