@@ -498,7 +498,7 @@ impl Dialled {
         }
         let stream = self.dial(deadline)?;
         let side = Peer::new(self.host.clone(), None);
-        let connection = Connection::open(stream, side, self.host.limits.clone())
+        let connection = Connection::open(stream.into(), side, self.host.limits.clone())
             .map_err(|error| CallError::Connect(Arc::new(error)))?;
         let worker = turn::worker_id().ok_or(CallError::ApiMisuse("a connection is opened on a worker"))?;
         let probe = self.ask(&connection)?;

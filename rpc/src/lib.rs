@@ -25,8 +25,8 @@
 //! | 0 | [`error`], [`limits`] |
 //! | 1 | [`frame`]: whole values out of bytes |
 //! | 2 | [`message`], [`encode`]: requests, answers and notifications from and to bytes; `extension`: what goes beyond them |
-//! | 3 | [`in_flight`], `id_hash`: ids; [`service`](mod@service): methods; `incoming`, `waiters`, `outbox`: what is unfinished |
-//! | 4 | `connection`: one socket; `host`: what all connections together hold; `peer`: our side of a connection, which calls and serves |
+//! | 3 | [`in_flight`], `id_hash`: ids; [`service`](mod@service): methods; `transport`: sockets and pipes; `incoming`, `waiters`, `outbox`: what is unfinished |
+//! | 4 | `connection`: one transport; `host`: what all connections together hold; `peer`: our side of a connection, which calls and serves |
 //! | 5 | `probe`: asks for extensions; `client`: connections that we dial; `server`: those that we accept |
 //! | 6 | `typed`: what the code of [`service`](macro@service) uses |
 #![forbid(unsafe_code)]
@@ -44,6 +44,7 @@ mod id_hash;
 pub mod in_flight;
 mod incoming;
 pub mod service;
+mod transport;
 mod waiters;
 
 mod outbox;
@@ -65,6 +66,7 @@ pub use limits::Limits;
 pub use rmpv::Value;
 pub use server::{Server, ServerBuilder, ServerStats};
 pub use service::{HandlerError, Methods};
+pub use transport::Transport;
 pub use typed::{MethodDescription, ServiceDescription, service};
 
 #[doc(hidden)]
