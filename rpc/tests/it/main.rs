@@ -3,8 +3,8 @@
 mod calls;
 mod common;
 mod faults;
-mod hello;
 mod fuzz_bodies;
+mod hello;
 mod hostile;
 mod idle;
 mod late;
