@@ -884,7 +884,9 @@ impl<'a> Runner<'a> {
             if let Some(appended) = self.settle(&mut state, answer) {
                 let next = state.pending.pop_front();
                 self.current = next.as_ref().map(|next| Current { id: next.id, cost: next.cost });
-                self.let_go(state, appended);
+                // What never waits is soon over: the runner itself goes on with what is behind it.
+                let goes_on = next.as_ref().is_some_and(|next| next.handler.is_inline());
+                self.let_go(state, appended, goes_on);
                 return next;
             }
             drop(state);
@@ -912,10 +914,13 @@ impl<'a> Runner<'a> {
         Some(Settled::One(appended))
     }
 
-    fn let_go(&self, state: MutexGuard<'_, State>, settled: Settled) {
+    fn let_go(&self, state: MutexGuard<'_, State>, settled: Settled, goes_on: bool) {
         let side = &self.connection.side;
         let may_be_done = state.is_ended;
-        side.ensure_successor(self.connection, state);
+        match goes_on {
+            true => drop(state),
+            false => side.ensure_successor(self.connection, state),
+        }
         if let Settled::One(appended) = settled {
             self.connection.note(appended);
             side.server().in_flight.fetch_sub(1, Ordering::SeqCst);
@@ -975,7 +980,7 @@ impl Drop for Runner<'_> {
             state.ids.remove(&id);
         }
         state.release(current.cost);
-        self.let_go(state, Settled::One(appended));
+        self.let_go(state, Settled::One(appended), false);
     }
 }
 

@@ -41,6 +41,7 @@ pub struct Methods {
 /// One method: decodes the arguments, runs the function, encodes its result.
 pub struct Handler {
     run: Box<Run>,
+    is_inline: bool,
 }
 
 type Run = dyn Fn(Call<'_, '_>) -> Result<(), HandlerError> + Send + Sync;
@@ -76,7 +77,29 @@ impl Methods {
     where
         F: TypedHandler<Args>,
     {
-        self.add(name, Box::new(move |call| f.run(call)))
+        self.add(name, Handler { run: Box::new(move |call| f.run(call)), is_inline: false })
+    }
+
+    /// As [`method`](Methods::method), for a function that promises never to wait: it runs in the dhaga that reads the
+    /// connection, and no other one is made ready to go on with the requests behind it. That saves a spawn for each read
+    /// that brings several requests, and nothing where requests come one at a time.
+    ///
+    /// If `f` waits nevertheless, requests behind it on the connection may wait with it. Builds with debug assertions are
+    /// stricter: there a wait in `f` panics and names itself, as under [`no_suspend`](dhaga::no_suspend); the caller gets the
+    /// answer that the handler panicked.
+    ///
+    /// # Panics
+    ///
+    /// As [`method`](Methods::method).
+    pub fn method_inline<Args, F>(self, name: &str, f: F) -> Self
+    where
+        F: TypedHandler<Args>,
+    {
+        let run = move |call: Call<'_, '_>| {
+            let _promise = cfg!(debug_assertions).then(dhaga::no_suspend);
+            f.run(call)
+        };
+        self.add(name, Handler { run: Box::new(run), is_inline: true })
     }
 
     /// Adds the function `f` as `name`, which gets the encoded array of arguments and appends one encoded value as its
@@ -94,7 +117,7 @@ impl Methods {
             f(call.params, &mut result)?;
             call.answer(|out, limits, id| encode::encode_response_ok_raw(out, limits, id, &result))
         };
-        self.add(name, Box::new(run))
+        self.add(name, Handler { run: Box::new(run), is_inline: false })
     }
 
     /// Adds all methods of `other`.
@@ -121,15 +144,21 @@ impl Methods {
         self.by_name.keys().map(AsRef::as_ref)
     }
 
-    fn add(mut self, name: &str, run: Box<Run>) -> Self {
+    fn add(mut self, name: &str, handler: Handler) -> Self {
         assert!(!name.starts_with(RESERVED_PREFIX), "the method {name:?} has a name reserved for the protocol");
-        let before = self.by_name.insert(name.into(), Arc::new(Handler { run }));
+        let before = self.by_name.insert(name.into(), Arc::new(handler));
         assert!(before.is_none(), "the method {name:?} is registered twice");
         self
     }
 }
 
 impl Handler {
+    /// Whether its function promises never to wait.
+    #[inline]
+    pub fn is_inline(&self) -> bool {
+        self.is_inline
+    }
+
     /// Runs the call and appends the whole answer frame, an error answer if the handler failed. Suspends where the function
     /// of the handler does. A panic passes through, and nothing is appended.
     pub fn respond(&self, limits: &Limits, id: u32, params: &[u8], out: &mut dyn Outgoing) {
