@@ -25,7 +25,8 @@ use serde::de::DeserializeOwned;
 
 use crate::connection::{Connection, Side};
 use crate::encode;
-use crate::error::{CallError, Cause, RemoteError};
+use crate::error::{CallError, Cause};
+use crate::error_form;
 use crate::in_flight::{Full, InFlight};
 use crate::incoming::Flow;
 use crate::limits::Limits;
@@ -607,7 +608,8 @@ impl Side for Calling {
             Ok(Message::Request { .. }) if connection.is_congested() => {}
             Ok(Message::Request { id, method, .. }) => {
                 let refusal = crate::error::Refusal::UnknownMethod { method: method.to_owned() };
-                connection.send(|out| crate::service::respond_refusal(&connection.limits, id, refusal, out));
+                let (limits, errors) = (&connection.limits, connection.error_profile());
+                connection.send(|out| crate::service::respond_refusal(limits, errors, id, refusal, out));
             }
             Ok(Message::Notification { method, .. }) => log::debug!("ignored a notification {method:?}"),
             Err(error) => {
@@ -673,7 +675,7 @@ fn complete(connection: &Arc<Connection<Calling>>, id: u32, outcome: Result<&[u8
     drop(calls);
     slot.fill(match outcome {
         Ok(result) => Ok(result.into()),
-        Err(error) => Err(CallError::Remote(RemoteError::from_raw(error))),
+        Err(error) => Err(error_form::read(error, &connection.limits)),
     });
 }
 

@@ -12,7 +12,7 @@
 
 use std::io;
 use std::net::Shutdown;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -20,7 +20,7 @@ use dhaga::net::TcpStream;
 use dhaga::turn::{self, AtEnd, OnReady};
 use dhaga::yield_now;
 
-use crate::error::Cause;
+use crate::error::{Cause, ErrorProfile};
 use crate::frame::FrameError;
 use crate::incoming::{Flow, Incoming};
 use crate::limits::Limits;
@@ -62,6 +62,8 @@ pub(crate) struct Connection<S> {
     /// A reader runs, or is to be resumed by the side.
     is_reading: AtomicBool,
     is_closed: AtomicBool,
+    /// An `ErrorProfile`.
+    errors: AtomicU8,
     /// Counts reads that brought something: who watches for a peer that stalls compares two looks.
     reads: AtomicU64,
 }
@@ -94,6 +96,7 @@ impl<S: Side> Connection<S> {
             incoming: Mutex::default(),
             is_reading: AtomicBool::new(false),
             is_closed: AtomicBool::new(false),
+            errors: AtomicU8::new(ErrorProfile::default() as u8),
             reads: AtomicU64::new(0),
         });
         let listening = Arc::new(Listening(connection.clone()));
@@ -115,6 +118,20 @@ impl<S: Side> Connection<S> {
 
     pub(crate) fn is_closed(&self) -> bool {
         self.is_closed.load(Ordering::SeqCst)
+    }
+
+    /// In which form errors are answered.
+    pub(crate) fn error_profile(&self) -> ErrorProfile {
+        match self.errors.load(Ordering::Relaxed) {
+            number if number == ErrorProfile::Text as u8 => ErrorProfile::Text,
+            number if number == ErrorProfile::CodeText as u8 => ErrorProfile::CodeText,
+            _ => ErrorProfile::Map,
+        }
+    }
+
+    /// Has errors answered in another form from now on: as the server was told, or as was agreed on with the peer.
+    pub(crate) fn set_error_profile(&self, profile: ErrorProfile) {
+        self.errors.store(profile as u8, Ordering::Relaxed);
     }
 
     /// Whether everything was handed to the socket.

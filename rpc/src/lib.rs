@@ -24,7 +24,7 @@
 //! |---|---|
 //! | 0 | [`error`], [`limits`] |
 //! | 1 | [`frame`]: whole values out of bytes |
-//! | 2 | [`message`], [`encode`]: requests, answers and notifications from and to bytes |
+//! | 2 | [`message`], [`encode`]: requests, answers and notifications from and to bytes; `error_form`: how errors travel |
 //! | 3 | [`in_flight`]: ids; [`service`](mod@service): methods; `incoming`, `waiters`, `outbox`: what is unfinished |
 //! | 4 | `connection`: one socket, for either side |
 //! | 5 | `server`, `client` |
@@ -37,6 +37,7 @@ pub mod limits;
 pub mod frame;
 
 pub mod encode;
+mod error_form;
 pub mod message;
 
 pub mod in_flight;
@@ -54,7 +55,7 @@ mod server;
 mod typed;
 
 pub use client::{Client, ClientBuilder};
-pub use error::{CallError, RemoteError};
+pub use error::{CallError, ErrorProfile, RefusedReason, RemoteError};
 pub use limits::Limits;
 pub use rmpv::Value;
 pub use server::{Server, ServerBuilder, ServerStats};

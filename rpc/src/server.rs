@@ -19,7 +19,7 @@ use dhaga::sync::{OwnedSemaphorePermit, Semaphore};
 use dhaga::{Builder, JoinHandle, Runtime, park, turn, yield_now};
 
 use crate::connection::{Connection, Side};
-use crate::error::{Cause, Refusal};
+use crate::error::{Cause, ErrorProfile, Refusal};
 use crate::frame::FrameError;
 use crate::incoming::Flow;
 use crate::limits::{Limits, QUEUED_FRAME_OVERHEAD_BYTES};
@@ -60,6 +60,7 @@ pub struct Server {
 pub struct ServerBuilder {
     methods: Methods,
     limits: Limits,
+    errors: ErrorProfile,
 }
 
 /// What a server has done and holds; see [`Server::stats`].
@@ -81,6 +82,7 @@ pub struct ServerStats {
 struct Shared {
     methods: Methods,
     limits: Arc<Limits>,
+    errors: ErrorProfile,
     /// Handlers that run or wait.
     in_flight: AtomicUsize,
     /// Bytes of frames that have not ended, over all connections.
@@ -166,6 +168,12 @@ impl ServerBuilder {
         self
     }
 
+    /// In which form errors travel to peers with which nothing else was agreed on. Default: [`ErrorProfile::Text`].
+    pub fn error_profile(mut self, profile: ErrorProfile) -> Self {
+        self.errors = profile;
+        self
+    }
+
     /// Listens on `address` and serves, in dhagas of the caller's runtime or else of the default one.
     ///
     /// # Errors
@@ -195,6 +203,7 @@ impl ServerBuilder {
         let shared = Arc::new(Shared {
             methods: self.methods,
             limits: Arc::new(self.limits),
+            errors: self.errors,
             in_flight: AtomicUsize::new(0),
             unfinished_bytes: AtomicUsize::new(0),
             accepted: AtomicU64::new(0),
@@ -487,6 +496,8 @@ fn open(stream: TcpStream, place: Place) -> io::Result<()> {
         charged: AtomicUsize::new(0),
     };
     let connection = Connection::open(stream, side, limits)?;
+    // Nothing has been read yet: this dhaga has not waited since, and the reader will run on the same worker.
+    connection.set_error_profile(server.errors);
     let mut registry = server.registry();
     if registry.is_closed {
         drop(registry);
@@ -603,7 +614,8 @@ impl Side for Serving {
                 batch.requests.push(request);
             }
             Err(Reject::Refuse(id, refusal)) => {
-                connection.send(|out| respond_refusal(&connection.limits, id, refusal, out));
+                connection
+                    .send(|out| respond_refusal(&connection.limits, connection.error_profile(), id, refusal, out));
             }
             Err(Reject::Close(cause)) => connection.side.close_for_fault(connection, cause),
             Err(Reject::Ignore) => {
@@ -862,7 +874,10 @@ impl<'a> Runner<'a> {
         let (mut answer, mut slice) = (Vec::new(), Slice::default());
         while let Some(Request { handler, id, params, .. }) = self.next(&mut answer) {
             match id {
-                Some(id) => handler.respond(&limits, id, &params, &mut answer),
+                Some(id) => {
+                    let errors = self.connection.error_profile();
+                    handler.respond(&limits, errors, id, &params, &mut answer);
+                }
                 None => self.notify(&handler, &params),
             }
             if slice.is_over() {
@@ -971,7 +986,8 @@ impl Drop for Runner<'_> {
         let Some(current) = self.current.take() else { return };
         let mut answer = Vec::new();
         if let Some(id) = current.id {
-            respond_refusal(&self.connection.limits, id, Refusal::HandlerPanicked, &mut answer);
+            let (limits, errors) = (&self.connection.limits, self.connection.error_profile());
+            respond_refusal(limits, errors, id, Refusal::HandlerPanicked, &mut answer);
         }
         let mut state = self.connection.side.state();
         // Without regard to the limit: nothing may wait here.

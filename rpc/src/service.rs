@@ -20,7 +20,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::encode::{self, EncodeError};
-use crate::error::Refusal;
+use crate::error::{ErrorProfile, Refusal};
+use crate::error_form;
 use crate::limits::Limits;
 use crate::message::{self, Decoder, NIL};
 
@@ -161,10 +162,10 @@ impl Handler {
 
     /// Runs the call and appends the whole answer frame, an error answer if the handler failed. Suspends where the function
     /// of the handler does. A panic passes through, and nothing is appended.
-    pub fn respond(&self, limits: &Limits, id: u32, params: &[u8], out: &mut dyn Outgoing) {
+    pub fn respond(&self, limits: &Limits, errors: ErrorProfile, id: u32, params: &[u8], out: &mut dyn Outgoing) {
         let call = Call { params, limits, reply: Some(Reply { id, out: &mut *out }) };
         if let Err(error) = (self.run)(call) {
-            out.lend(&mut |out| error.respond(limits, id, out));
+            out.lend(&mut |out| error.respond(limits, errors, id, out));
         }
     }
 
@@ -179,8 +180,8 @@ impl Handler {
 }
 
 /// Appends the answer of a request that met no handler or whose handler gave no answer.
-pub fn respond_refusal(limits: &Limits, id: u32, refusal: Refusal, out: &mut Vec<u8>) {
-    HandlerError::from(refusal).respond(limits, id, out);
+pub fn respond_refusal(limits: &Limits, errors: ErrorProfile, id: u32, refusal: Refusal, out: &mut Vec<u8>) {
+    HandlerError::refusal(refusal).respond(limits, errors, id, out);
 }
 
 /// One run of a handler.
@@ -211,7 +212,7 @@ impl<'a> Call<'a, '_> {
         };
         let mut outcome = Ok(());
         out.lend(&mut |out| outcome = encode(out, self.limits, id));
-        outcome.map_err(|error| Refusal::BadResult { reason: error.to_string() }.into())
+        outcome.map_err(|error| HandlerError::refusal(Refusal::BadResult { reason: error.to_string() }))
     }
 }
 
@@ -225,8 +226,8 @@ struct Arguments<'a> {
 
 impl<'a> Arguments<'a> {
     fn new(params: &'a [u8], limits: &'a Limits) -> Result<Self, HandlerError> {
-        let (left, header_bytes) = message::array_header(params)
-            .ok_or_else(|| Refusal::BadRequest { reason: "params must be an array".to_owned() })?;
+        let no_array = || HandlerError::refusal(Refusal::BadRequest { reason: "params must be an array".to_owned() });
+        let (left, header_bytes) = message::array_header(params).ok_or_else(no_array)?;
         Ok(Self { decoder: message::decoder(&params[header_bytes..], limits), limits, index: 0, left })
     }
 
@@ -245,7 +246,7 @@ impl<'a> Arguments<'a> {
                 Err(error) => error.to_string().chars().take(REASON_CHARS_MAX).collect(),
             }
         };
-        Err(Refusal::BadArgument { index, reason }.into())
+        Err(HandlerError::refusal(Refusal::BadArgument { index, reason }))
     }
 }
 
@@ -296,6 +297,8 @@ pub struct HandlerError {
 enum Answer {
     Text(String),
     Value(Vec<u8>),
+    /// The library's own.
+    Refusal(Refusal),
 }
 
 impl HandlerError {
@@ -313,15 +316,21 @@ impl HandlerError {
         }
     }
 
-    /// Appends the error answer. When the error itself cannot be sent, a text says why.
-    fn respond(&self, limits: &Limits, id: u32, out: &mut Vec<u8>) {
+    /// What the library says in the handler's place.
+    pub(crate) fn refusal(refusal: Refusal) -> Self {
+        Self { answer: Answer::Refusal(refusal) }
+    }
+
+    /// Appends the error answer. When the error itself cannot be sent, another says why.
+    fn respond(&self, limits: &Limits, errors: ErrorProfile, id: u32, out: &mut Vec<u8>) {
         let sent = match &self.answer {
-            Answer::Text(text) => encode::encode_response_err(out, limits, id, text.as_str()),
-            Answer::Value(raw) => encode::encode_response_err_raw(out, limits, id, raw),
+            Answer::Text(text) => error_form::respond_text(out, limits, errors, id, text),
+            Answer::Value(raw) => error_form::respond_value(out, limits, errors, id, raw),
+            Answer::Refusal(refusal) => error_form::respond_refusal(out, limits, errors, id, refusal),
         };
         if let Err(error) = sent {
             let refusal = Refusal::BadResult { reason: error.to_string() };
-            if let Err(error) = encode::encode_response_err(out, limits, id, &refusal.to_string()) {
+            if let Err(error) = error_form::respond_refusal(out, limits, errors, id, &refusal) {
                 log::error!("request {id} stays without an answer: not even its error fits into a frame: {error}");
             }
         }
@@ -344,6 +353,7 @@ impl fmt::Display for HandlerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.answer {
             Answer::Text(text) => f.write_str(text),
+            Answer::Refusal(refusal) => refusal.fmt(f),
             Answer::Value(raw) => crate::error::RemoteError::from_raw(raw.as_slice()).fmt(f),
         }
     }
@@ -423,8 +433,11 @@ mod tests {
         };
         let mut out = b"before".to_vec();
         match methods().lookup(method) {
-            Some(handler) => handler.respond(&limits(), 9, params, &mut out),
-            None => respond_refusal(&limits(), 9, Refusal::UnknownMethod { method: method.to_owned() }, &mut out),
+            Some(handler) => handler.respond(&limits(), ErrorProfile::Text, 9, params, &mut out),
+            None => {
+                let refusal = Refusal::UnknownMethod { method: method.to_owned() };
+                respond_refusal(&limits(), ErrorProfile::Text, 9, refusal, &mut out);
+            }
         }
         match Message::parse(out.strip_prefix(b"before").expect("the buffer is only appended to"), &limits()) {
             Ok(Message::Response { id: 9, outcome: Ok(result) }) => Ok(decode(result, &limits()).expect("one value")),
@@ -535,7 +548,8 @@ mod tests {
         let limits = limits();
         let raw = [0x91, 0xa1, 0xff];
         let mut out = Vec::new();
-        methods().lookup("number").expect("it is registered").respond(&limits, 1, &raw, &mut out);
+        let number = methods().lookup("number").expect("it is registered").clone();
+        number.respond(&limits, ErrorProfile::Text, 1, &raw, &mut out);
         let text = String::from_utf8_lossy(&out);
         assert!(text.contains("argument 0 does not fit the method"), "{text}");
         let value: Value = decode(&raw[1..], &limits).expect("the library reads it as bin");
