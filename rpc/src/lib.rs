@@ -22,7 +22,7 @@
 //!
 //! | floor | modules |
 //! |---|---|
-//! | 0 | [`error`], [`limits`] |
+//! | 0 | [`error`], [`limits`]; `description`: what is to be known of a service |
 //! | 1 | [`frame`]: whole values out of bytes |
 //! | 2 | [`message`], [`encode`]: requests, answers and notifications from and to bytes; `error_form`: how errors travel |
 //! | 3 | [`in_flight`]: ids; [`service`](mod@service): methods; `incoming`, `waiters`, `outbox`: what is unfinished |
@@ -31,6 +31,7 @@
 //! | 6 | `typed`: what the code of [`service`](macro@service) uses |
 #![forbid(unsafe_code)]
 
+mod description;
 pub mod error;
 pub mod limits;
 
@@ -45,6 +46,9 @@ mod incoming;
 pub mod service;
 mod waiters;
 
+pub mod layer;
+pub mod metrics;
+
 mod outbox;
 
 mod connection;
@@ -55,12 +59,13 @@ mod server;
 mod typed;
 
 pub use client::{Client, ClientBuilder};
+pub use description::{DescribedMethod, DescribedService, Description, MethodDescription, ServiceDescription};
 pub use error::{CallError, ErrorProfile, RefusedReason, RemoteError};
 pub use limits::Limits;
 pub use rmpv::Value;
 pub use server::{Server, ServerBuilder, ServerStats};
 pub use service::{HandlerError, Methods};
-pub use typed::{MethodDescription, ServiceDescription, service};
+pub use typed::service;
 
 #[doc(hidden)]
 pub use typed::__private;

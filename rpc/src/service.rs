@@ -19,6 +19,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::description::{DescribedService, Description, ServiceDescription};
 use crate::encode::{self, EncodeError};
 use crate::error::{ErrorProfile, Refusal};
 use crate::error_form;
@@ -36,7 +37,15 @@ const REASON_CHARS_MAX: usize = 200;
 /// The map hashes with SipHash and its keys are ours, so a peer can neither flood it nor learn its order.
 #[derive(Clone, Default)]
 pub struct Methods {
-    by_name: HashMap<Box<str>, Arc<Handler>>,
+    by_name: HashMap<Box<str>, Entry>,
+    services: Vec<&'static ServiceDescription>,
+}
+
+#[derive(Clone)]
+struct Entry {
+    handler: Arc<Handler>,
+    /// From 0, in the order in which the methods came.
+    number: u32,
 }
 
 /// One method: decodes the arguments, runs the function, encodes its result.
@@ -127,17 +136,44 @@ impl Methods {
     ///
     /// When both have a method of the same name.
     pub fn merge(mut self, other: Self) -> Self {
-        for (name, handler) in other.by_name {
-            assert!(!self.by_name.contains_key(&name), "the method {name:?} is registered twice");
-            self.by_name.insert(name, handler);
+        for (name, Entry { handler, .. }) in other.by_name {
+            self.insert(name, handler);
         }
+        self.services.extend(other.services);
         self
     }
 
     /// The handler of a method, if there is one.
     #[inline]
     pub fn lookup(&self, name: &str) -> Option<&Arc<Handler>> {
-        self.by_name.get(name)
+        self.by_name.get(name).map(|entry| &entry.handler)
+    }
+
+    /// As [`lookup`](Methods::lookup), with a number: those of all methods are counted from 0 without a gap.
+    #[inline]
+    pub(crate) fn lookup_numbered(&self, name: &str) -> Option<(&Arc<Handler>, u32)> {
+        self.by_name.get(name).map(|entry| (&entry.handler, entry.number))
+    }
+
+    /// The names, by number.
+    pub(crate) fn names_numbered(&self) -> Vec<&str> {
+        let mut names = vec![""; self.by_name.len()];
+        self.by_name.iter().for_each(|(name, entry)| names[entry.number as usize] = name);
+        names
+    }
+
+    /// Notes what a trait says of methods that are there.
+    pub(crate) fn described(mut self, service: &'static ServiceDescription) -> Self {
+        self.services.push(service);
+        self
+    }
+
+    /// What is to be known of the methods, except for those of the protocol.
+    pub(crate) fn describe(&self) -> Description {
+        let mut methods: Vec<_> =
+            self.names().filter(|name| !name.starts_with(RESERVED_PREFIX)).map(str::to_owned).collect();
+        methods.sort_unstable();
+        Description { services: self.services.iter().copied().map(DescribedService::from).collect(), methods }
     }
 
     /// The names, in no special order.
@@ -147,9 +183,24 @@ impl Methods {
 
     fn add(mut self, name: &str, handler: Handler) -> Self {
         assert!(!name.starts_with(RESERVED_PREFIX), "the method {name:?} has a name reserved for the protocol");
-        let before = self.by_name.insert(name.into(), Arc::new(handler));
-        assert!(before.is_none(), "the method {name:?} is registered twice");
+        self.insert(name.into(), Arc::new(handler));
         self
+    }
+
+    /// Adds a method of the protocol.
+    pub(crate) fn protocol<Args, F>(mut self, name: &str, f: F) -> Self
+    where
+        F: TypedHandler<Args>,
+    {
+        debug_assert!(name.starts_with(RESERVED_PREFIX));
+        self.insert(name.into(), Arc::new(Handler { run: Box::new(move |call| f.run(call)), is_inline: true }));
+        self
+    }
+
+    fn insert(&mut self, name: Box<str>, handler: Arc<Handler>) {
+        let number = u32::try_from(self.by_name.len()).expect("a program has fewer methods");
+        assert!(!self.by_name.contains_key(&name), "the method {name:?} is registered twice");
+        self.by_name.insert(name, Entry { handler, number });
     }
 }
 
@@ -163,10 +214,24 @@ impl Handler {
     /// Runs the call and appends the whole answer frame, an error answer if the handler failed. Suspends where the function
     /// of the handler does. A panic passes through, and nothing is appended.
     pub fn respond(&self, limits: &Limits, errors: ErrorProfile, id: u32, params: &[u8], out: &mut dyn Outgoing) {
-        let call = Call { params, limits, reply: Some(Reply { id, out: &mut *out }) };
-        if let Err(error) = (self.run)(call) {
+        if let Err(error) = self.answer(limits, id, params, out) {
             out.lend(&mut |out| error.respond(limits, errors, id, out));
         }
+    }
+
+    /// As [`respond`](Handler::respond); if the handler fails, nothing is appended, and the caller answers.
+    ///
+    /// # Errors
+    ///
+    /// What the answer shall say.
+    pub(crate) fn answer(
+        &self,
+        limits: &Limits,
+        id: u32,
+        params: &[u8],
+        out: &mut dyn Outgoing,
+    ) -> Result<(), HandlerError> {
+        (self.run)(Call { params, limits, reply: Some(Reply { id, out }) })
     }
 
     /// Runs the call of a notification, and drops its result.
@@ -316,13 +381,26 @@ impl HandlerError {
         }
     }
 
+    /// A refusal of one who may not call this: see [`CallError::Refused`](crate::CallError::Refused). `reason` is told to the caller.
+    pub fn denied(reason: impl fmt::Display) -> Self {
+        Self::refusal(Refusal::Denied { reason: reason.to_string() })
+    }
+
+    /// Of what kind it is: a number in [`ERROR_KINDS`].
+    pub(crate) fn kind(&self) -> u8 {
+        match &self.answer {
+            Answer::Text(_) | Answer::Value(_) => 0,
+            Answer::Refusal(refusal) => kind_of(refusal),
+        }
+    }
+
     /// What the library says in the handler's place.
     pub(crate) fn refusal(refusal: Refusal) -> Self {
         Self { answer: Answer::Refusal(refusal) }
     }
 
     /// Appends the error answer. When the error itself cannot be sent, another says why.
-    fn respond(&self, limits: &Limits, errors: ErrorProfile, id: u32, out: &mut Vec<u8>) {
+    pub(crate) fn respond(&self, limits: &Limits, errors: ErrorProfile, id: u32, out: &mut Vec<u8>) {
         let sent = match &self.answer {
             Answer::Text(text) => error_form::respond_text(out, limits, errors, id, text),
             Answer::Value(raw) => error_form::respond_value(out, limits, errors, id, raw),
@@ -334,6 +412,33 @@ impl HandlerError {
                 log::error!("request {id} stays without an answer: not even its error fits into a frame: {error}");
             }
         }
+    }
+}
+
+/// Names of the kinds of errors that a server counts.
+pub(crate) const ERROR_KINDS: &[&str] = &[
+    "application",
+    "unknown_method",
+    "invalid_request",
+    "invalid_arguments",
+    "panicked",
+    "overloaded",
+    "unsendable",
+    "shutting_down",
+    "denied",
+];
+
+/// The number of a refusal's kind.
+pub(crate) fn kind_of(refusal: &Refusal) -> u8 {
+    match refusal {
+        Refusal::UnknownMethod { .. } => 1,
+        Refusal::BadRequest { .. } => 2,
+        Refusal::BadArgument { .. } => 3,
+        Refusal::HandlerPanicked => 4,
+        Refusal::TooManyInFlight { .. } => 5,
+        Refusal::BadResult { .. } => 6,
+        Refusal::ShuttingDown => 7,
+        Refusal::Denied { .. } => 8,
     }
 }
 

@@ -6,7 +6,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::client::Client;
+use crate::description::ServiceDescription;
 use crate::error::CallError;
+use crate::service::Methods;
 
 /// Makes a service of a trait: beside `trait Stock` stand a `StockClient`, which calls it, and a `StockServer`, which serves
 /// whatever implements it.
@@ -80,32 +82,6 @@ use crate::error::CallError;
 /// ```
 pub use dhaga_rpc_macros::service;
 
-/// A service, for those who do not have its trait: what `DESCRIPTION` of a client says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct ServiceDescription {
-    /// As given to the attribute, or else the trait's.
-    pub name: &'static str,
-    /// In the order of the trait.
-    pub methods: &'static [MethodDescription],
-}
-
-/// A method of a service, with Rust types as the trait writes them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct MethodDescription {
-    /// On the wire.
-    pub name: &'static str,
-    /// Names and types.
-    pub arguments: &'static [(&'static str, &'static str)],
-    /// How many of them each caller must give. The rest, at the end, are optional or have defaults.
-    pub required: usize,
-    /// The types of value and error; `None` for a notification.
-    pub outcome: Option<(&'static str, &'static str)>,
-    /// Whether it may run twice.
-    pub is_idempotent: bool,
-}
-
 /// For the attribute's code only.
 #[doc(hidden)]
 pub mod __private {
@@ -115,18 +91,10 @@ pub mod __private {
 
     use super::*;
 
-    pub const fn service_description(name: &'static str, methods: &'static [MethodDescription]) -> ServiceDescription {
-        ServiceDescription { name, methods }
-    }
+    pub use crate::description::{method_description, service_description};
 
-    pub const fn method_description(
-        name: &'static str,
-        arguments: &'static [(&'static str, &'static str)],
-        required: usize,
-        outcome: Option<(&'static str, &'static str)>,
-        is_idempotent: bool,
-    ) -> MethodDescription {
-        MethodDescription { name, arguments, required, outcome, is_idempotent }
+    pub fn describe(methods: Methods, service: &'static ServiceDescription) -> Methods {
+        methods.described(service)
     }
 
     pub fn into_vec(bytes: Option<ByteBuf>) -> Option<Vec<u8>> {

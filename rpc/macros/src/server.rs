@@ -10,7 +10,7 @@ use crate::options::DefaultValue;
 
 pub(crate) fn expand(service: &Service) -> TokenStream {
     let Service { visibility, ident, methods, .. } = service;
-    let server = format_ident!("{ident}Server");
+    let (server, client) = (format_ident!("{ident}Server"), format_ident!("{ident}Client"));
     let about =
         format!("Serves a [`{ident}`]: give it to [`ServerBuilder::service`](::dhaga_rpc::ServerBuilder::service).");
     let handlers = methods.iter().map(|method| handler(ident, method));
@@ -41,7 +41,7 @@ pub(crate) fn expand(service: &Service) -> TokenStream {
             fn from(__server: #server<__T>) -> Self {
                 let __methods = ::dhaga_rpc::Methods::new();
                 #(#handlers)*
-                __methods
+                ::dhaga_rpc::__private::describe(__methods, &#client::DESCRIPTION)
             }
         }
     }
