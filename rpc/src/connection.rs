@@ -1,4 +1,4 @@
-//! One socket: reading on demand, one outgoing buffer, flushed once a turn. Both sides of a call are built on it.
+//! One transport: reading on demand, one outgoing buffer, flushed once a turn.
 //!
 //! An idle connection is this struct and a source in its worker's reactor: no dhaga, no stack, no buffer.
 //!
@@ -11,28 +11,25 @@
 //! There is one reader at a time. It gives the connection back before it runs the side's work, which is user code.
 
 use std::io;
-use std::net::Shutdown;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use dhaga::net::TcpStream;
 use dhaga::turn::{self, AtEnd, OnReady};
 use dhaga::yield_now;
 
-use crate::error::{Cause, ErrorProfile};
+use crate::error::Cause;
 use crate::frame::FrameError;
 use crate::incoming::{Flow, Incoming};
 use crate::limits::Limits;
 use crate::outbox::{Appended, Flushed, NoRoom, Outbox};
+use crate::transport::Transport;
 
-/// What a connection is for: the serving or the calling side.
+/// What a connection is for: the floor above, which gets to know what happens here.
 pub(crate) trait Side: Send + Sync + Sized + 'static {
     /// What the reader collects from one read.
     type Batch: Default;
 
-    /// Begins a batch: what room there is.
-    fn begin(connection: &Arc<Connection<Self>>) -> Self::Batch;
     /// Takes a whole frame, or makes it wait. Must neither wait itself nor run user code.
     fn take(connection: &Arc<Connection<Self>>, frame: &[u8], batch: &mut Self::Batch) -> Flow;
     /// Ends a batch. `waits_for` is the size of a frame that has to wait; returns whether there is room for it after all.
@@ -52,18 +49,16 @@ pub(crate) trait Side: Send + Sync + Sized + 'static {
     fn closed(connection: &Arc<Connection<Self>>, reason: Option<Cause>);
 }
 
-/// One socket and what is unfinished in either direction.
+/// One transport and what is unfinished in either direction.
 pub(crate) struct Connection<S> {
     pub(crate) side: S,
     pub(crate) limits: Arc<Limits>,
-    stream: TcpStream,
+    transport: Transport,
     outbox: Outbox,
     incoming: Mutex<Incoming>,
     /// A reader runs, or is to be resumed by the side.
     is_reading: AtomicBool,
     is_closed: AtomicBool,
-    /// An `ErrorProfile`.
-    errors: AtomicU8,
     /// Counts reads that brought something: who watches for a peer that stalls compares two looks.
     reads: AtomicU64,
 }
@@ -86,22 +81,21 @@ impl<S: Side> Connection<S> {
     /// # Errors
     ///
     /// What the kernel said when the socket was registered.
-    pub(crate) fn open(stream: TcpStream, side: S, limits: Arc<Limits>) -> io::Result<Arc<Self>> {
-        stream.set_nodelay(true)?;
+    pub(crate) fn open(transport: Transport, side: S, limits: Arc<Limits>) -> io::Result<Arc<Self>> {
+        transport.prepare()?;
         let connection = Arc::new(Self {
             side,
             outbox: Outbox::new(limits.unsent_bytes_max),
             limits,
-            stream,
+            transport,
             incoming: Mutex::default(),
             is_reading: AtomicBool::new(false),
             is_closed: AtomicBool::new(false),
-            errors: AtomicU8::new(ErrorProfile::default() as u8),
             reads: AtomicU64::new(0),
         });
         let listening = Arc::new(Listening(connection.clone()));
-        if let Err(error) = turn::on_ready(&connection.stream, listening) {
-            turn::stop_on_ready(&connection.stream);
+        if let Err(error) = connection.transport.on_ready(listening) {
+            connection.transport.stop_on_ready();
             return Err(error);
         }
         Ok(connection)
@@ -112,26 +106,8 @@ impl<S: Side> Connection<S> {
         (self.incoming().is_unfinished(), self.reads.load(Ordering::Relaxed))
     }
 
-    pub(crate) fn peer(&self) -> io::Result<std::net::SocketAddr> {
-        self.stream.peer_addr()
-    }
-
     pub(crate) fn is_closed(&self) -> bool {
         self.is_closed.load(Ordering::SeqCst)
-    }
-
-    /// In which form errors are answered.
-    pub(crate) fn error_profile(&self) -> ErrorProfile {
-        match self.errors.load(Ordering::Relaxed) {
-            number if number == ErrorProfile::Text as u8 => ErrorProfile::Text,
-            number if number == ErrorProfile::CodeText as u8 => ErrorProfile::CodeText,
-            _ => ErrorProfile::Map,
-        }
-    }
-
-    /// Has errors answered in another form from now on: as the server was told, or as was agreed on with the peer.
-    pub(crate) fn set_error_profile(&self, profile: ErrorProfile) {
-        self.errors.store(profile as u8, Ordering::Relaxed);
     }
 
     /// Whether everything was handed to the socket.
@@ -142,6 +118,11 @@ impl<S: Side> Connection<S> {
     /// Whether the peer takes its bytes too slowly for more requests of its to be read.
     pub(crate) fn is_congested(&self) -> bool {
         self.outbox.is_full()
+    }
+
+    /// As [`is_congested`](Self::is_congested), by twice as much.
+    pub(crate) fn is_flooded(&self) -> bool {
+        self.outbox.is_flooded()
     }
 
     fn incoming(&self) -> MutexGuard<'_, Incoming> {
@@ -182,12 +163,12 @@ impl<S: Side> Connection<S> {
 
     /// Hands what is unsent to the socket; what that does not take, a writer waits with.
     pub(crate) fn flush(self: &Arc<Self>) {
-        match self.outbox.flush(&self.stream) {
+        match self.outbox.flush(&self.transport) {
             Flushed::Done => S::drained(self),
             Flushed::Broken(error) => self.close(Some(Arc::new(error))),
             Flushed::Full => {
                 let connection = self.clone();
-                let started = turn::spawn(move || match connection.outbox.write_rest(&connection.stream) {
+                let started = turn::spawn(move || match connection.outbox.write_rest(&connection.transport) {
                     Ok(()) => S::drained(&connection),
                     Err(error) => connection.close(Some(Arc::new(error))),
                 });
@@ -231,11 +212,11 @@ impl<S: Side> Connection<S> {
     /// Ends the right to read. Returns whether an event came meanwhile, and the caller has the right again.
     fn give_back(&self) -> bool {
         self.is_reading.store(false, Ordering::SeqCst);
-        turn::is_readable(&self.stream) && !self.is_reading.swap(true, Ordering::SeqCst)
+        self.transport.is_readable() && !self.is_reading.swap(true, Ordering::SeqCst)
     }
 
     fn read_once(self: &Arc<Self>, buffer: &mut [u8]) -> Step {
-        match turn::try_read(&self.stream, buffer) {
+        match self.transport.try_read(buffer) {
             Ok(None) => Step::Drained,
             Ok(Some(0)) => {
                 S::end_of_input(self, self.incoming().is_unfinished());
@@ -255,7 +236,7 @@ impl<S: Side> Connection<S> {
 
     /// A short read leaves the bit set only if the peer has closed or an event came: then there is no event to wait for.
     fn has_news(&self) -> bool {
-        turn::is_readable(&self.stream)
+        self.transport.is_readable()
     }
 
     fn cut(self: &Arc<Self>, bytes: &[u8], then: Step) -> Step {
@@ -265,7 +246,7 @@ impl<S: Side> Connection<S> {
         }
         let mut fresh = bytes;
         loop {
-            let (mut batch, mut waits_for) = (S::begin(self), None);
+            let (mut batch, mut waits_for) = (S::Batch::default(), None);
             let cut = incoming.feed(fresh, &self.limits, |frame| {
                 let flow = S::take(self, frame, &mut batch);
                 waits_for = (flow == Flow::Wait).then_some(frame.len());
@@ -298,7 +279,7 @@ impl<S: Side> Connection<S> {
     }
 
     pub(crate) fn describe_peer(&self) -> String {
-        self.peer().map_or_else(|_| "a peer that has gone".to_owned(), |address| address.to_string())
+        self.transport.to_string()
     }
 
     /// Ends the connection at once, in both directions. Whoever waits for it learns the reason.
@@ -306,17 +287,16 @@ impl<S: Side> Connection<S> {
         if self.is_closed.swap(true, Ordering::SeqCst) {
             return;
         }
-        turn::stop_on_ready(&self.stream);
+        self.transport.stop_on_ready();
         // What is buffered and belongs to nobody who waits still has a chance to leave.
         if reason.is_none() {
             // It fails when the peer was faster.
-            let _ = self.outbox.flush(&self.stream);
+            let _ = self.outbox.flush(&self.transport);
         }
         self.outbox.close();
         // Before the peer can see it: who asks then finds it counted.
         S::closed(self, reason);
-        // It fails when the peer was faster: either way the connection is down.
-        let _ = self.stream.shutdown(Shutdown::Both);
+        self.transport.close();
     }
 }
 

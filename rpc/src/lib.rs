@@ -24,10 +24,10 @@
 //! |---|---|
 //! | 0 | [`error`], [`limits`]; `description`: what is to be known of a service |
 //! | 1 | [`frame`]: whole values out of bytes |
-//! | 2 | [`message`], [`encode`]: requests, answers and notifications from and to bytes; `error_form`: how errors travel |
-//! | 3 | [`in_flight`]: ids; [`service`](mod@service): methods; `incoming`, `waiters`, `outbox`: what is unfinished |
-//! | 4 | `connection`: one socket, for either side |
-//! | 5 | `server`, `client` |
+//! | 2 | [`message`], [`encode`]: requests, answers and notifications from and to bytes; `error_form`: how errors travel; `extension`: what goes beyond plain messages |
+//! | 3 | [`in_flight`], `id_hash`: ids; [`service`](mod@service): methods; `transport`: sockets and pipes; [`layer`]: code around calls; [`metrics`]; `incoming`, `waiters`, `outbox`: what is unfinished |
+//! | 4 | `connection`: one transport; `host`: what all connections together hold; `peer`: our side of a connection, which calls and serves |
+//! | 5 | `probe`: asks for extensions; `client`: connections that we dial; `server`: those that we accept |
 //! | 6 | `typed`: what the code of [`service`](macro@service) uses |
 #![forbid(unsafe_code)]
 
@@ -39,11 +39,14 @@ pub mod frame;
 
 pub mod encode;
 mod error_form;
+mod extension;
 pub mod message;
 
+mod id_hash;
 pub mod in_flight;
 mod incoming;
 pub mod service;
+mod transport;
 mod waiters;
 
 pub mod layer;
@@ -53,18 +56,23 @@ mod outbox;
 
 mod connection;
 
+mod host;
+mod peer;
+
 mod client;
+mod probe;
 mod server;
 
 mod typed;
 
-pub use client::{Client, ClientBuilder};
+pub use client::{Client, ClientBuilder, Extensions};
 pub use description::{DescribedMethod, DescribedService, Description, MethodDescription, ServiceDescription};
 pub use error::{CallError, ErrorProfile, RefusedReason, RemoteError};
 pub use limits::Limits;
 pub use rmpv::Value;
 pub use server::{Server, ServerBuilder, ServerStats};
 pub use service::{HandlerError, Methods};
+pub use transport::Transport;
 pub use typed::service;
 
 #[doc(hidden)]

@@ -23,11 +23,9 @@ use crate::description::{DescribedService, Description, ServiceDescription};
 use crate::encode::{self, EncodeError};
 use crate::error::{ErrorProfile, Refusal};
 use crate::error_form;
+use crate::extension;
 use crate::limits::Limits;
 use crate::message::{self, Decoder, NIL};
-
-/// Names that begin with this belong to the protocol and never reach a handler.
-const RESERVED_PREFIX: &str = "$/";
 
 /// Characters kept of what a decoder says about an argument: it may quote the peer's own megabytes.
 const REASON_CHARS_MAX: usize = 200;
@@ -171,9 +169,14 @@ impl Methods {
     /// What is to be known of the methods, except for those of the protocol.
     pub(crate) fn describe(&self) -> Description {
         let mut methods: Vec<_> =
-            self.names().filter(|name| !name.starts_with(RESERVED_PREFIX)).map(str::to_owned).collect();
+            self.names().filter(|name| !name.starts_with(extension::PREFIX)).map(str::to_owned).collect();
         methods.sort_unstable();
         Description { services: self.services.iter().copied().map(DescribedService::from).collect(), methods }
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.by_name.is_empty()
     }
 
     /// The names, in no special order.
@@ -182,7 +185,7 @@ impl Methods {
     }
 
     fn add(mut self, name: &str, handler: Handler) -> Self {
-        assert!(!name.starts_with(RESERVED_PREFIX), "the method {name:?} has a name reserved for the protocol");
+        assert!(!name.starts_with(extension::PREFIX), "the method {name:?} has a name reserved for the protocol");
         self.insert(name.into(), Arc::new(handler));
         self
     }
@@ -192,7 +195,7 @@ impl Methods {
     where
         F: TypedHandler<Args>,
     {
-        debug_assert!(name.starts_with(RESERVED_PREFIX));
+        debug_assert!(name.starts_with(extension::PREFIX));
         self.insert(name.into(), Arc::new(Handler { run: Box::new(move |call| f.run(call)), is_inline: true }));
         self
     }
