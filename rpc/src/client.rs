@@ -510,7 +510,7 @@ impl Dialled {
 
     /// Has the peer asked for extensions, if it shall be.
     fn ask(&self, connection: &Arc<Connection<Peer>>) -> Result<Option<Arc<Probe>>, CallError> {
-        let address = connection.peer().ok();
+        let address = connection.peer_address();
         match self.extensions {
             Extensions::Plain => Ok(None),
             Extensions::Auto if address.is_some_and(|address| self.plain.contains(address)) => Ok(None),

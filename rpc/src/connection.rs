@@ -11,6 +11,7 @@
 //! There is one reader at a time. It gives the connection back before it runs the side's work, which is user code.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -276,6 +277,11 @@ impl<S: Side> Connection<S> {
     pub(crate) fn close_malformed(self: &Arc<Self>, error: FrameError) {
         log::warn!("closing the connection to {}: {error}", self.describe_peer());
         self.close(Some(Arc::new(error)));
+    }
+
+    /// The peer's address, if it is one of TCP that has not gone.
+    pub(crate) fn peer_address(&self) -> Option<SocketAddr> {
+        self.transport.peer_address()
     }
 
     pub(crate) fn describe_peer(&self) -> String {

@@ -90,7 +90,7 @@ struct Asking {
 /// There is no room for a dhaga.
 pub(crate) fn start(connection: &Arc<Connection<Peer>>, plain: Option<PlainPeers>) -> Result<Arc<Probe>, CallError> {
     let probe = Arc::new(Probe { verdict: OnceLock::new(), over: Semaphore::new(0) });
-    let (address, since) = (connection.peer().ok(), park::now());
+    let (address, since) = (connection.peer_address(), park::now());
     let asking = Asking { probe: probe.clone(), connection: connection.clone(), address, plain, since };
     match turn::spawn_here(move || asking.ask()) {
         Ok(()) => Ok(probe),

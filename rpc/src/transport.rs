@@ -9,7 +9,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::net::Shutdown;
+use std::net::{Shutdown, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -110,6 +110,14 @@ impl Transport {
     pub fn stdio() -> io::Result<Self> {
         let (input, output) = turn::take_stdio()?;
         Self::pipes_to("standard input", input.into(), output.into())
+    }
+
+    /// Of the other end, if it is one of TCP that has not gone.
+    pub(crate) fn peer_address(&self) -> Option<SocketAddr> {
+        match &self.0 {
+            Kind::Tcp(stream) => stream.peer_addr().ok(),
+            Kind::Unix(_) | Kind::Pipes(_) => None,
+        }
     }
 
     /// Two descriptors, and who is at the other end of them.
