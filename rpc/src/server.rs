@@ -427,8 +427,8 @@ impl Watch {
         let (is_unfinished, reads) = connection.progress();
         let has_grown = reads != self.reads;
         let is_owing = is_unfinished || reads == 0;
-        // A frame that waits for room of ours is not the peer's fault.
-        let is_ours = connection.side.holds_peer_up();
+        // What came and waits for room of ours, or for the reader's turn on a busy worker, is not the peer's fault.
+        let is_ours = connection.is_reading();
         if is_owing && (has_grown || is_ours) {
             self.reads = reads;
             self.overdue = now + limits.frame_must_grow_within;

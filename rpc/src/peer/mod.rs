@@ -86,11 +86,6 @@ impl Peer {
         !self.is_ended.load(Ordering::SeqCst)
     }
 
-    /// Whether a frame is unfinished because we have no room for it, which is not the peer's fault.
-    pub(crate) fn holds_peer_up(&self) -> bool {
-        self.serving.get().is_some_and(|serving| serving.is_waiting())
-    }
-
     /// Notes that the keeper looks at the connection. Returns whether it did before.
     pub(crate) fn set_watched(&self, is_watched: bool) -> bool {
         self.is_watched.swap(is_watched, Ordering::SeqCst)
