@@ -28,6 +28,7 @@ use crate::host::Host;
 use crate::limits::Limits;
 use crate::message::{self, Message};
 use crate::peer::{self, Answer, Keeper, Peer};
+use crate::probe::{self, PlainPeers, Probe, Verdict};
 use crate::service::{HandlerError, Methods, TypedHandler};
 use crate::transport::Transport;
 
@@ -55,6 +56,24 @@ pub struct Client {
 pub struct ClientBuilder {
     methods: Methods,
     limits: Limits,
+    extensions: Extensions,
+}
+
+/// Whether a client asks its peer for what goes beyond plain MessagePack-RPC: deadlines, cancellation, metadata and traces
+/// that go with a call. `docs/protocol.md` says what goes over the wire.
+///
+/// The question is one ordinary request, sent when a connection was dialled; the calls wait for its answer,
+/// [`HELLO_WITHIN`](crate::limits::HELLO_WITHIN) at most. Nothing else of the extensions is sent to who has not answered it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Extensions {
+    /// It does not ask.
+    Plain,
+    /// It asks. A peer that refuses, says nothing or closes is a plain one: the client remembers its address, and does not
+    /// ask it again.
+    #[default]
+    Auto,
+    /// As `Auto`, but to a plain peer nothing is sent: calls fail with [`CallError::PlainPeer`].
+    Require,
 }
 
 struct Shared {
@@ -73,11 +92,15 @@ enum Route {
 }
 
 /// A connection that ends with its client.
-struct Own(Arc<Connection<Peer>>);
+struct Own {
+    connection: Arc<Connection<Peer>>,
+    probe: Option<Arc<Probe>>,
+    extensions: Extensions,
+}
 
 impl Drop for Own {
     fn drop(&mut self) {
-        self.0.end();
+        self.connection.end();
     }
 }
 
@@ -92,15 +115,20 @@ enum Target {
 struct Dialled {
     target: Target,
     host: Arc<Host>,
+    extensions: Extensions,
+    plain: PlainPeers,
     links: Mutex<Vec<Link>>,
     /// One dhaga connects at a time; the others wait for what it gets.
     connecting: dhaga::sync::Mutex<()>,
 }
 
 /// The connection of one worker.
+#[derive(Clone)]
 struct Link {
     worker: u16,
     connection: Arc<Connection<Peer>>,
+    /// `Some`: calls wait for what the peer says to `$/hello`.
+    probe: Option<Arc<Probe>>,
 }
 
 impl ClientBuilder {
@@ -166,6 +194,12 @@ impl ClientBuilder {
         self
     }
 
+    /// Whether the peer is asked for extensions. Default: [`Extensions::Auto`].
+    pub fn extensions(mut self, extensions: Extensions) -> Self {
+        self.extensions = extensions;
+        self
+    }
+
     /// Replaces the limits, the timeout among them. Default: [`Limits::default`].
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
@@ -177,7 +211,7 @@ impl ClientBuilder {
     /// # Errors
     ///
     /// [`CallError::Connect`] when no address of the name answers; [`CallError::DeadlineExceeded`] when none does within
-    /// the call timeout.
+    /// the call timeout; [`CallError::PlainPeer`] if extensions are required and it has none.
     pub fn connect(self, address: impl ToSocketAddrs) -> Result<Client, CallError> {
         let deadline = deadline_in(self.limits.call_timeout);
         let addresses = until(deadline, || Ok(address.to_socket_addrs()?.collect())).map_err(connect_error)?;
@@ -199,10 +233,17 @@ impl ClientBuilder {
         self.limits.check().map_err(CallError::ApiMisuse)?;
         let limits = Arc::new(self.limits);
         let host = Host::new(self.methods, limits.clone());
-        let connecting = dhaga::sync::Mutex::new(());
-        let route = Route::Dialled(Dialled { target, host, links: Mutex::default(), connecting });
+        let dialled = Dialled {
+            target,
+            host,
+            extensions: self.extensions,
+            plain: PlainPeers::default(),
+            links: Mutex::default(),
+            connecting: dhaga::sync::Mutex::new(()),
+        };
+        let route = Route::Dialled(dialled);
         let client = Client { shared: Arc::new(Shared { limits, route }) };
-        client.in_dhaga(move |shared| shared.connection(deadline).map(drop))?;
+        client.in_dhaga(move |shared| shared.open(deadline))?;
         Ok(client)
     }
 
@@ -248,18 +289,22 @@ impl ClientBuilder {
     pub fn spawn(self, command: &mut Command) -> Result<Client, CallError> {
         self.limits.check().map_err(CallError::ApiMisuse)?;
         let (transport, minder) = Minder::start(command).map_err(connect_error)?;
-        let connection = self.open(transport, Some(minder.keeper()))?;
-        let client = Client::owning(connection.clone());
-        minder.begin(&connection).map_err(connect_error)?;
-        Ok(client)
+        let own = self.open(transport, Some(minder.keeper()))?;
+        minder.begin(&own.connection).map_err(connect_error)?;
+        Ok(Client::owning(own))
     }
 
     /// Begins to listen to a transport, on the caller's worker or on any.
-    fn open(self, transport: Transport, keeper: Option<Box<dyn Keeper>>) -> Result<Arc<Connection<Peer>>, CallError> {
-        let limits = Arc::new(self.limits);
+    fn open(self, transport: Transport, keeper: Option<Box<dyn Keeper>>) -> Result<Own, CallError> {
+        let (limits, extensions) = (Arc::new(self.limits), self.extensions);
         let side = Peer::new(Host::new(self.methods, limits.clone()), keeper);
         side.prepare_to_call();
-        on_a_worker(move || Connection::open(transport, side, limits)).map_err(connect_error)
+        let opened = on_a_worker(move || {
+            let connection = Connection::open(transport, side, limits).map_err(connect_error)?;
+            let probe = extensions.ask(&connection, &PlainPeers::default())?;
+            Ok(Own { connection, probe, extensions })
+        });
+        opened.map_err(connect_error)?
     }
 }
 
@@ -326,9 +371,9 @@ impl Client {
     }
 
     /// A client with which the connection ends.
-    fn owning(connection: Arc<Connection<Peer>>) -> Self {
-        let limits = connection.limits.clone();
-        Self { shared: Arc::new(Shared { limits, route: Route::Own(Own(connection)) }) }
+    fn owning(own: Own) -> Self {
+        let limits = own.connection.limits.clone();
+        Self { shared: Arc::new(Shared { limits, route: Route::Own(own) }) }
     }
 
     /// Calls `method` and waits for its result. `params` is a tuple or list; `()` for no arguments. Parks a dhaga, blocks
@@ -417,7 +462,7 @@ impl Client {
         match &self.shared.route {
             Route::Dialled(dialled) => dialled.links().iter().filter(|link| link.is_usable()).count(),
             Route::Open(connection) => usize::from(connection.upgrade().is_some_and(|open| is_usable(&open))),
-            Route::Own(Own(connection)) => usize::from(is_usable(connection)),
+            Route::Own(own) => usize::from(is_usable(&own.connection)),
         }
     }
 
@@ -504,6 +549,14 @@ impl Shared {
         }
     }
 
+    /// A first connection. What the peer says to `$/hello` need not be waited for if it makes no difference.
+    fn open(&self, deadline: Option<Instant>) -> Result<(), CallError> {
+        match &self.route {
+            Route::Dialled(dialled) if dialled.extensions != Extensions::Require => dialled.connect(deadline),
+            _ => self.connection(deadline).map(drop),
+        }
+    }
+
     fn connection(&self, deadline: Option<Instant>) -> Result<Arc<Connection<Peer>>, CallError> {
         match &self.route {
             Route::Dialled(dialled) => dialled.connection(deadline),
@@ -511,8 +564,7 @@ impl Shared {
                 .upgrade()
                 .filter(|open| is_usable(open))
                 .ok_or(CallError::Disconnected { maybe_executed: false, source: None }),
-            Route::Own(Own(connection)) if is_usable(connection) => Ok(connection.clone()),
-            Route::Own(Own(connection)) => Err(connection.why_ended()),
+            Route::Own(own) => own.connection(deadline),
         }
     }
 }
@@ -521,6 +573,40 @@ impl Drop for Dialled {
     fn drop(&mut self) {
         let links = std::mem::take(self.links.get_mut().unwrap_or_else(PoisonError::into_inner));
         links.iter().for_each(|link| link.connection.end());
+    }
+}
+
+impl Own {
+    /// The connection, when it is known what the peer is.
+    fn connection(&self, deadline: Option<Instant>) -> Result<Arc<Connection<Peer>>, CallError> {
+        let is_required = self.extensions == Extensions::Require;
+        if let Some(probe) = self.probe.as_ref().filter(|probe| is_required || !probe.is_over()) {
+            self.extensions.check(&self.connection, probe.wait(deadline)?)?;
+        }
+        match is_usable(&self.connection) {
+            true => Ok(self.connection.clone()),
+            false => Err(self.connection.why_ended()),
+        }
+    }
+}
+
+impl Extensions {
+    /// Has the peer asked for extensions, if it shall be.
+    fn ask(self, connection: &Arc<Connection<Peer>>, plain: &PlainPeers) -> Result<Option<Arc<Probe>>, CallError> {
+        match self {
+            Self::Plain => Ok(None),
+            Self::Auto if connection.peer_name().is_some_and(|name| plain.contains(&name)) => Ok(None),
+            Self::Auto => probe::start(connection, Some(plain.clone())).map(Some),
+            // To remember it would be to refuse it for ever.
+            Self::Require => probe::start(connection, None).map(Some),
+        }
+    }
+
+    fn check(self, connection: &Connection<Peer>, verdict: Verdict) -> Result<(), CallError> {
+        match verdict {
+            Verdict::Plain if self == Self::Require => Err(CallError::PlainPeer { peer: connection.describe_peer() }),
+            Verdict::Plain | Verdict::Extended => Ok(()),
+        }
     }
 }
 
@@ -542,17 +628,36 @@ impl Dialled {
 
     /// The connection of the caller's worker, opened if there is none that lives.
     fn connection(&self, deadline: Option<Instant>) -> Result<Arc<Connection<Peer>>, CallError> {
-        match self.existing() {
-            Some(connection) => Ok(connection),
-            None => self.connect(deadline),
+        // Twice each: what closes on the question is dialled anew.
+        for _ in 0..5 {
+            match self.existing() {
+                Some(Link { connection, probe: None, .. }) => return Ok(connection),
+                Some(Link { connection, probe: Some(probe), .. }) => self.wait_for(&connection, &probe, deadline)?,
+                None => self.connect(deadline)?,
+            }
         }
+        Err(CallError::Disconnected { maybe_executed: false, source: None })
     }
 
-    fn existing(&self) -> Option<Arc<Connection<Peer>>> {
+    fn existing(&self) -> Option<Link> {
         let worker = turn::worker_id()?;
-        let links = self.links();
-        let link = links.iter().find(|link| link.worker == worker || self.is_called())?;
-        link.is_usable().then(|| link.connection.clone())
+        let mut links = self.links();
+        let link = links.iter_mut().find(|link| link.worker == worker || self.is_called())?;
+        if link.probe.as_ref().is_some_and(|probe| probe.is_over()) {
+            link.probe = None;
+        }
+        (link.is_usable() || link.probe.is_some()).then(|| link.clone())
+    }
+
+    #[cold]
+    fn wait_for(
+        &self,
+        connection: &Arc<Connection<Peer>>,
+        probe: &Probe,
+        deadline: Option<Instant>,
+    ) -> Result<(), CallError> {
+        // A plain peer that has closed is dialled anew, and not asked again.
+        self.extensions.check(connection, probe.wait(deadline)?)
     }
 
     /// Whether the server may call us.
@@ -561,7 +666,7 @@ impl Dialled {
     }
 
     #[cold]
-    fn connect(&self, deadline: Option<Instant>) -> Result<Arc<Connection<Peer>>, CallError> {
+    fn connect(&self, deadline: Option<Instant>) -> Result<(), CallError> {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(park::now()));
         let _turn = match self.connecting.lock_timeout(left.unwrap_or(Duration::MAX)) {
             Ok(turn) => turn,
@@ -569,18 +674,19 @@ impl Dialled {
             Err(LockTimeoutError::Interrupted(interrupt)) => return Err(interrupt.into()),
             Err(LockTimeoutError::Timeout) => return Err(CallError::DeadlineExceeded),
         };
-        if let Some(connection) = self.existing() {
-            return Ok(connection);
+        if self.existing().is_some() {
+            return Ok(());
         }
         let transport = self.dial(deadline)?;
         let side = Peer::new(self.host.clone(), None);
         let connection = Connection::open(transport, side, self.host.limits.clone())
             .map_err(|error| CallError::Connect(Arc::new(error)))?;
         let worker = turn::worker_id().ok_or(CallError::ApiMisuse("a connection is opened on a worker"))?;
+        let probe = self.extensions.ask(&connection, &self.plain)?;
         let mut links = self.links();
         links.retain(|link| link.worker != worker && !self.is_called());
-        links.push(Link { worker, connection: connection.clone() });
-        Ok(connection)
+        links.push(Link { worker, connection, probe });
+        Ok(())
     }
 
     /// Connects to the first of the addresses that answers.

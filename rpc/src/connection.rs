@@ -280,6 +280,11 @@ impl<S: Side> Connection<S> {
         self.close(Some(Arc::new(error)));
     }
 
+    /// What the peer has listened at; `None` if it has gone, or if it has no name.
+    pub(crate) fn peer_name(&self) -> Option<String> {
+        self.transport.peer_name()
+    }
+
     pub(crate) fn describe_peer(&self) -> String {
         self.transport.to_string()
     }
@@ -306,13 +311,13 @@ impl<S: Side> Connection<S> {
 ///
 /// # Errors
 ///
-/// Those of `f` and of the scope around it.
-pub(crate) fn on_a_worker<T: Send + 'static>(f: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+/// Those of the scope around it, and that there is no room for a dhaga.
+pub(crate) fn on_a_worker<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
     if turn::worker_id().is_some() {
-        return f();
+        return Ok(f());
     }
     match Builder::new().name("rpc open").spawn(f)?.join() {
-        Ok(result) => result,
+        Ok(done) => Ok(done),
         Err(JoinError::Stopped(interrupt, handle)) => {
             handle.cancel();
             Err(interrupt.into())

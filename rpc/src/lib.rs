@@ -24,10 +24,10 @@
 //! |---|---|
 //! | 0 | [`error`], [`limits`] |
 //! | 1 | [`frame`]: whole values out of bytes |
-//! | 2 | [`message`], [`encode`]: requests, answers and notifications from and to bytes |
+//! | 2 | [`message`], [`encode`]: requests, answers and notifications from and to bytes; `extension`: what goes beyond them |
 //! | 3 | [`in_flight`], `id_hash`: ids; [`service`](mod@service): methods; `transport`: sockets and pipes; `incoming`, `waiters`, `outbox`: what is unfinished |
 //! | 4 | `connection`: one transport; `host`: what all connections together hold; `peer`: our side of a connection, which calls and serves |
-//! | 5 | `child`: a peer that is a child of ours; `client`: connections that we dial; `server`: those that we accept |
+//! | 5 | `probe`: asks for extensions; `child`: a peer that is a child of ours; `client`: connections that we dial; `server`: those that we accept |
 //! | 6 | `typed`: what the code of [`service`](macro@service) uses |
 #![forbid(unsafe_code)]
 
@@ -37,6 +37,7 @@ pub mod limits;
 pub mod frame;
 
 pub mod encode;
+mod extension;
 pub mod message;
 
 mod id_hash;
@@ -54,13 +55,15 @@ mod host;
 mod peer;
 
 mod child;
+mod probe;
+
 mod client;
 mod server;
 
 mod typed;
 
 pub use child::{CHILD_GRACE, ChildEnded};
-pub use client::{Client, ClientBuilder};
+pub use client::{Client, ClientBuilder, Extensions};
 pub use error::{CallError, RemoteError};
 pub use limits::Limits;
 pub use rmpv::Value;

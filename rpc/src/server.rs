@@ -287,7 +287,7 @@ impl ServerBuilder {
             let (worker, key) = server.registry().place();
             let ending = Some(Mutex::new(Some(ending)));
             open(transport, Place { server, worker, key, ending, _room: room }).map(drop)
-        })?;
+        })??;
         Ok(Server { shared, address: OneConnection { ended: Some(ended) }, acceptor: None })
     }
 
