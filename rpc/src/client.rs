@@ -1,37 +1,30 @@
-//! The calling side: looks blocking, sends every call of a turn in one write, and completes it on the caller's worker.
-//!
-//! ```text
-//!   call ──▶ id and slot ──▶ encode into the outgoing buffer ──▶ park with the deadline
-//!                                                                  ▲
-//!   reader: frame ──▶ slot, whole id compared ──▶ bytes to the caller, made ready
-//! ```
+//! The face of a peer that is called: connections that we dial, or one that is there already.
 //!
 //! A client has a connection for each worker that calls, opened when used, so a call never crosses threads. A plain thread
-//! has no worker: its calls are made by a dhaga on its behalf.
+//! has no worker: its calls are made by a dhaga on its behalf. A client with methods of its own has one connection in all,
+//! since whoever calls it would else call it several times. A client of a connection that is there already opens none.
 
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use dhaga::net::{TcpStream, ToSocketAddrs};
-use dhaga::park::{self, Parked, Unparker, WaitReason};
+use dhaga::park;
 use dhaga::sync::LockTimeoutError;
 use dhaga::{Builder, Interrupt, JoinError, turn, with_deadline};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::connection::{Connection, Side};
+use crate::connection::Connection;
 use crate::encode;
-use crate::error::{CallError, Cause, RemoteError};
-use crate::in_flight::{Full, InFlight};
-use crate::incoming::Flow;
+use crate::error::CallError;
+use crate::host::Host;
 use crate::limits::Limits;
 use crate::message::{self, Message};
-use crate::outbox::NoRoom;
-use crate::waiters::Waiters;
+use crate::peer::{self, Answer, Peer};
+use crate::service::{HandlerError, Methods, TypedHandler};
 
 /// Calls methods of one server. Cheap to clone; all clones, on all threads, share its connections, which are closed when
 /// the last clone goes.
@@ -52,15 +45,29 @@ pub struct Client {
 }
 
 /// How a [`Client`] shall be.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 #[must_use = "a builder does nothing before `connect`"]
 pub struct ClientBuilder {
+    methods: Methods,
     limits: Limits,
 }
 
 struct Shared {
-    addresses: Box<[SocketAddr]>,
     limits: Arc<Limits>,
+    route: Route,
+}
+
+/// Where a client finds a connection.
+enum Route {
+    Dialled(Dialled),
+    /// One that was open when the client was made. While it is open, its worker keeps it.
+    Open(Weak<Connection<Peer>>),
+}
+
+/// Connections that are opened when used.
+struct Dialled {
+    addresses: Box<[SocketAddr]>,
+    host: Arc<Host>,
     links: Mutex<Vec<Link>>,
     /// One dhaga connects at a time; the others wait for what it gets.
     connecting: dhaga::sync::Mutex<()>,
@@ -69,10 +76,66 @@ struct Shared {
 /// The connection of one worker.
 struct Link {
     worker: u16,
-    connection: Arc<Connection<Calling>>,
+    connection: Arc<Connection<Peer>>,
 }
 
 impl ClientBuilder {
+    /// Adds the function `f` as `name`, for the server to call; see [`Methods::method`]. A client with methods has one
+    /// connection, whoever calls, so that it is notified once; until the next call it stays without one when that breaks.
+    ///
+    /// # Panics
+    ///
+    /// When `name` is taken already, or begins with `$/`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dhaga_rpc::{Client, Server};
+    ///
+    /// let server = Server::builder().method("join", || Ok(())).bind("127.0.0.1:0")?;
+    /// let client = Client::builder().method("double", |n: i64| Ok(2 * n)).connect(server.local_addr())?;
+    /// client.call::<_, ()>("join", ())?;
+    /// let answers: Result<Vec<i64>, _> = server.peers().iter().map(|peer| peer.call("double", (21,))).collect();
+    /// assert_eq!(answers?, [42]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn method<Args, F: TypedHandler<Args>>(mut self, name: &str, f: F) -> Self {
+        self.methods = self.methods.method(name, f);
+        self
+    }
+
+    /// Adds a function on encoded bytes as `name`; see [`Methods::method_raw`].
+    ///
+    /// # Panics
+    ///
+    /// As [`ClientBuilder::method`].
+    pub fn method_raw<F>(mut self, name: &str, f: F) -> Self
+    where
+        F: Fn(&[u8], &mut Vec<u8>) -> Result<(), HandlerError> + Send + Sync + 'static,
+    {
+        self.methods = self.methods.method_raw(name, f);
+        self
+    }
+
+    /// Adds the methods of a [`service`](macro@crate::service).
+    ///
+    /// # Panics
+    ///
+    /// When one of the names is taken already: give the services names, by `#[service(name = "…")]`.
+    pub fn service(self, service: impl Into<Methods>) -> Self {
+        self.methods(service.into())
+    }
+
+    /// Adds all of `methods`.
+    ///
+    /// # Panics
+    ///
+    /// When one of the names is taken already.
+    pub fn methods(mut self, methods: Methods) -> Self {
+        self.methods = self.methods.merge(methods);
+        self
+    }
+
     /// How long a call waits for its answer unless it says otherwise. Default: 10 s.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.limits.call_timeout = timeout;
@@ -96,8 +159,10 @@ impl ClientBuilder {
         let limits = Arc::new(self.limits);
         let deadline = deadline_in(limits.call_timeout);
         let addresses = until(deadline, || Ok(address.to_socket_addrs()?.collect())).map_err(connect_error)?;
-        let shared = Shared { addresses, limits, links: Mutex::default(), connecting: dhaga::sync::Mutex::new(()) };
-        let client = Client { shared: Arc::new(shared) };
+        let host = Host::new(self.methods, limits.clone());
+        let connecting = dhaga::sync::Mutex::new(());
+        let route = Route::Dialled(Dialled { addresses, host, links: Mutex::default(), connecting });
+        let client = Client { shared: Arc::new(Shared { limits, route }) };
         client.in_dhaga(move |shared| shared.connection(deadline).map(drop))?;
         Ok(client)
     }
@@ -115,7 +180,13 @@ impl Client {
 
     /// Sets out to build a client.
     pub fn builder() -> ClientBuilder {
-        ClientBuilder { limits: Limits::default() }
+        ClientBuilder::default()
+    }
+
+    /// Calls whoever is at the other end of a connection that is open.
+    pub(crate) fn of_connection(connection: &Arc<Connection<Peer>>) -> Self {
+        let route = Route::Open(Arc::downgrade(connection));
+        Self { shared: Arc::new(Shared { limits: connection.limits.clone(), route }) }
     }
 
     /// Calls `method` and waits for its result. `params` is a tuple or list; `()` for no arguments. Parks a dhaga, blocks
@@ -196,26 +267,22 @@ impl Client {
         let deadline = deadline_in(limits.call_timeout);
         let mut message = Vec::new();
         encode::encode_notification(&mut message, &limits, method, &params)?;
-        self.in_dhaga(move |shared| {
-            let connection = shared.connection(deadline)?;
-            connection.wait_for_room(deadline).map_err(overloaded(&connection))?;
-            match connection.send(|out| out.extend_from_slice(&message)) {
-                true => Ok(()),
-                false => Err(CallError::Disconnected { maybe_executed: false, source: None }),
-            }
-        })
+        self.in_dhaga(move |shared| peer::notify(&shared.connection(deadline)?, deadline, &message))
     }
 
     /// Connections that are open now: one for each worker that has called.
     pub fn connections(&self) -> usize {
-        self.shared.links().iter().filter(|link| !link.connection.is_closed()).count()
+        match &self.shared.route {
+            Route::Dialled(dialled) => dialled.links().iter().filter(|link| link.is_usable()).count(),
+            Route::Open(connection) => usize::from(connection.upgrade().is_some_and(|open| is_usable(&open))),
+        }
     }
 
     fn request<E>(&self, deadline: Option<Instant>, encode: E) -> Result<Answer, CallError>
     where
         E: Fn(&mut Vec<u8>, u32) -> Result<(), encode::EncodeError>,
     {
-        if turn::worker_id().is_some() {
+        if self.shared.serves_here() {
             return self.shared.request(deadline, encode);
         }
         // Encoded here, since the arguments need not be `Send`; the dhaga that calls puts its own id in.
@@ -239,7 +306,7 @@ impl Client {
         F: FnOnce(&Shared) -> Result<T, CallError> + Send + 'static,
     {
         park::check()?;
-        if turn::worker_id().is_some() {
+        if self.shared.serves_here() {
             return f(&self.shared);
         }
         let shared = self.shared.clone();
@@ -261,17 +328,11 @@ impl Client {
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client")
-            .field("addresses", &self.shared.addresses)
-            .field("connections", &self.connections())
-            .finish_non_exhaustive()
-    }
-}
-
-impl Drop for Shared {
-    fn drop(&mut self) {
-        let links = std::mem::take(self.links.get_mut().unwrap_or_else(PoisonError::into_inner));
-        links.iter().for_each(|link| link.connection.side.end(&link.connection));
+        let mut shown = f.debug_struct("Client");
+        if let Route::Dialled(dialled) = &self.shared.route {
+            shown.field("addresses", &dialled.addresses);
+        }
+        shown.field("connections", &self.connections()).finish_non_exhaustive()
     }
 }
 
@@ -279,11 +340,12 @@ impl Drop for Shared {
 const TRIES_MAX: usize = 3;
 
 impl Shared {
-    fn links(&self) -> MutexGuard<'_, Vec<Link>> {
-        self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whether calls need no dhaga but the caller's, if it is one at all.
+    fn serves_here(&self) -> bool {
+        turn::worker_id().is_some() || matches!(self.route, Route::Open(_))
     }
 
-    /// One call, in a dhaga.
+    /// One call, where it is served.
     fn request<E>(&self, deadline: Option<Instant>, encode: E) -> Result<Answer, CallError>
     where
         E: Fn(&mut Vec<u8>, u32) -> Result<(), encode::EncodeError>,
@@ -292,30 +354,69 @@ impl Shared {
         loop {
             park::check()?;
             let connection = self.connection(deadline)?;
-            match call(&connection, deadline, &encode) {
+            match peer::call(&connection, deadline, &encode) {
                 Err(error) if error.is_stale() && tries < TRIES_MAX => tries += 1,
                 result => return result,
             }
         }
     }
 
+    fn connection(&self, deadline: Option<Instant>) -> Result<Arc<Connection<Peer>>, CallError> {
+        match &self.route {
+            Route::Dialled(dialled) => dialled.connection(deadline),
+            Route::Open(connection) => connection
+                .upgrade()
+                .filter(|open| is_usable(open))
+                .ok_or(CallError::Disconnected { maybe_executed: false, source: None }),
+        }
+    }
+}
+
+impl Drop for Dialled {
+    fn drop(&mut self) {
+        let links = std::mem::take(self.links.get_mut().unwrap_or_else(PoisonError::into_inner));
+        links.iter().for_each(|link| link.connection.end());
+    }
+}
+
+impl Link {
+    fn is_usable(&self) -> bool {
+        is_usable(&self.connection)
+    }
+}
+
+/// Whether a call that begins now may be answered.
+fn is_usable(connection: &Connection<Peer>) -> bool {
+    !connection.is_closed() && connection.side.may_be_called()
+}
+
+impl Dialled {
+    fn links(&self) -> MutexGuard<'_, Vec<Link>> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The connection of the caller's worker, opened if there is none that lives.
-    fn connection(&self, deadline: Option<Instant>) -> Result<Arc<Connection<Calling>>, CallError> {
+    fn connection(&self, deadline: Option<Instant>) -> Result<Arc<Connection<Peer>>, CallError> {
         match self.existing() {
             Some(connection) => Ok(connection),
             None => self.connect(deadline),
         }
     }
 
-    fn existing(&self) -> Option<Arc<Connection<Calling>>> {
+    fn existing(&self) -> Option<Arc<Connection<Peer>>> {
         let worker = turn::worker_id()?;
         let links = self.links();
-        let link = links.iter().find(|link| link.worker == worker)?;
-        (!link.connection.is_closed()).then(|| link.connection.clone())
+        let link = links.iter().find(|link| link.worker == worker || self.is_called())?;
+        link.is_usable().then(|| link.connection.clone())
+    }
+
+    /// Whether the server may call us.
+    fn is_called(&self) -> bool {
+        !self.host.methods.is_empty()
     }
 
     #[cold]
-    fn connect(&self, deadline: Option<Instant>) -> Result<Arc<Connection<Calling>>, CallError> {
+    fn connect(&self, deadline: Option<Instant>) -> Result<Arc<Connection<Peer>>, CallError> {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(park::now()));
         let _turn = match self.connecting.lock_timeout(left.unwrap_or(Duration::MAX)) {
             Ok(turn) => turn,
@@ -327,12 +428,12 @@ impl Shared {
             return Ok(connection);
         }
         let stream = self.dial(deadline)?;
-        let side = Calling { in_flight: Mutex::new(Calls::new(&self.limits)), is_ending: AtomicBool::new(false) };
-        let connection =
-            Connection::open(stream, side, self.limits.clone()).map_err(|error| CallError::Connect(Arc::new(error)))?;
+        let side = Peer::new(self.host.clone(), None);
+        let connection = Connection::open(stream, side, self.host.limits.clone())
+            .map_err(|error| CallError::Connect(Arc::new(error)))?;
         let worker = turn::worker_id().ok_or(CallError::ApiMisuse("a connection is opened on a worker"))?;
         let mut links = self.links();
-        links.retain(|link| link.worker != worker);
+        links.retain(|link| link.worker != worker && !self.is_called());
         links.push(Link { worker, connection: connection.clone() });
         Ok(connection)
     }
@@ -363,341 +464,5 @@ fn connect_error(error: io::Error) -> CallError {
     match error.get_ref().and_then(|inner| inner.downcast_ref()) {
         Some(interrupt @ Interrupt::DeadlineExceeded { .. }) => (*interrupt).into(),
         _ => CallError::Connect(Arc::new(error)),
-    }
-}
-
-fn overloaded(connection: &Arc<Connection<Calling>>) -> impl Fn(NoRoom) -> CallError {
-    let limit = connection.limits.unsent_bytes_max;
-    move |why| match why {
-        NoRoom::Late | NoRoom::Interrupted(Interrupt::DeadlineExceeded { .. }) => CallError::Overloaded { limit },
-        NoRoom::Interrupted(other) => other.into(),
-    }
-}
-
-/// Sends one request and waits for its answer.
-fn call<E>(connection: &Arc<Connection<Calling>>, deadline: Option<Instant>, encode: E) -> Result<Answer, CallError>
-where
-    E: Fn(&mut Vec<u8>, u32) -> Result<(), encode::EncodeError>,
-{
-    if connection.is_congested() {
-        connection.wait_for_room(deadline).map_err(overloaded(connection))?;
-    }
-    let mut pending = Pending::enter(connection, deadline)?;
-    let mut encoded = Ok(());
-    if !connection.send(|out| encoded = encode(out, pending.id)) {
-        return Err(CallError::Disconnected { maybe_executed: false, source: None });
-    }
-    encoded?;
-    pending.is_sent = true;
-    pending.wait(deadline)
-}
-
-/// Where an answer is laid for its caller.
-struct Slot {
-    caller: Unparker,
-    answer: Mutex<Option<Result<Answer, CallError>>>,
-}
-
-impl Slot {
-    fn fill(&self, answer: Result<Answer, CallError>) {
-        *self.answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
-        self.caller.unpark();
-    }
-
-    fn take(&self) -> Option<Result<Answer, CallError>> {
-        self.answer.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-}
-
-/// A call that is entered among those in flight. Dropped before its answer came, it gives its id up.
-struct Pending<'a> {
-    connection: &'a Arc<Connection<Calling>>,
-    id: u32,
-    slot: Arc<Slot>,
-    is_sent: bool,
-    is_over: bool,
-}
-
-impl<'a> Pending<'a> {
-    /// Enters a call, and waits while as many as allowed are in flight.
-    fn enter(connection: &'a Arc<Connection<Calling>>, deadline: Option<Instant>) -> Result<Self, CallError> {
-        let mut place = Place { side: &connection.side, number: None };
-        loop {
-            let slot = Arc::new(Slot { caller: park::unparker(), answer: Mutex::new(None) });
-            let mut calls = connection.side.calls();
-            if let Some(error) = &calls.ended {
-                return Err(error.clone().before_sending());
-            }
-            match calls.in_flight.insert(slot.clone()) {
-                Ok(id) => {
-                    place.leave(&mut calls);
-                    return Ok(Self { connection, id, slot, is_sent: false, is_over: false });
-                }
-                Err(Full { limit }) => {
-                    place.take(&mut calls);
-                    drop(calls);
-                    if park::park_until(WaitReason::Call, deadline) == Parked::TimedOut {
-                        park::check()?;
-                        return Err(CallError::TooManyInFlight { limit });
-                    }
-                    park::check()?;
-                }
-            }
-        }
-    }
-
-    fn wait(&mut self, deadline: Option<Instant>) -> Result<Answer, CallError> {
-        let mut is_late = false;
-        loop {
-            if let Some(answer) = self.slot.take() {
-                self.is_over = true;
-                return answer;
-            }
-            if is_late {
-                return Err(CallError::DeadlineExceeded);
-            }
-            park::check()?;
-            is_late = park::park_until(WaitReason::Call, deadline) == Parked::TimedOut;
-        }
-    }
-}
-
-impl Drop for Pending<'_> {
-    fn drop(&mut self) {
-        if !self.is_over {
-            let mut calls = self.connection.side.calls();
-            if calls.in_flight.cancel(self.id).is_some() {
-                calls.given_up += u64::from(self.is_sent);
-                calls.waiting.wake_one();
-            }
-        }
-    }
-}
-
-/// A place in the queue for room in the table. Who was woken and gave up meanwhile passes the wake on.
-struct Place<'a> {
-    side: &'a Calling,
-    number: Option<u64>,
-}
-
-impl Place<'_> {
-    fn take(&mut self, calls: &mut Calls) {
-        self.leave(calls);
-        self.number = Some(calls.waiting.join());
-    }
-
-    /// Returns whether the place was taken out already, by a wake.
-    fn leave(&mut self, calls: &mut Calls) -> bool {
-        self.number.take().is_some_and(|number| !calls.waiting.leave(number))
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        if self.number.is_some() {
-            let mut calls = self.side.calls();
-            if self.leave(&mut calls) {
-                calls.waiting.wake_one();
-            }
-        }
-    }
-}
-
-/// An encoded result.
-type Answer = Box<[u8]>;
-
-/// The calling side of one connection.
-pub(crate) struct Calling {
-    in_flight: Mutex<Calls>,
-    /// The client has gone; what it sent has not.
-    is_ending: AtomicBool,
-}
-
-struct Calls {
-    in_flight: InFlight<Arc<Slot>>,
-    /// Callers for whom there was no room.
-    waiting: Waiters,
-    /// Calls whose callers did not wait for the answer, which may yet come.
-    given_up: u64,
-    /// Why the connection ended.
-    ended: Option<CallError>,
-    unknown: Unknown,
-}
-
-impl Calls {
-    fn new(limits: &Limits) -> Self {
-        Self {
-            in_flight: InFlight::new(limits.calls_per_connection_max),
-            waiting: Waiters::default(),
-            given_up: 0,
-            ended: None,
-            unknown: Unknown { since: park::now(), count: 0 },
-        }
-    }
-
-    /// Counts an answer that nobody waits for. Returns whether it is tolerable.
-    fn count_unknown(&mut self, per_second: u32) -> bool {
-        if self.given_up > 0 {
-            self.given_up -= 1;
-            return true;
-        }
-        self.unknown.count(per_second)
-    }
-}
-
-impl Calling {
-    fn calls(&self) -> MutexGuard<'_, Calls> {
-        self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Closes the connection as soon as all that was sent has left. What the socket takes leaves at once, since the process
-    /// may be about to end.
-    fn end(&self, connection: &Arc<Connection<Self>>) {
-        self.is_ending.store(true, Ordering::SeqCst);
-        connection.flush();
-    }
-}
-
-/// Answers to calls that are not in flight and were not given up: a few may be a mistake, a flood is not.
-struct Unknown {
-    since: Instant,
-    count: u32,
-}
-
-impl Unknown {
-    /// Counts one. Returns whether it is still within `per_second`.
-    fn count(&mut self, per_second: u32) -> bool {
-        let now = park::now();
-        if now - self.since >= Duration::from_secs(1) {
-            *self = Self { since: now, count: 0 };
-        }
-        self.count += 1;
-        self.count <= per_second
-    }
-}
-
-/// The peer keeps answering calls that nobody made.
-#[derive(Debug)]
-struct TooManyUnknown {
-    limit: u32,
-}
-
-impl fmt::Display for TooManyUnknown {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "the peer sent more than {} answers a second to calls that are not in flight (Limits::unknown_answers_per_second_max)",
-            self.limit
-        )
-    }
-}
-
-impl std::error::Error for TooManyUnknown {}
-
-impl Side for Calling {
-    type Batch = ();
-
-    fn begin(_: &Arc<Connection<Self>>) {}
-
-    fn take(connection: &Arc<Connection<Self>>, frame: &[u8], (): &mut ()) -> Flow {
-        match Message::parse(frame, &connection.limits) {
-            Ok(Message::Response { id, outcome }) => complete(connection, id, outcome),
-            // Nobody serves here. An unanswered request is the peer's to time out; it is told so.
-            // A peer that does not read the refusals gets none.
-            Ok(Message::Request { .. }) if connection.is_congested() => {}
-            Ok(Message::Request { id, method, .. }) => {
-                let refusal = crate::error::Refusal::UnknownMethod { method: method.to_owned() };
-                connection.send(|out| crate::service::respond_refusal(&connection.limits, id, refusal, out));
-            }
-            Ok(Message::Notification { method, .. }) => log::debug!("ignored a notification {method:?}"),
-            Err(error) => {
-                log::warn!("closing the connection to {}: {error}", connection.describe_peer());
-                connection.close(Some(Arc::new(error)));
-            }
-        }
-        Flow::Taken
-    }
-
-    fn commit(_: &Arc<Connection<Self>>, (): (), _: Option<usize>) -> bool {
-        true
-    }
-
-    fn run(_: &Arc<Connection<Self>>) {}
-
-    fn delegate(_: &Arc<Connection<Self>>) {}
-
-    fn unfinished(_: &Arc<Connection<Self>>, _: usize) {}
-
-    fn drained(connection: &Arc<Connection<Self>>) {
-        if connection.side.is_ending.load(Ordering::SeqCst) && connection.is_flushed() {
-            connection.close(None);
-        }
-    }
-
-    fn end_of_input(connection: &Arc<Connection<Self>>, _was_unfinished: bool) {
-        connection.close(None);
-    }
-
-    fn closed(connection: &Arc<Connection<Self>>, reason: Option<Cause>) {
-        let error = match reason {
-            Some(cause) if is_fault_of_peer(&cause) => CallError::Malformed(cause),
-            source => CallError::Disconnected { maybe_executed: true, source },
-        };
-        let mut calls = connection.side.calls();
-        calls.ended = Some(error.clone());
-        let failed: Vec<_> = calls.in_flight.fail_all().collect();
-        calls.waiting.wake_all();
-        drop(calls);
-        failed.iter().for_each(|(_, slot)| slot.fill(Err(error.clone())));
-    }
-}
-
-fn is_fault_of_peer(cause: &Cause) -> bool {
-    cause.is::<crate::frame::FrameError>() || cause.is::<message::MessageError>() || cause.is::<TooManyUnknown>()
-}
-
-fn complete(connection: &Arc<Connection<Calling>>, id: u32, outcome: Result<&[u8], &[u8]>) {
-    let mut calls = connection.side.calls();
-    let Some(slot) = calls.in_flight.complete(id) else {
-        let limit = connection.limits.unknown_answers_per_second_max;
-        let is_tolerable = calls.count_unknown(limit);
-        drop(calls);
-        if !is_tolerable {
-            let cause = TooManyUnknown { limit };
-            log::warn!("closing the connection to {}: {cause}", connection.describe_peer());
-            connection.close(Some(Arc::new(cause)));
-        }
-        return;
-    };
-    calls.waiting.wake_one();
-    drop(calls);
-    slot.fill(match outcome {
-        Ok(result) => Ok(result.into()),
-        Err(error) => Err(CallError::Remote(RemoteError::from_raw(error))),
-    });
-}
-
-impl CallError {
-    /// As the error of a call of which nothing was sent.
-    fn before_sending(self) -> Self {
-        match self {
-            Self::Disconnected { source, .. } => Self::Disconnected { maybe_executed: false, source },
-            other => other,
-        }
-    }
-
-    /// The connection had ended before the call began, so that another one may serve it.
-    fn is_stale(&self) -> bool {
-        matches!(self, Self::Disconnected { maybe_executed: false, .. })
-    }
-}
-
-impl From<Interrupt> for CallError {
-    fn from(interrupt: Interrupt) -> Self {
-        match interrupt {
-            Interrupt::Cancelled => Self::Cancelled,
-            Interrupt::Panicking => Self::Panicking,
-            _ => Self::DeadlineExceeded,
-        }
     }
 }

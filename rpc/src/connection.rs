@@ -1,4 +1,4 @@
-//! One socket: reading on demand, one outgoing buffer, flushed once a turn. Both sides of a call are built on it.
+//! One socket: reading on demand, one outgoing buffer, flushed once a turn.
 //!
 //! An idle connection is this struct and a source in its worker's reactor: no dhaga, no stack, no buffer.
 //!
@@ -26,13 +26,11 @@ use crate::incoming::{Flow, Incoming};
 use crate::limits::Limits;
 use crate::outbox::{Appended, Flushed, NoRoom, Outbox};
 
-/// What a connection is for: the serving or the calling side.
+/// What a connection is for: the floor above, which gets to know what happens here.
 pub(crate) trait Side: Send + Sync + Sized + 'static {
     /// What the reader collects from one read.
     type Batch: Default;
 
-    /// Begins a batch: what room there is.
-    fn begin(connection: &Arc<Connection<Self>>) -> Self::Batch;
     /// Takes a whole frame, or makes it wait. Must neither wait itself nor run user code.
     fn take(connection: &Arc<Connection<Self>>, frame: &[u8], batch: &mut Self::Batch) -> Flow;
     /// Ends a batch. `waits_for` is the size of a frame that has to wait; returns whether there is room for it after all.
@@ -125,6 +123,11 @@ impl<S: Side> Connection<S> {
     /// Whether the peer takes its bytes too slowly for more requests of its to be read.
     pub(crate) fn is_congested(&self) -> bool {
         self.outbox.is_full()
+    }
+
+    /// As [`is_congested`](Self::is_congested), by twice as much.
+    pub(crate) fn is_flooded(&self) -> bool {
+        self.outbox.is_flooded()
     }
 
     fn incoming(&self) -> MutexGuard<'_, Incoming> {
@@ -248,7 +251,7 @@ impl<S: Side> Connection<S> {
         }
         let mut fresh = bytes;
         loop {
-            let (mut batch, mut waits_for) = (S::begin(self), None);
+            let (mut batch, mut waits_for) = (S::Batch::default(), None);
             let cut = incoming.feed(fresh, &self.limits, |frame| {
                 let flow = S::take(self, frame, &mut batch);
                 waits_for = (flow == Flow::Wait).then_some(frame.len());

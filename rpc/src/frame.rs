@@ -352,6 +352,10 @@ impl fmt::Display for FrameError {
 impl std::error::Error for FrameError {}
 
 #[cfg(test)]
+#[path = "frame_split.rs"]
+pub(crate) mod split;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

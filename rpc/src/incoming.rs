@@ -31,9 +31,9 @@ impl Incoming {
         self.rest.is_some()
     }
 
-    /// Bytes that are kept for a frame which has not ended, or has to wait.
+    /// Bytes of memory that are kept for a frame which has not ended, or has to wait: at most twice what came of it.
     pub(crate) fn unfinished_bytes(&self) -> usize {
-        self.rest.as_ref().map_or(0, |rest| rest.bytes.len() - rest.start)
+        self.rest.as_ref().map_or(0, |rest| rest.bytes.capacity())
     }
 
     /// Cuts `fresh`, behind what was left, into frames for `take`. Returns `Wait` if that is what `take` said last.
@@ -58,11 +58,11 @@ impl Incoming {
                 Ok(flow)
             }
             Some(mut rest) => {
-                rest.make_room();
-                rest.bytes.extend_from_slice(fresh);
+                rest.append(fresh, limits.frame_bytes_in_max);
                 let (taken, flow) = cut(&rest.bytes[rest.start..], &mut rest.cutter, &mut take)?;
                 rest.start += taken;
                 if rest.start < rest.bytes.len() {
+                    rest.let_go();
                     rest.cutter = renewed(rest.cutter, flow, limits);
                     self.rest = Some(rest);
                 }
@@ -96,10 +96,21 @@ fn cut(bytes: &[u8], cutter: &mut Cutter, take: &mut impl FnMut(&[u8]) -> Flow) 
 }
 
 impl Rest {
-    /// Drops taken bytes once they are the larger part, so that each byte is moved at most twice.
-    fn make_room(&mut self) {
+    /// Doubles the memory as a vector does, but not beyond what one frame and one read may need.
+    fn append(&mut self, fresh: &[u8], frame_bytes_max: usize) {
+        let needed = self.bytes.len() + fresh.len();
+        if needed > self.bytes.capacity() {
+            let doubled = (2 * self.bytes.capacity()).min(frame_bytes_max.saturating_add(fresh.len()));
+            self.bytes.reserve_exact(doubled.max(needed) - self.bytes.len());
+        }
+        self.bytes.extend_from_slice(fresh);
+    }
+
+    /// Frees taken bytes once they are the larger part, so that each byte is moved at most twice. The memory goes with them:
+    /// whoever sent a large frame and one byte more would keep it for that byte.
+    fn let_go(&mut self) {
         if self.start > self.bytes.len() / 2 {
-            self.bytes.drain(..self.start);
+            self.bytes = self.bytes[self.start..].to_vec();
             self.start = 0;
         }
     }
@@ -136,6 +147,27 @@ mod tests {
     }
 
     #[test]
+    fn every_form_of_a_message_comes_out_of_small_steps() {
+        let limits = Limits::default();
+        let messages = crate::frame::split::messages();
+        for messages in messages.chunks(3) {
+            let stream = messages.concat();
+            for step in 1..=3 {
+                let (mut incoming, mut seen) = (Incoming::default(), Vec::new());
+                for part in stream.chunks(step) {
+                    let flow = incoming.feed(part, &limits, |frame| {
+                        seen.push(frame.to_vec());
+                        Flow::Taken
+                    });
+                    assert_eq!(flow, Ok(Flow::Taken));
+                }
+                assert_eq!(seen, messages, "in steps of {step}");
+                assert!(!incoming.is_unfinished());
+            }
+        }
+    }
+
+    #[test]
     fn a_frame_that_has_to_wait_comes_again_and_keeps_its_order() {
         let limits = Limits::default();
         let (mut incoming, mut seen, mut turns) = (Incoming::default(), Vec::new(), 0);
@@ -157,6 +189,45 @@ mod tests {
             }
         }
         assert_eq!((seen, turns), (frames(), 3));
+    }
+
+    /// Feeds a stream in steps of so many bytes, and looks after each at what is kept.
+    fn check_memory(stream: &[u8], step: usize, limits: &Limits) {
+        let mut incoming = Incoming::default();
+        let mut whole = 0;
+        for (index, part) in stream.chunks(step).enumerate() {
+            let flow = incoming.feed(part, limits, |frame| {
+                whole += frame.len();
+                Flow::Taken
+            });
+            assert_eq!(flow, Ok(Flow::Taken));
+            let came = (index * step + part.len() - whole).max(step);
+            let kept = incoming.unfinished_bytes();
+            assert!(kept <= 2 * came, "{kept} bytes are kept of {came} that came, in steps of {step}");
+            assert!(kept <= limits.frame_bytes_in_max + step, "{kept} bytes are kept, in steps of {step}");
+        }
+    }
+
+    #[test]
+    fn what_is_kept_is_no_more_than_twice_what_came() {
+        let large = [&[0x91, 0xc6, 0, 1, 0, 0][..], &[7; 65_536]].concat();
+        let stream = [&large, STREAM, &large, &large[..40_000]].concat();
+        let limits = Limits { frame_bytes_in_max: large.len(), ..Limits::default() };
+        [1, 2, 3, 7, 100, 1000, 5000, 65_536].iter().for_each(|step| check_memory(&stream, *step, &limits));
+    }
+
+    /// Ten thousand peers that each send a large frame and the first byte of another hold ten thousand bytes.
+    #[test]
+    fn a_large_frame_leaves_its_memory_to_nobody() {
+        let limits = Limits::default();
+        let large = [&[0x91, 0xc6, 0, 16, 0, 0][..], &vec![7; 1 << 20], &[0x91]].concat();
+        for first in [1, 1 << 19, 1 << 20] {
+            let mut incoming = Incoming::default();
+            for part in [&large[..first], &large[first..]] {
+                assert_eq!(incoming.feed(part, &limits, |_| Flow::Taken), Ok(Flow::Taken));
+            }
+            assert!(incoming.is_unfinished() && incoming.unfinished_bytes() < 64, "{}", incoming.unfinished_bytes());
+        }
     }
 
     #[test]

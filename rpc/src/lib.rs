@@ -25,9 +25,9 @@
 //! | 0 | [`error`], [`limits`] |
 //! | 1 | [`frame`]: whole values out of bytes |
 //! | 2 | [`message`], [`encode`]: requests, answers and notifications from and to bytes |
-//! | 3 | [`in_flight`]: ids; [`service`](mod@service): methods; `incoming`, `waiters`, `outbox`: what is unfinished |
-//! | 4 | `connection`: one socket, for either side |
-//! | 5 | `server`, `client` |
+//! | 3 | [`in_flight`], `id_hash`: ids; [`service`](mod@service): methods; `incoming`, `waiters`, `outbox`: what is unfinished |
+//! | 4 | `connection`: one socket; `host`: what all connections together hold; `peer`: our side of a connection, which calls and serves |
+//! | 5 | `client`: connections that we dial; `server`: those that we accept |
 //! | 6 | `typed`: what the code of [`service`](macro@service) uses |
 #![forbid(unsafe_code)]
 
@@ -39,6 +39,7 @@ pub mod frame;
 pub mod encode;
 pub mod message;
 
+mod id_hash;
 pub mod in_flight;
 mod incoming;
 pub mod service;
@@ -47,6 +48,9 @@ mod waiters;
 mod outbox;
 
 mod connection;
+
+mod host;
+mod peer;
 
 mod client;
 mod server;

@@ -135,6 +135,11 @@ impl Outbox {
         self.lock().unsent() >= self.unsent_max
     }
 
+    /// Whether twice as much is unsent as may be.
+    pub(crate) fn is_flooded(&self) -> bool {
+        self.lock().unsent() / 2 >= self.unsent_max
+    }
+
     /// Whether everything was handed to the socket.
     pub(crate) fn is_empty(&self) -> bool {
         let state = self.lock();

@@ -1,31 +1,26 @@
-//! The serving side: accepts connections, gives each request a dhaga, answers, and drains at the end.
+//! Accepts connections, looks after them, and drains at the end.
 //!
 //! ```text
-//!   accept loop ──▶ the worker with the fewest connections ──▶ Connection<Serving>
-//!   reader: frame ──▶ admit (limits, duplicate id, method) ──▶ a dhaga: decode, run, encode, append ──▶ release
+//!   accept loop ──▶ the worker with the fewest connections ──▶ Connection<Peer>
 //! ```
 
-use std::collections::{HashSet, VecDeque};
 use std::fmt;
-use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use dhaga::net::{TcpListener, TcpStream, ToSocketAddrs};
 use dhaga::sync::{OwnedSemaphorePermit, Semaphore};
-use dhaga::{Builder, JoinHandle, Runtime, park, turn, yield_now};
+use dhaga::{Builder, JoinHandle, Runtime, park, turn};
 
-use crate::connection::{Connection, Side};
-use crate::error::{Cause, Refusal};
-use crate::frame::FrameError;
-use crate::incoming::Flow;
-use crate::limits::{Limits, QUEUED_FRAME_OVERHEAD_BYTES};
-use crate::message::{Message, MessageError};
-use crate::outbox::Appended;
-use crate::service::{Handler, HandlerError, Methods, TypedHandler, respond_refusal};
+use crate::client::Client;
+use crate::connection::Connection;
+use crate::host::Host;
+use crate::limits::Limits;
+use crate::peer::{Breach, Keeper, Peer};
+use crate::service::{HandlerError, Methods, TypedHandler};
 
 /// The pause of an accept loop after an error. Where the kernel refuses a descriptor, the accept itself makes longer ones.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(5);
@@ -79,16 +74,8 @@ pub struct ServerStats {
 }
 
 struct Shared {
-    methods: Methods,
-    limits: Arc<Limits>,
-    /// Handlers that run or wait.
-    in_flight: AtomicUsize,
-    /// Bytes of frames that have not ended, over all connections.
-    unfinished_bytes: AtomicUsize,
+    host: Arc<Host>,
     accepted: AtomicU64,
-    ignored: AtomicU64,
-    closed_for_fault: AtomicU64,
-    is_draining: AtomicBool,
     /// Room for connections.
     room: Arc<Semaphore>,
     connections: Mutex<Registry>,
@@ -98,7 +85,7 @@ struct Shared {
 /// The open connections, and how many each worker has.
 #[derive(Default)]
 struct Registry {
-    open: slab::Slab<Weak<Connection<Serving>>>,
+    open: slab::Slab<Weak<Connection<Peer>>>,
     per_worker: Vec<usize>,
     /// Nothing is accepted any more.
     is_closed: bool,
@@ -112,7 +99,7 @@ struct Watched {
 }
 
 struct Watch {
-    connection: Weak<Connection<Serving>>,
+    connection: Weak<Connection<Peer>>,
     reads: u64,
     overdue: Instant,
 }
@@ -193,14 +180,8 @@ impl ServerBuilder {
         let address = listener.local_addr()?;
         let room = Arc::new(Semaphore::new(self.limits.connections_max));
         let shared = Arc::new(Shared {
-            methods: self.methods,
-            limits: Arc::new(self.limits),
-            in_flight: AtomicUsize::new(0),
-            unfinished_bytes: AtomicUsize::new(0),
+            host: Host::new(self.methods, Arc::new(self.limits)),
             accepted: AtomicU64::new(0),
-            ignored: AtomicU64::new(0),
-            closed_for_fault: AtomicU64::new(0),
-            is_draining: AtomicBool::new(false),
             room,
             connections: Mutex::default(),
             watched: Mutex::default(),
@@ -231,20 +212,40 @@ impl Server {
 
     /// Counters, as they are now.
     pub fn stats(&self) -> ServerStats {
+        let host = &self.shared.host;
         ServerStats {
             connections: self.shared.registry().open.len(),
             accepted: self.shared.accepted.load(Ordering::Relaxed),
-            in_flight: self.shared.in_flight.load(Ordering::Relaxed),
-            ignored: self.shared.ignored.load(Ordering::Relaxed),
-            closed_for_fault: self.shared.closed_for_fault.load(Ordering::Relaxed),
+            in_flight: host.in_flight.load(Ordering::Relaxed),
+            ignored: host.ignored.load(Ordering::Relaxed),
+            closed_for_fault: host.closed_for_fault.load(Ordering::Relaxed),
         }
+    }
+
+    /// A client for each connection that is open now, in no special order: to notify them all, or to call one. Each goes
+    /// with its connection, and is never connected anew.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # let server = dhaga_rpc::Server::builder().method("join", || Ok(())).bind("127.0.0.1:0")?;
+    /// let client = dhaga_rpc::Client::builder().method("name", || Ok("Asha")).connect(server.local_addr())?;
+    /// client.call::<_, ()>("join", ())?;
+    /// let peers = server.peers();
+    /// assert_eq!(peers.len(), 1);
+    /// assert_eq!(peers[0].call::<_, String>("name", ())?, "Asha");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn peers(&self) -> Vec<Client> {
+        let open = self.shared.open_connections();
+        open.iter().filter(|connection| !connection.is_closed()).map(Client::of_connection).collect()
     }
 
     /// Drains: accepts nothing more, refuses new requests with an error answer, lets the calls in flight finish and their
     /// answers leave, up to `grace`, and then closes all connections. Suspends. Returns whether every call finished.
     pub fn shutdown(mut self, grace: Duration) -> bool {
         let deadline = park::now().checked_add(grace);
-        self.shared.is_draining.store(true, Ordering::SeqCst);
+        self.shared.host.is_draining.store(true, Ordering::SeqCst);
         if let Some(acceptor) = self.acceptor.take() {
             acceptor.cancel();
             // With it goes the listener: the port is free when this returns.
@@ -285,48 +286,41 @@ impl fmt::Debug for Server {
 }
 
 impl Registry {
-    fn close(&mut self) -> Vec<Weak<Connection<Serving>>> {
+    fn close(&mut self) -> Vec<Weak<Connection<Peer>>> {
         self.is_closed = true;
         self.open.iter().map(|(_, connection)| connection.clone()).collect()
     }
 
-    /// The worker with the fewest connections, which gets one more.
-    fn place(&mut self) -> usize {
+    /// A place for one more connection: on the worker that has the fewest, and a key.
+    fn place(&mut self) -> (usize, usize) {
         self.per_worker.resize(turn::workers().unwrap_or(1), 0);
         let fewest = self.per_worker.iter().enumerate().min_by_key(|(_, count)| **count);
         let index = fewest.map_or(0, |(index, _)| index);
         self.per_worker[index] += 1;
-        index
+        (index, self.open.insert(Weak::new()))
     }
 }
 
 /// A place among a server's connections, given back when the connection goes.
 struct Place {
-    /// `Some` until the place is dropped.
-    server: Option<Arc<Shared>>,
+    server: Arc<Shared>,
     worker: usize,
-    /// Key in the registry; `None` before it is entered.
-    key: Mutex<Option<usize>>,
+    /// Key in the registry.
+    key: usize,
     _room: OwnedSemaphorePermit,
 }
 
-impl Place {
-    fn server(&self) -> &Arc<Shared> {
-        self.server.as_ref().expect("it is there until the place is dropped")
+impl Keeper for Place {
+    fn watch(&self, connection: &Arc<Connection<Peer>>) {
+        self.server.watch(connection, self.server.host.limits.frame_must_grow_within);
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let Some(server) = self.server.take() else { return };
-        let mut registry = server.registry();
+        let mut registry = self.server.registry();
         registry.per_worker[self.worker] -= 1;
-        if let Some(key) = *self.key.get_mut().unwrap_or_else(PoisonError::into_inner) {
-            registry.open.remove(key);
-        }
-        drop(registry);
-        // With the last connection may go the user's handlers, and what they have captured.
-        turn::drop_in_dhaga(server);
+        registry.open.remove(self.key);
     }
 }
 
@@ -336,8 +330,12 @@ impl Shared {
     }
 
     fn is_drained(&self) -> bool {
-        let open: Vec<_> = self.registry().open.iter().filter_map(|(_, connection)| connection.upgrade()).collect();
-        self.in_flight.load(Ordering::SeqCst) == 0 && open.iter().all(|connection| connection.is_flushed())
+        let open = self.open_connections();
+        self.host.in_flight.load(Ordering::SeqCst) == 0 && open.iter().all(|connection| connection.is_flushed())
+    }
+
+    fn open_connections(&self) -> Vec<Arc<Connection<Peer>>> {
+        self.registry().open.iter().filter_map(|(_, connection)| connection.upgrade()).collect()
     }
 
     /// Accepts until it is cancelled, or its runtime shut down. No error of the kernel ends it.
@@ -357,8 +355,8 @@ impl Shared {
     /// Hands a new connection to the worker that has the fewest.
     fn adopt(self: &Arc<Self>, stream: TcpStream, room: OwnedSemaphorePermit) {
         self.accepted.fetch_add(1, Ordering::Relaxed);
-        let worker = self.registry().place();
-        let place = Place { server: Some(self.clone()), worker, key: Mutex::new(None), _room: room };
+        let (worker, key) = self.registry().place();
+        let place = Place { server: self.clone(), worker, key, _room: room };
         let opened = turn::spawn_at(worker, move || {
             if let Err(error) = open(stream, place) {
                 log::warn!("a connection was lost as soon as it was accepted: {error}");
@@ -370,8 +368,8 @@ impl Shared {
     }
 
     /// Has the connection looked at until it owes nothing any more.
-    fn watch(self: &Arc<Self>, connection: &Arc<Connection<Serving>>, within: Duration) {
-        if connection.side.is_watched.swap(true, Ordering::SeqCst) {
+    fn watch(self: &Arc<Self>, connection: &Arc<Connection<Peer>>, within: Duration) {
+        if connection.side.set_watched(true) {
             return;
         }
         let Some(overdue) = park::now().checked_add(within) else { return };
@@ -393,7 +391,7 @@ impl Shared {
             let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
             std::mem::take(&mut watched.list)
         };
-        list.retain_mut(|watch| watch.is_still_due(now, &self.limits));
+        list.retain_mut(|watch| watch.is_still_due(now, &self.host.limits));
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         watched.list.append(&mut list);
         watched.has_watcher = !watched.list.is_empty();
@@ -421,54 +419,24 @@ impl Watch {
         let has_grown = reads != self.reads;
         let is_owing = is_unfinished || reads == 0;
         // A frame that waits for room of ours is not the peer's fault.
-        let is_ours = connection.side.is_waiting.load(Ordering::SeqCst);
+        let is_ours = connection.side.holds_peer_up();
         if is_owing && (has_grown || is_ours) {
             self.reads = reads;
             self.overdue = now + limits.frame_must_grow_within;
         } else if is_owing && now >= self.overdue {
             let which = if reads == 0 { "sent nothing" } else { "left a frame unfinished" };
             log::warn!("closing the connection to {}: it {which} for too long", connection.describe_peer());
-            connection.close(Some(Arc::new(Overdue)));
+            connection.close(Some(Arc::new(Breach::Overdue)));
             return false;
         }
         if !is_owing {
-            connection.side.is_watched.store(false, Ordering::SeqCst);
+            connection.side.set_watched(false);
             // Between the look and the store a frame may have begun: then this one is still watched.
-            return connection.progress().0 && !connection.side.is_watched.swap(true, Ordering::SeqCst);
+            return connection.progress().0 && !connection.side.set_watched(true);
         }
         true
     }
 }
-
-/// The peer owed bytes and did not send them in time.
-#[derive(Debug)]
-struct Overdue;
-
-impl fmt::Display for Overdue {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the peer did not finish a frame in time (Limits::first_frame_within, frame_must_grow_within)")
-    }
-}
-
-impl std::error::Error for Overdue {}
-
-/// All connections together have begun more than the server will hold.
-#[derive(Debug)]
-struct TooMuchUnfinished {
-    limit: usize,
-}
-
-impl fmt::Display for TooMuchUnfinished {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let limit = self.limit;
-        write!(
-            f,
-            "unfinished frames of all peers take more than {limit} bytes (Limits::unfinished_bytes_per_server_max)"
-        )
-    }
-}
-
-impl std::error::Error for TooMuchUnfinished {}
 
 /// Whether the server, or the runtime that it lives on, is being shut down.
 fn is_end(error: &io::Error) -> bool {
@@ -477,569 +445,18 @@ fn is_end(error: &io::Error) -> bool {
 
 /// On the connection's own worker: from here its socket is listened to.
 fn open(stream: TcpStream, place: Place) -> io::Result<()> {
-    let server = place.server().clone();
-    let limits = server.limits.clone();
-    let side = Serving {
-        place,
-        state: Mutex::default(),
-        is_waiting: AtomicBool::new(false),
-        is_watched: AtomicBool::new(false),
-        charged: AtomicUsize::new(0),
-    };
-    let connection = Connection::open(stream, side, limits)?;
+    let (server, key) = (place.server.clone(), place.key);
+    let host = server.host.clone();
+    let limits = host.limits.clone();
+    let connection = Connection::open(stream, Peer::new(host, Some(Box::new(place))), limits)?;
     let mut registry = server.registry();
-    if registry.is_closed {
-        drop(registry);
+    registry.open[key] = Arc::downgrade(&connection);
+    let is_closed = registry.is_closed;
+    drop(registry);
+    if is_closed {
         connection.close(None);
         return Ok(());
     }
-    let key = registry.open.insert(Arc::downgrade(&connection));
-    drop(registry);
-    *connection.side.place.key.lock().unwrap_or_else(PoisonError::into_inner) = Some(key);
-    server.watch(&connection, server.limits.first_frame_within);
+    server.watch(&connection, server.host.limits.first_frame_within);
     Ok(())
-}
-
-/// The serving side of one connection.
-///
-/// Requests that were read wait in `pending`. A *runner* is a dhaga that takes one after the other from there; before it
-/// runs a handler it makes sure that, if any are left, a *successor* is queued, which starts when the runner parks or when
-/// an idle worker steals it. So each request that waits has a dhaga of its own, and those that do not wait share one.
-struct Serving {
-    place: Place,
-    state: Mutex<State>,
-    /// A frame waits for room: whoever makes room resumes the reader.
-    is_waiting: AtomicBool,
-    is_watched: AtomicBool,
-    /// Bytes of an unfinished frame that are charged to the server.
-    charged: AtomicUsize,
-}
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        self.charge(0);
-    }
-}
-
-#[derive(Default)]
-struct State {
-    pending: VecDeque<Request>,
-    has_successor: bool,
-    /// Requests that are pending or run, notifications included.
-    in_flight: usize,
-    /// Bytes of their frames, at true cost.
-    queued_bytes: usize,
-    /// Ids of the requests among them.
-    ids: HashSet<u32, IdHash>,
-    /// Size of the frame that waits, if one does.
-    waiting_bytes: usize,
-    /// The peer sends no more: the last answer closes the connection.
-    is_ended: bool,
-}
-
-/// Capacity that an idle connection may keep in each of its collections.
-const KEPT_MAX: usize = 8;
-/// How long a runner goes on before it lets others of its worker run: the runtime's own measure for a batch.
-const RUN_MAX: Duration = Duration::from_micros(100);
-/// Requests between two looks at the clock.
-const REQUESTS_PER_CLOCK_READ: usize = 8;
-
-/// A request or notification that was admitted, with bytes of its own.
-struct Request {
-    handler: Arc<Handler>,
-    /// `None`: a notification.
-    id: Option<u32>,
-    params: Box<[u8]>,
-    /// What it is charged.
-    cost: usize,
-}
-
-/// What one read brought, before it is entered.
-#[derive(Default)]
-pub(crate) struct Batch {
-    requests: Vec<Request>,
-    bytes: usize,
-    /// Room when the batch began. It only grows meanwhile: there is one reader.
-    room: usize,
-    room_bytes: usize,
-    /// Nothing was in flight when it began: a frame of any size is taken if it is alone.
-    was_idle: bool,
-}
-
-/// What is found wrong with a frame before any handler is asked.
-enum Reject {
-    /// The stream cannot be trusted any more.
-    Close(Cause),
-    /// An error answer.
-    Refuse(u32, Refusal),
-    /// A notification for nobody, or an answer to nothing.
-    Ignore,
-}
-
-impl Side for Serving {
-    type Batch = Batch;
-
-    fn begin(connection: &Arc<Connection<Self>>) -> Batch {
-        let state = connection.side.state();
-        let limits = &connection.limits;
-        let room = match connection.is_congested() {
-            true => 0,
-            false => limits.in_flight_per_connection_max.saturating_sub(state.in_flight),
-        };
-        let room_bytes = limits.queued_bytes_max.saturating_sub(state.queued_bytes);
-        Batch { room, room_bytes, was_idle: state.in_flight == 0, ..Batch::default() }
-    }
-
-    fn take(connection: &Arc<Connection<Self>>, frame: &[u8], batch: &mut Batch) -> Flow {
-        if connection.is_closed() {
-            return Flow::Taken;
-        }
-        if !batch.has_room(frame.len()) {
-            return Flow::Wait;
-        }
-        match admit(connection, frame) {
-            Ok(request) => {
-                batch.bytes += request.cost;
-                batch.requests.push(request);
-            }
-            Err(Reject::Refuse(id, refusal)) => {
-                connection.send(|out| respond_refusal(&connection.limits, id, refusal, out));
-            }
-            Err(Reject::Close(cause)) => connection.side.close_for_fault(connection, cause),
-            Err(Reject::Ignore) => {
-                connection.side.server().ignored.fetch_add(1, Ordering::Relaxed);
-            }
-        }
-        Flow::Taken
-    }
-
-    fn commit(connection: &Arc<Connection<Self>>, batch: Batch, waits_for: Option<usize>) -> bool {
-        let side = &connection.side;
-        let mut state = side.state();
-        let entered = state.enter(batch);
-        let mut has_room = true;
-        if let Some(bytes) = waits_for {
-            state.waiting_bytes = bytes;
-            // Under the lock: who makes room looks at it after the room is made.
-            side.is_waiting.store(true, Ordering::SeqCst);
-            has_room = state.has_room(bytes, &connection.limits) && !connection.is_congested();
-            has_room = has_room && side.is_waiting.swap(false, Ordering::SeqCst);
-        }
-        drop(state);
-        if let Err(duplicate) = entered {
-            side.close_for_fault(connection, Arc::new(duplicate));
-        }
-        has_room
-    }
-
-    fn run(connection: &Arc<Connection<Self>>) {
-        Runner::new(connection).run();
-    }
-
-    fn delegate(connection: &Arc<Connection<Self>>) {
-        let state = connection.side.state();
-        connection.side.ensure_successor(connection, state);
-    }
-
-    fn unfinished(connection: &Arc<Connection<Self>>, bytes: usize) {
-        let limit = connection.limits.unfinished_bytes_per_server_max;
-        if connection.side.charge(bytes) > limit && bytes > 0 {
-            return connection.side.close_for_fault(connection, Arc::new(TooMuchUnfinished { limit }));
-        }
-        if bytes == 0 {
-            return;
-        }
-        connection.side.server().watch(connection, connection.limits.frame_must_grow_within);
-    }
-
-    fn drained(connection: &Arc<Connection<Self>>) {
-        connection.side.resume_if_waiting(connection);
-        connection.side.close_if_done(connection);
-    }
-
-    fn end_of_input(connection: &Arc<Connection<Self>>, was_unfinished: bool) {
-        if was_unfinished {
-            log::debug!("{} closed in the middle of a frame", connection.describe_peer());
-        }
-        connection.side.state().is_ended = true;
-        connection.side.close_if_done(connection);
-    }
-
-    fn closed(connection: &Arc<Connection<Self>>, reason: Option<Cause>) {
-        let mut state = connection.side.state();
-        let pending = std::mem::take(&mut state.pending);
-        state.in_flight -= pending.len();
-        state.queued_bytes -= pending.iter().map(|request| request.cost).sum::<usize>();
-        drop(state);
-        connection.side.server().in_flight.fetch_sub(pending.len(), Ordering::SeqCst);
-        if let Some(cause) = reason {
-            log::debug!("connection to {} closed: {cause}", connection.describe_peer());
-            if is_fault_of_peer(&cause) {
-                connection.side.server().closed_for_fault.fetch_add(1, Ordering::Relaxed);
-            }
-        }
-    }
-}
-
-impl Batch {
-    /// A frame above the limit of queued bytes is taken when it is alone.
-    fn has_room(&self, frame_bytes: usize) -> bool {
-        let is_alone = self.was_idle && self.requests.is_empty();
-        let bytes = self.bytes + frame_bytes + QUEUED_FRAME_OVERHEAD_BYTES;
-        self.requests.len() < self.room && (is_alone || bytes <= self.room_bytes)
-    }
-}
-
-impl State {
-    /// Enters a batch.
-    ///
-    /// # Errors
-    ///
-    /// An id is in flight already.
-    fn enter(&mut self, batch: Batch) -> Result<(), DuplicateId> {
-        self.in_flight += batch.requests.len();
-        self.queued_bytes += batch.bytes;
-        self.ids.reserve(batch.requests.len());
-        let mut result = Ok(());
-        for id in batch.requests.iter().filter_map(|request| request.id) {
-            if !self.ids.insert(id) {
-                result = Err(DuplicateId(id));
-            }
-        }
-        self.pending.extend(batch.requests);
-        result
-    }
-
-    fn has_room(&self, frame_bytes: usize, limits: &Limits) -> bool {
-        let bytes = self.queued_bytes + frame_bytes + QUEUED_FRAME_OVERHEAD_BYTES;
-        self.in_flight == 0
-            || (self.in_flight < limits.in_flight_per_connection_max && bytes <= limits.queued_bytes_max)
-    }
-
-    fn release(&mut self, cost: usize) {
-        self.in_flight -= 1;
-        self.queued_bytes -= cost;
-        if self.in_flight == 0 && self.ids.capacity() > KEPT_MAX {
-            self.ids = HashSet::default();
-        }
-        if self.in_flight == 0 && self.pending.capacity() > KEPT_MAX {
-            self.pending = VecDeque::new();
-        }
-    }
-}
-
-impl Serving {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn server(&self) -> &Arc<Shared> {
-        self.place.server()
-    }
-
-    /// Charges the bytes of an unfinished frame, instead of those charged before. Returns what the server holds in all.
-    fn charge(&self, bytes: usize) -> usize {
-        let before = self.charged.swap(bytes, Ordering::Relaxed);
-        if before == bytes {
-            return self.server().unfinished_bytes.load(Ordering::Relaxed);
-        }
-        self.server().unfinished_bytes.fetch_sub(before, Ordering::Relaxed);
-        self.server().unfinished_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes
-    }
-
-    /// Has a runner queued if anything is pending.
-    fn ensure_successor(&self, connection: &Arc<Connection<Self>>, mut state: MutexGuard<'_, State>) {
-        if state.has_successor || state.pending.is_empty() {
-            return;
-        }
-        state.has_successor = true;
-        drop(state);
-        let successor = Successor { connection: connection.clone(), has_begun: false };
-        if let Err(error) = turn::spawn(move || successor.run()) {
-            // The runner at hand goes on, and tries again before its next request.
-            log::debug!("requests of {} run one after the other: {error}", connection.describe_peer());
-        }
-    }
-
-    fn resume_if_waiting(&self, connection: &Arc<Connection<Self>>) {
-        if !self.is_waiting.load(Ordering::SeqCst) {
-            return;
-        }
-        let state = self.state();
-        let has_room = state.has_room(state.waiting_bytes, &connection.limits);
-        drop(state);
-        if has_room && !connection.is_congested() && self.is_waiting.swap(false, Ordering::SeqCst) {
-            connection.resume();
-        }
-    }
-
-    /// After the peer's FIN: the last answer has left, so ours may follow.
-    fn close_if_done(&self, connection: &Arc<Connection<Self>>) {
-        let state = self.state();
-        let is_done = state.is_ended && state.in_flight == 0;
-        drop(state);
-        if is_done && connection.is_flushed() {
-            connection.close(None);
-        }
-    }
-
-    fn close_for_fault(&self, connection: &Arc<Connection<Self>>, cause: Cause) {
-        log::warn!("closing the connection to {}: {cause}", connection.describe_peer());
-        connection.close(Some(cause));
-    }
-}
-
-/// A broken protocol or limit. A network that broke is nobody's fault; a peer that takes none of its bytes is timed out.
-fn is_fault_of_peer(cause: &Cause) -> bool {
-    let is_stalled = cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::TimedOut);
-    let is_breach = cause.is::<FrameError>() || cause.is::<MessageError>() || cause.is::<DuplicateId>();
-    is_stalled || is_breach || cause.is::<Overdue>() || cause.is::<TooMuchUnfinished>()
-}
-
-/// Checks a frame against all that needs no user code, and copies what its handler will need.
-fn admit(connection: &Arc<Connection<Serving>>, frame: &[u8]) -> Result<Request, Reject> {
-    let server = connection.side.server();
-    let (id, method, params) = match Message::parse(frame, &connection.limits) {
-        Ok(Message::Request { id, method, params }) => (Some(id), method, params),
-        Ok(Message::Notification { method, params }) => (None, method, params),
-        Ok(Message::Response { .. }) => return Err(Reject::Ignore),
-        Err(MessageError { request_id: Some(id), flaw }) => {
-            return Err(Reject::Refuse(id, Refusal::BadRequest { reason: flaw.to_string() }));
-        }
-        Err(error) => return Err(Reject::Close(Arc::new(error))),
-    };
-    let handler = match (server.methods.lookup(method), id) {
-        (Some(handler), _) => handler.clone(),
-        (None, Some(id)) => return Err(Reject::Refuse(id, Refusal::UnknownMethod { method: method.to_owned() })),
-        (None, None) => return Err(Reject::Ignore),
-    };
-    let refuse = |refusal| Err(id.map_or(Reject::Ignore, |id| Reject::Refuse(id, refusal)));
-    if server.is_draining.load(Ordering::Relaxed) || dhaga::is_shutting_down() {
-        return refuse(Refusal::ShuttingDown);
-    }
-    let limit = connection.limits.in_flight_per_server_max;
-    if server.in_flight.fetch_add(1, Ordering::SeqCst) >= limit {
-        server.in_flight.fetch_sub(1, Ordering::SeqCst);
-        return refuse(Refusal::TooManyInFlight { limit });
-    }
-    Ok(Request { handler, id, params: params.into(), cost: frame.len() + QUEUED_FRAME_OVERHEAD_BYTES })
-}
-
-/// Two requests with one id are in flight: whichever is answered first would complete the other at the peer.
-#[derive(Debug)]
-struct DuplicateId(u32);
-
-impl fmt::Display for DuplicateId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the peer sent a request with id {} while another with this id is in flight", self.0)
-    }
-}
-
-impl std::error::Error for DuplicateId {}
-
-/// Runs pending requests one after the other. Whatever becomes of a handler, dropping the runner answers its request and
-/// makes room.
-struct Runner<'a> {
-    connection: &'a Arc<Connection<Serving>>,
-    /// The request whose handler runs.
-    current: Option<Current>,
-}
-
-struct Current {
-    /// `None`: a notification.
-    id: Option<u32>,
-    cost: usize,
-}
-
-impl<'a> Runner<'a> {
-    fn new(connection: &'a Arc<Connection<Serving>>) -> Self {
-        Self { connection, current: None }
-    }
-
-    /// In a dhaga; suspends where the handlers do.
-    fn run(mut self) {
-        let limits = self.connection.limits.clone();
-        let (mut answer, mut slice) = (Vec::new(), Slice::default());
-        while let Some(Request { handler, id, params, .. }) = self.next(&mut answer) {
-            match id {
-                Some(id) => handler.respond(&limits, id, &params, &mut answer),
-                None => self.notify(&handler, &params),
-            }
-            if slice.is_over() {
-                yield_now();
-            }
-        }
-    }
-
-    fn notify(&self, handler: &Handler, params: &[u8]) {
-        if let Err(error) = handler.notify(&self.connection.limits, params) {
-            log::debug!("a notification of {} failed: {error}", self.connection.describe_peer());
-        }
-    }
-
-    /// Sends the answer of the request at hand, lets it go, and takes the next. Suspends while too much is unsent.
-    fn next(&mut self, answer: &mut Vec<u8>) -> Option<Request> {
-        loop {
-            let mut state = self.connection.side.state();
-            if let Some(appended) = self.settle(&mut state, answer) {
-                let next = state.pending.pop_front();
-                self.current = next.as_ref().map(|next| Current { id: next.id, cost: next.cost });
-                self.let_go(state, appended);
-                return next;
-            }
-            drop(state);
-            // Its deadline or cancel must not swallow an answer; and if the connection ends, there is room.
-            if self.connection.wait_for_room(None).is_err() {
-                yield_now();
-            }
-        }
-    }
-
-    /// All under the lock: whoever sees nothing in flight may close the connection, so the answer is with the unsent bytes
-    /// by then; and its id is free before the answer can leave, for then the peer may use it again. `None`: no room.
-    fn settle(&mut self, state: &mut State, answer: &mut Vec<u8>) -> Option<Settled> {
-        let Some(current) = &self.current else { return Some(Settled::Nothing) };
-        let appended = match answer.is_empty() {
-            true => Appended::Queued,
-            false => self.connection.try_append(answer)?,
-        };
-        answer.clear();
-        if let Some(id) = current.id {
-            state.ids.remove(&id);
-        }
-        state.release(current.cost);
-        self.current = None;
-        Some(Settled::One(appended))
-    }
-
-    fn let_go(&self, state: MutexGuard<'_, State>, settled: Settled) {
-        let side = &self.connection.side;
-        let may_be_done = state.is_ended;
-        side.ensure_successor(self.connection, state);
-        if let Settled::One(appended) = settled {
-            self.connection.note(appended);
-            side.server().in_flight.fetch_sub(1, Ordering::SeqCst);
-            side.resume_if_waiting(self.connection);
-            if may_be_done {
-                side.close_if_done(self.connection);
-            }
-        }
-    }
-}
-
-/// A runner that is queued behind another.
-struct Successor {
-    connection: Arc<Connection<Serving>>,
-    has_begun: bool,
-}
-
-impl Successor {
-    fn run(mut self) {
-        self.has_begun = true;
-        // A peer that does not read gets no more handlers run: each would hold its answer.
-        while self.connection.wait_for_room(None).is_err() {
-            yield_now();
-        }
-        self.connection.side.state().has_successor = false;
-        Serving::run(&self.connection);
-    }
-}
-
-impl Drop for Successor {
-    /// It may never begin: the runtime has no room or memory for a dhaga. Whoever runs next queues another.
-    fn drop(&mut self) {
-        if !self.has_begun {
-            self.connection.side.state().has_successor = false;
-        }
-    }
-}
-
-/// What a runner had to settle.
-enum Settled {
-    Nothing,
-    One(Appended),
-}
-
-impl Drop for Runner<'_> {
-    /// A handler panicked, or the runtime's shutdown unwinds it. Others go on with what is pending.
-    fn drop(&mut self) {
-        let Some(current) = self.current.take() else { return };
-        let mut answer = Vec::new();
-        if let Some(id) = current.id {
-            respond_refusal(&self.connection.limits, id, Refusal::HandlerPanicked, &mut answer);
-        }
-        let mut state = self.connection.side.state();
-        // Without regard to the limit: nothing may wait here.
-        let appended = self.connection.append(&answer);
-        if let Some(id) = current.id {
-            state.ids.remove(&id);
-        }
-        state.release(current.cost);
-        self.let_go(state, Settled::One(appended));
-    }
-}
-
-/// A runner's share of its worker's time.
-#[derive(Default)]
-struct Slice {
-    requests: usize,
-    began: Option<Instant>,
-}
-
-impl Slice {
-    /// Counts a request. Returns whether others should run now.
-    fn is_over(&mut self) -> bool {
-        self.requests += 1;
-        if !self.requests.is_multiple_of(REQUESTS_PER_CLOCK_READ) {
-            return false;
-        }
-        let now = park::now();
-        let is_over = now - *self.began.get_or_insert(now) > RUN_MAX;
-        if is_over {
-            self.began = None;
-        }
-        is_over
-    }
-}
-
-/// Hashes ids with a multiplier that the peer cannot know. No more is needed for a set that holds a thousand of them at
-/// most, and it costs a fifth of SipHash.
-#[derive(Clone)]
-struct IdHash {
-    multiplier: u64,
-}
-
-impl Default for IdHash {
-    fn default() -> Self {
-        let random = std::hash::RandomState::new().build_hasher().finish();
-        Self { multiplier: random | 1 }
-    }
-}
-
-impl BuildHasher for IdHash {
-    type Hasher = IdHasher;
-
-    fn build_hasher(&self) -> IdHasher {
-        IdHasher { multiplier: self.multiplier, hash: 0 }
-    }
-}
-
-struct IdHasher {
-    multiplier: u64,
-    hash: u64,
-}
-
-impl Hasher for IdHasher {
-    fn finish(&self) -> u64 {
-        self.hash
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|byte| self.write_u32(u32::from(*byte)));
-    }
-
-    fn write_u32(&mut self, id: u32) {
-        let product = u128::from(self.hash ^ u64::from(id)) * u128::from(self.multiplier);
-        self.hash = (product >> 64) as u64 ^ product as u64;
-    }
 }

@@ -14,7 +14,7 @@ use std::panic::Location;
 use crate::coroutine;
 use crate::identity::current;
 use crate::overflow;
-use crate::scheduler::worker;
+use crate::scheduler::{Worker, current_task, worker};
 use crate::stack::{STACK_BYTES_MAX, STACK_BYTES_MIN, Stack, StackError, StackPool};
 
 /// Address space of the stack that [`with_big_stack`] lends: 8 MiB, guard included, which is what a main thread has on Linux,
@@ -74,6 +74,50 @@ pub fn with_stack_size<R>(bytes: usize, f: impl FnOnce() -> R) -> io::Result<R> 
     }
     let loan = Loan::new(bytes, Location::caller());
     loan.map(|loan| loan.run(f)).map_err(|error| io::Error::new(io::ErrorKind::OutOfMemory, error))
+}
+
+/// Lends stacks for code that a dhaga runs again and again between its waits, so that what it keeps of its own stack while
+/// it waits is one page: each stretch runs on the stack that the worker used last, which is still in the processor's cache.
+///
+/// Measured on HTTP/1 with a thousand connections, whose polls reach some KiB deep: a third more requests than with each
+/// poll on the stack of its dhaga.
+pub(crate) struct Lender {
+    worker: &'static Worker,
+    /// As many as the caller has.
+    stack_bytes: usize,
+    site: &'static Location<'static>,
+}
+
+impl Lender {
+    /// For the dhaga that runs the caller. A plain thread needs none: it has its stack to itself.
+    pub(crate) fn here(site: &'static Location<'static>) -> Option<Self> {
+        current_task()?;
+        Some(Self { worker: worker()?, stack_bytes: coroutine::stack_bytes_here()?, site })
+    }
+
+    /// Runs `f` on a lent stack, or on the caller's, which is as large, when there is none.
+    pub(crate) fn run<R>(&self, f: impl FnOnce() -> R) -> R {
+        let Ok(stack) = self.worker.lend_stack_again(self.stack_bytes) else { return f() };
+        stack.set_label_of_dhaga(current().name(), self.site);
+        let mut stretch = Stretch { worker: self.worker, stack: Some(stack) };
+        coroutine::on_stack(stretch.stack.as_mut().expect("it is there until the drop"), f)
+    }
+}
+
+/// A stack of a [`Lender`], until it goes back.
+struct Stretch {
+    worker: &'static Worker,
+    /// Until the drop.
+    stack: Option<Stack>,
+}
+
+impl Drop for Stretch {
+    /// On the stack of the caller: a panic of the closure goes on there.
+    fn drop(&mut self) {
+        if let Some(stack) = self.stack.take() {
+            self.worker.take_back_stack_again(stack);
+        }
+    }
 }
 
 /// A stack, until it goes back to where it came from.

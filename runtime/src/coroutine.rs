@@ -15,7 +15,7 @@ use std::ptr;
 
 use corosensei::{CoroutineResult, Yielder};
 
-use crate::stack::{Stack, stack_around};
+use crate::stack::{Stack, stack_around, stack_bytes_around};
 
 /// Closures larger than this move to the heap before they move to the stack; corosensei takes 1 KiB at most.
 const CLOSURE_BYTES_MAX: usize = 512;
@@ -245,6 +245,12 @@ pub fn remaining_stack() -> Option<usize> {
     let here = 0u8;
     let address = ptr::from_ref(&here).addr();
     stack_around(address).map(|usable| address.saturating_sub(usable.start))
+}
+
+/// Address space of the stack that the caller runs on, guard included; `None` on an OS thread's own stack. As slow as
+/// [`remaining_stack`].
+pub fn stack_bytes_here() -> Option<usize> {
+    stack_bytes_around(stack_pointer())
 }
 
 #[cold]

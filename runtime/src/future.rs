@@ -18,6 +18,7 @@ pub(crate) mod word;
 use std::convert::Infallible;
 use std::fmt;
 use std::future::IntoFuture;
+use std::panic::Location;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,6 +26,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::panicking;
 use std::time::Instant;
 
+use crate::big_stack::Lender;
 use crate::interrupt::Interrupt;
 use crate::owner;
 use crate::park::{self, Unparker, WaitReason};
@@ -35,7 +37,10 @@ use crate::sync::oneshot::{Receiver, RecvError, TryRecvError};
 pub use self::sleep::{Sleep, sleep, sleep_until};
 
 /// Waits until `future` is ready, and returns its output. Parks a dhaga, blocks a plain thread, as often as the future is
-/// pending; polls it here, on the caller's stack, whenever its waker was used.
+/// pending; polls it here whenever its waker was used.
+///
+/// A dhaga polls on a stack that its worker lends it, as large as its own, so that a future which goes deep in its polls
+/// keeps no more of the dhaga's stack than one page while it is pending. A poll that waits keeps the lent one, too.
 ///
 /// The code of the future may wait as any other code of the dhaga: for a lock, a socket, in a `block_on` of its own. One that
 /// wakes itself at each poll gives way to others now and then.
@@ -60,6 +65,7 @@ pub use self::sleep::{Sleep, sleep, sleep_until};
 /// assert_eq!(answer?, 42);
 /// # Ok::<(), dhaga::JoinError<i32>>(())
 /// ```
+#[track_caller]
 pub fn block_on<F: IntoFuture>(future: F) -> F::Output {
     let limit = panicking().then(|| park::now() + owner::UNWIND_BLOCK_MAX);
     let wait = |signal: &Signal| {
@@ -69,11 +75,11 @@ pub fn block_on<F: IntoFuture>(future: F) -> F::Output {
         }
         Ok::<_, Infallible>(())
     };
-    let Ok(output) = poll_until_ready(pin!(future.into_future()), wait);
+    let Ok(output) = poll_until_ready(pin!(future.into_future()), Location::caller(), wait);
     output
 }
 
-/// As [`block_on`], until the scope ends: then the future is dropped, here, on the caller's own stack.
+/// As [`block_on`], until the scope ends: then the future is dropped, here.
 ///
 /// The scope is looked at before the first poll, and again whenever the future is pending. An output that is there is
 /// delivered.
@@ -95,25 +101,33 @@ pub fn block_on<F: IntoFuture>(future: F) -> F::Output {
 /// let answer = dhaga::within(Duration::from_millis(5), || dhaga::try_block_on(future::pending::<()>()));
 /// assert!(matches!(answer, Err(dhaga::Interrupt::DeadlineExceeded { .. })));
 /// ```
+#[track_caller]
 pub fn try_block_on<F: IntoFuture>(future: F) -> Result<F::Output, Interrupt> {
     // Who tries again and again keeps nobody out, and what is refused has not begun.
     park::spend();
     park::check()?;
-    poll_until_ready(pin!(future.into_future()), Signal::try_wait)
+    poll_until_ready(pin!(future.into_future()), Location::caller(), Signal::try_wait)
 }
 
 /// Polls, and waits between two polls, until it is ready or the wait fails.
 fn poll_until_ready<F: Future, E>(
     mut future: Pin<&mut F>,
+    site: &'static Location<'static>,
     wait: impl Fn(&Signal) -> Result<(), E>,
 ) -> Result<F::Output, E> {
     let signal = Arc::new(Signal { is_set: AtomicBool::new(false), sleeper: park::unparker() });
     let waker = word::own_waker(signal.clone());
     let mut context = Context::from_waker(&waker);
+    let lender = Lender::here(site);
     loop {
         // A future that is always ready, or wakes itself at each poll, never waits.
         park::spend();
-        if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
+        let mut poll = || future.as_mut().poll(&mut context);
+        let polled = match &lender {
+            Some(lender) => lender.run(poll),
+            None => poll(),
+        };
+        if let Poll::Ready(output) = polled {
             return Ok(output);
         }
         wait(&signal)?;

@@ -3,11 +3,15 @@
 mod calls;
 mod common;
 mod faults;
+mod fuzz_bodies;
 mod hostile;
 mod idle;
 mod late;
+mod once;
 mod ownership;
+mod peers;
 mod pressure;
+mod replay;
 mod services;
 mod shutdown;
 mod waits;

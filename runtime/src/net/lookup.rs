@@ -13,6 +13,7 @@
 //! Who asks again and again for a name that nobody answers for, each time with a short deadline, shares one look-up. If each
 //! had its own, they would fill all room while they run on, and keep out the names that can be resolved.
 
+use std::cell::RefCell;
 use std::error::Error;
 use std::fmt;
 use std::io;
@@ -23,6 +24,7 @@ use std::time::{Duration, Instant};
 use crate::around;
 use crate::blocking;
 use crate::park::{self, WaitReason};
+use crate::scheduler;
 use crate::sync::crowd::Crowd;
 use crate::sync::wait_queue::Stopped;
 use crate::sync::{AcquireTimeoutError, Semaphore, SemaphorePermit};
@@ -117,21 +119,28 @@ impl From<LookupError> for io::Error {
 /// A name that is being looked up.
 struct Lookup {
     host: Box<str>,
-    answer: Crowd<Option<Answer>>,
+    /// Where those wait who ask, by the numbers of their workers.
+    desks: Vec<(Option<u16>, Arc<Desk>)>,
 }
+
+/// Where the dhagas of one worker wait for an answer, or all plain threads. The thread that has it tells one dhaga of each
+/// worker, and the others are told from there: for all of them it would contend with the workers for cores and locks.
+type Desk = Crowd<Option<Answer>>;
 
 type Answer = Result<Arc<[SocketAddr]>, Cause>;
 
 static ROOM: Semaphore = Semaphore::new(LOOKUPS_MAX);
-/// What the threads of the pool look up now: as many as there is room for.
-static UNDER_WAY: Mutex<Vec<Arc<Lookup>>> = Mutex::new(Vec::new());
+/// What the threads of the pool look up now: as many as there is room for, and each name once.
+static UNDER_WAY: Mutex<Vec<Lookup>> = Mutex::new(Vec::new());
 
-fn under_way() -> MutexGuard<'static, Vec<Arc<Lookup>>> {
-    UNDER_WAY.lock().unwrap_or_else(PoisonError::into_inner)
+thread_local! {
+    /// Desks of this worker, and for which names. Who comes to one of them need not meet the other workers at `UNDER_WAY`.
+    /// One that has its answer is of no use any more, and goes when the next is opened.
+    static OPENED: RefCell<Vec<(Box<str>, Arc<Desk>)>> = const { RefCell::new(Vec::new()) };
 }
 
-fn find(under_way: &[Arc<Lookup>], host: &str) -> Option<Arc<Lookup>> {
-    under_way.iter().find(|lookup| *lookup.host == *host).cloned()
+fn under_way() -> MutexGuard<'static, Vec<Lookup>> {
+    UNDER_WAY.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn look_up_in_pool(
@@ -139,12 +148,53 @@ fn look_up_in_pool(
     resolve: impl FnOnce(&str) -> io::Result<Vec<SocketAddr>> + Send + 'static,
 ) -> io::Result<Arc<[SocketAddr]>> {
     let deadline = around::after(LOOKUP_TIMEOUT);
-    let shared = find(&under_way(), host);
-    let lookup = match shared {
-        Some(lookup) => lookup,
-        None => begin(host, wait_for_room(host, deadline)?, resolve),
+    let desk = match opened(host) {
+        Some(desk) => desk,
+        None => open(host, join(host, deadline, resolve)?),
     };
-    lookup.wait(deadline)
+    wait(host, &desk, deadline)
+}
+
+/// The desk of the caller's worker, if that is known to have one.
+fn opened(host: &str) -> Option<Arc<Desk>> {
+    let desk = OPENED.with_borrow(|opened| {
+        let (_, desk) = opened.iter().find(|(name, _)| **name == *host)?;
+        Some(desk.clone())
+    })?;
+    let is_told = desk.lock().is_some();
+    (!is_told).then_some(desk)
+}
+
+/// Has the dhagas of the caller's worker find a desk.
+fn open(host: &str, desk: Arc<Desk>) -> Arc<Desk> {
+    if scheduler::worker().is_some() {
+        let closed: Vec<_> = OPENED.with_borrow_mut(|opened| {
+            let closed = opened.extract_if(.., |(name, desk)| **name == *host || desk.lock().is_some()).collect();
+            opened.push((host.into(), desk.clone()));
+            closed
+        });
+        // Only now that nothing is borrowed: it may be the last owner of an answer.
+        drop(closed);
+    }
+    desk
+}
+
+/// Waits for room if nobody else looks the name up.
+fn join(
+    host: &str,
+    deadline: Option<Instant>,
+    resolve: impl FnOnce(&str) -> io::Result<Vec<SocketAddr>> + Send + 'static,
+) -> io::Result<Arc<Desk>> {
+    let shared = find(&mut under_way(), host);
+    match shared {
+        Some(desk) => Ok(desk),
+        None => Ok(begin(host, wait_for_room(host, deadline)?, resolve)),
+    }
+}
+
+/// Where the caller waits for the answer, if the name is being looked up.
+fn find(under_way: &mut [Lookup], host: &str) -> Option<Arc<Desk>> {
+    under_way.iter_mut().find(|lookup| *lookup.host == *host).map(Lookup::desk)
 }
 
 fn wait_for_room(host: &str, deadline: Option<Instant>) -> io::Result<SemaphorePermit<'static>> {
@@ -159,68 +209,87 @@ fn begin(
     host: &str,
     room: SemaphorePermit<'static>,
     resolve: impl FnOnce(&str) -> io::Result<Vec<SocketAddr>> + Send + 'static,
-) -> Arc<Lookup> {
+) -> Arc<Desk> {
     let mut under_way = under_way();
     // Somebody may have begun it while we waited for room, which is free again then.
-    if let Some(lookup) = find(&under_way, host) {
-        return lookup;
+    if let Some(desk) = find(&mut under_way, host) {
+        return desk;
     }
-    let lookup = Arc::new(Lookup { host: host.into(), answer: Crowd::new(None) });
-    under_way.push(lookup.clone());
+    let mut lookup = Lookup { host: host.into(), desks: Vec::new() };
+    let desk = lookup.desk();
+    under_way.push(lookup);
     drop(under_way);
-    let running = Running { lookup: lookup.clone(), _room: room };
+    let running = Running { host: Some(host.into()), _room: room };
     blocking::run_detached(move || running.answer(resolve));
-    lookup
+    desk
 }
 
 impl Lookup {
-    fn wait(&self, deadline: Option<Instant>) -> io::Result<Arc<[SocketAddr]>> {
-        loop {
-            let answer = self.answer.lock();
-            if let Some(told) = &*answer {
-                let told = told.clone();
-                drop(answer);
-                return told.map_err(|cause| LookupError::new(&self.host, cause).into());
-            }
-            answer.wait_until(WaitReason::Lookup, deadline).map_err(|stopped| match stopped {
-                Stopped::TimedOut => LookupError::new(&self.host, Cause::NoAnswer).into(),
-                Stopped::Interrupted(interrupt) => io::Error::from(interrupt),
-            })?;
+    /// The caller's.
+    fn desk(&mut self) -> Arc<Desk> {
+        let here = scheduler::worker().map(|worker| worker.injector.number);
+        if let Some((_, desk)) = self.desks.iter().find(|(worker, _)| *worker == here) {
+            return desk.clone();
         }
+        let desk = Arc::new(Crowd::new(None));
+        self.desks.push((here, desk.clone()));
+        desk
     }
 
-    fn tell(&self, told: Answer) {
-        let mut answer = self.answer.lock();
-        if answer.is_none() {
+    fn tell(self, told: &Answer) {
+        for (_, desk) in self.desks {
+            // A list for each, since all who wait there will count themselves among its owners.
+            let told = told.as_ref().map(|found| Arc::from(&**found)).map_err(Cause::clone);
+            let mut answer = desk.lock();
             *answer = Some(told);
-            answer.release();
+            answer.release_first();
         }
+    }
+}
+
+fn wait(host: &str, desk: &Desk, deadline: Option<Instant>) -> io::Result<Arc<[SocketAddr]>> {
+    loop {
+        let answer = desk.lock();
+        if let Some(told) = &*answer {
+            let told = told.clone();
+            drop(answer);
+            return told.map_err(|cause| LookupError::new(host, cause).into());
+        }
+        answer.wait_and_pass_on(WaitReason::Lookup, deadline).map_err(|stopped| match stopped {
+            Stopped::TimedOut => LookupError::new(host, Cause::NoAnswer).into(),
+            Stopped::Interrupted(interrupt) => io::Error::from(interrupt),
+        })?;
     }
 }
 
 /// A look-up that a thread of the pool does, or would have done. However it ends, who waits is told.
 struct Running {
-    lookup: Arc<Lookup>,
+    /// Present until it has ended.
+    host: Option<Box<str>>,
     _room: SemaphorePermit<'static>,
 }
 
 impl Running {
-    fn answer(self, resolve: impl FnOnce(&str) -> io::Result<Vec<SocketAddr>>) {
-        let found = resolve(&self.lookup.host);
-        self.leave();
-        self.lookup.tell(found.map(Arc::from).map_err(|error| Cause::Resolver(Arc::new(error))));
+    fn answer(mut self, resolve: impl FnOnce(&str) -> io::Result<Vec<SocketAddr>>) {
+        let host = self.host.as_deref().expect("it has not ended");
+        let found = resolve(host);
+        self.end(found.map(Arc::from).map_err(|error| Cause::Resolver(Arc::new(error))));
     }
 
-    /// Who asks from now on has it looked up anew.
-    fn leave(&self) {
-        under_way().retain(|other| !Arc::ptr_eq(other, &self.lookup));
+    /// Tells who waits. Who asks from now on has it looked up anew.
+    fn end(&mut self, told: Answer) {
+        let Some(host) = self.host.take() else { return };
+        let mut under_way = under_way();
+        let place = under_way.iter().position(|lookup| lookup.host == host);
+        let lookup = under_way.swap_remove(place.expect("it is there until it has ended"));
+        drop(under_way);
+        lookup.tell(&told);
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.leave();
-        self.lookup.tell(Err(Cause::NeverRan));
+        self.end(Err(Cause::NeverRan));
     }
 }
 
@@ -240,8 +309,7 @@ mod tests {
 
     #[test]
     fn a_resolver_that_does_not_answer_is_an_error_that_names_the_host() {
-        let lookup = Lookup { host: "silent".into(), answer: Crowd::new(None) };
-        let error = late(lookup.wait(around::after(SHORT)));
+        let error = late(wait("silent", &Crowd::new(None), around::after(SHORT)));
         assert_eq!((error.host(), error.is_timeout()), ("silent", true));
         assert_eq!(error.to_string(), "cannot look up the host \"silent\": no answer within 30s");
         let all = ROOM.acquire_many(LOOKUPS_MAX).expect("nobody looks up names here");
@@ -252,15 +320,15 @@ mod tests {
 
     #[test]
     fn whatever_becomes_of_a_look_up_who_waits_is_told_and_there_is_room_again() {
-        let lookup = Arc::new(Lookup { host: "dropped".into(), answer: Crowd::new(None) });
-        under_way().push(lookup.clone());
-        let room = wait_for_room("dropped", None).expect("there is room");
-        let shared = begin("dropped", room, |_| unreachable!("it is under way"));
-        assert!(Arc::ptr_eq(&shared, &lookup));
-        let room = wait_for_room("dropped", None).expect("there is room");
-        drop(Running { lookup: lookup.clone(), _room: room });
-        let error = lookup.wait(None).expect_err("nobody looked it up");
+        let room = || wait_for_room("dropped", None).expect("there is room");
+        let mut lookup = Lookup { host: "dropped".into(), desks: Vec::new() };
+        let desk = lookup.desk();
+        under_way().push(lookup);
+        let shared = begin("dropped", room(), |_| unreachable!("it is under way"));
+        assert!(Arc::ptr_eq(&shared, &desk));
+        drop(Running { host: Some("dropped".into()), _room: room() });
+        let error = wait("dropped", &desk, None).expect_err("nobody looked it up");
         assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
-        assert!(find(&under_way(), "dropped").is_none());
+        assert!(find(&mut under_way(), "dropped").is_none());
     }
 }

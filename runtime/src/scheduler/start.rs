@@ -126,6 +126,16 @@ impl Worker {
         self.stacks.borrow_mut().give_back(stack);
     }
 
+    /// As [`Worker::lend_stack`], for a stretch of code that comes again and again, and ends soon each time.
+    pub(crate) fn lend_stack_again(&self, bytes: usize) -> Result<Stack, StackError> {
+        self.stacks.borrow_mut().lend(bytes)
+    }
+
+    /// Takes back what [`Worker::lend_stack_again`] has lent.
+    pub(crate) fn take_back_stack_again(&self, stack: Stack) {
+        self.stacks.borrow_mut().take_back_lent(stack);
+    }
+
     /// Gives that stack back.
     pub(crate) fn return_first_stack(&self) {
         if let Some(stack) = self.reserve.take() {

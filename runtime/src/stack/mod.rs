@@ -64,7 +64,7 @@ pub(crate) mod tests;
 pub use self::error::{Refused, StackError};
 pub use self::high_water::{HighWater, StackUse};
 pub use self::pool::StackPool;
-pub use self::region::{GuardHit, guard_hit, stack_around};
+pub use self::region::{GuardHit, guard_hit, stack_around, stack_bytes_around};
 pub use self::size::{GUARD_BYTES_MIN, STACK_BYTES_DEFAULT, STACK_BYTES_MAX, STACK_BYTES_MIN};
 pub use self::slab::{Guards, guards_here, protected_max, stacks_in};
 pub use self::stack::{HEAD_BYTES, Stack};

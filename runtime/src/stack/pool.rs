@@ -20,11 +20,16 @@ const SLAB_BYTES_MAX: usize = 8 << 30;
 /// second one, then each fourth, and so on.
 const SAMPLE_PERIOD_MAX: u32 = 4096;
 
+/// 1 MiB: a larger stack is not kept for the next stretch of code, since it is never trimmed there.
+const LENT_BYTES_MAX: usize = 1 << 20;
+
 /// The stacks of one worker. It stays on the thread that made it, and so do its stacks.
 ///
 /// A pool that is dropped gives back each slab none of whose stacks is out; the others stay mapped for good.
 pub struct StackPool {
     free: [FreeStacks; SIZES],
+    /// The free stack that [`lend`](Self::lend) hands out next.
+    lent_last: Option<Stack>,
     slabs: Vec<Slab>,
     guards: Guards,
     /// Stacks to hand out until one is measured.
@@ -65,6 +70,7 @@ impl StackPool {
     pub fn measured(guards: Guards, high_water: Arc<HighWater>) -> StackPool {
         StackPool {
             free: [const { FreeStacks::new() }; SIZES],
+            lent_last: None,
             slabs: Vec::new(),
             guards,
             until_sample: 1,
@@ -112,9 +118,42 @@ impl StackPool {
         }
     }
 
+    /// As [`take`](Self::take), for a stretch of code that ends soon: the stack that was lent last, if it has that size.
+    ///
+    /// One such stack is kept apart from the others. Were it among them, the next dhaga would begin on it and keep all the
+    /// memory that the stretch has touched, and the next stretch would touch as much of another.
+    ///
+    /// # Errors
+    ///
+    /// As [`take`](Self::take).
+    #[inline]
+    pub fn lend(&mut self, stack_bytes: usize) -> Result<Stack, StackError> {
+        let Some(stack) = self.lent_last.take_if(|stack| stack.size_bytes() == stack_bytes) else {
+            return self.take(stack_bytes);
+        };
+        self.slabs[stack.slot().slab()].out += 1;
+        Ok(stack)
+    }
+
+    /// Takes back what [`lend`](Self::lend) has handed out.
+    #[inline]
+    pub fn take_back_lent(&mut self, stack: Stack) {
+        match self.slabs.get_mut(stack.slot().slab()) {
+            Some(slab)
+                if self.lent_last.is_none()
+                    && slab.size.bytes() <= LENT_BYTES_MAX
+                    && slab.stacks().contains(&stack.slot().limit()) =>
+            {
+                slab.out -= 1;
+                self.lent_last = Some(stack);
+            }
+            _ => self.give_back(stack),
+        }
+    }
+
     /// Free stacks that still hold the memory of their last use: at least a page each.
     pub fn touched_free(&self) -> usize {
-        self.free.iter().map(FreeStacks::warm).sum()
+        self.free.iter().map(FreeStacks::warm).sum::<usize>() + usize::from(self.lent_last.is_some())
     }
 
     /// Free stacks that still hold memory, without those that together take `kept_bytes` of address space. The smallest
@@ -342,6 +381,33 @@ mod tests {
         }
         assert_eq!(pool.touched_free(), 8);
         assert_eq!(pool.stats().in_use, 0);
+    }
+
+    #[test]
+    fn the_stack_that_was_lent_last_is_lent_again_and_taken_by_nobody() {
+        let mut pool = StackPool::default();
+        // The first that a pool hands out is measured, and goes to the others.
+        let measured = pool.lend(STACK_BYTES_DEFAULT).expect("address space for the test");
+        let lent = pool.lend(STACK_BYTES_DEFAULT).expect("address space for the test");
+        let first = lent.slot_address();
+        pool.take_back_lent(measured);
+        pool.take_back_lent(lent);
+        assert_eq!((pool.touched_free(), pool.stats().in_use), (2, 0));
+        let taken = take_many(&mut pool, 3);
+        assert!(taken.iter().all(|stack| stack.slot_address() != first), "it is kept apart");
+        let other = pool.lend(2 * STACK_BYTES_DEFAULT).expect("address space for the test");
+        let again = pool.lend(STACK_BYTES_DEFAULT).expect("address space for the test");
+        assert_eq!(
+            (again.slot_address(), pool.stats().in_use),
+            (first, 5),
+            "one of another size does not take its place"
+        );
+        pool.take_back_lent(again);
+        pool.take_back_lent(other);
+        taken.into_iter().for_each(|stack| pool.give_back(stack));
+        let large = pool.lend(2 * LENT_BYTES_MAX).expect("address space for the test");
+        pool.take_back_lent(large);
+        assert_eq!((pool.spare(0), pool.stats().in_use), (5, 0), "all but one can be trimmed");
     }
 
     #[test]

@@ -61,6 +61,12 @@ pub fn stack_around(address: usize) -> Option<Range<usize>> {
     Some(place.usable)
 }
 
+/// Address space of the stack of ours that `address` lies in, guard included.
+pub fn stack_bytes_around(address: usize) -> Option<usize> {
+    let place = regions().find_map(|region| region.place(address))?;
+    Some(place.stack_bytes)
+}
+
 /// A slab as the fault handler sees it. Records are never freed, since a handler may be reading them; a retired one
 /// serves the next slab.
 pub(super) struct Region {

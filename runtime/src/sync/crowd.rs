@@ -4,6 +4,10 @@
 //! A waiter belongs to the *round* in which it came; a release ends the round. Whoever releases then unparks all waiters of
 //! rounds that are over, one at a time and none under the lock. So one who waits again at once belongs to the next round and
 //! is not let go twice, and of two who release at the same time neither leaves a waiter to the other and goes.
+//!
+//! A thread that is no worker had better not do so for a thousand dhagas: it contends with workers for cores and for the lock,
+//! and while it is preempted with the lock taken they spin. It lets go the first alone, and each that is let go passes it on
+//! to some more: see [`CrowdGuard::release_first`].
 
 use std::ops::{Deref, DerefMut};
 use std::time::Instant;
@@ -13,6 +17,9 @@ use super::wait_queue::{Stage, Stopped, WaitQueue, Waiter, park_until_decided, u
 use crate::around;
 use crate::owner;
 use crate::park::{self, Parked, Unparker, WaitReason};
+
+/// Whom each who was let go lets go in its turn: few enough for about a microsecond.
+const PASSED_ON_MAX: usize = 32;
 
 /// Some state, and who waits for it to change.
 pub(crate) struct Crowd<S> {
@@ -40,6 +47,13 @@ impl<S> Crowd<S> {
     #[inline]
     pub(crate) fn lock(&self) -> CrowdGuard<'_, S> {
         CrowdGuard { crowd: self, inside: self.inside.lock() }
+    }
+
+    fn pass_on(&self) {
+        for _ in 0..PASSED_ON_MAX {
+            let Some(next) = self.inside.lock().next_released() else { return };
+            next.unpark_in_turn();
+        }
     }
 }
 
@@ -69,6 +83,23 @@ impl<S> CrowdGuard<'_, S> {
             Some(stopped) if waiting.leave() == Stage::Waiting => Err(stopped),
             _ => Ok(()),
         }
+    }
+
+    /// As [`wait_until`](Self::wait_until), in a crowd that is released by [`release_first`](Self::release_first). However this
+    /// ends, by unwinding too, the release goes on.
+    pub(crate) fn wait_and_pass_on(self, reason: WaitReason, deadline: Option<Instant>) -> Result<(), Stopped> {
+        let _others = PassesOn(self.crowd);
+        self.wait_until(reason, deadline)
+    }
+
+    /// Lets all go who wait by [`wait_and_pass_on`](Self::wait_and_pass_on): the first here, and the others when those before
+    /// them run. So all who wait should be of one worker, where none is later for another's being late.
+    pub(crate) fn release_first(self) {
+        let Self { mut inside, .. } = self;
+        inside.round += 1;
+        let first = inside.next_released();
+        drop(inside);
+        first.into_iter().for_each(|first| first.unpark());
     }
 
     /// Lets all go who wait.
@@ -150,6 +181,15 @@ impl<S> Drop for Waiting<'_, S> {
     }
 }
 
+/// One who may have been let go, and then has others to let go.
+struct PassesOn<'a, S>(&'a Crowd<S>);
+
+impl<S> Drop for PassesOn<'_, S> {
+    fn drop(&mut self) {
+        self.0.pass_on();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -187,6 +227,38 @@ mod tests {
         let _second = join(&crowd, &late);
         crowd.lock().release();
         assert!(early.is_decided() && late.is_decided());
+    }
+
+    #[test]
+    fn a_release_is_passed_on_by_whoever_was_let_go() {
+        const WAITERS: usize = PASSED_ON_MAX + 2;
+        let crowd = Crowd::new(());
+        let waiters: [_; WAITERS] = std::array::from_fn(|_| waiter(&crowd));
+        let _waiting = waiters.each_ref().map(|waiter| join(&crowd, waiter));
+        crowd.lock().release_first();
+        let late = waiter(&crowd);
+        let _late = join(&crowd, &late);
+        let count = || waiters.iter().filter(|waiter| waiter.is_decided()).count();
+        assert_eq!(count(), 1);
+        drop(PassesOn(&crowd));
+        assert_eq!(count(), WAITERS - 1);
+        drop(PassesOn(&crowd));
+        assert_eq!(count(), WAITERS);
+        assert!(!late.is_decided());
+    }
+
+    #[test]
+    fn who_is_let_go_and_unwinds_passes_it_on() {
+        let crowd = Crowd::new(());
+        let other = waiter(&crowd);
+        let waiting = join(&crowd, &other);
+        crowd.inside.lock().round += 1;
+        let caught = std::panic::catch_unwind(|| {
+            let _others = PassesOn(&crowd);
+            std::panic::resume_unwind(Box::new(()));
+        });
+        assert!(caught.is_err() && other.is_decided());
+        drop(waiting);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use dhaga::future::{JoinFuture, Sleep, sleep};
 use dhaga::sync::oneshot::{self, RecvError};
-use dhaga::{Interrupt, JoinError, Runtime, block_on, try_block_on, with_deadline, within};
+use dhaga::{Builder, Interrupt, JoinError, Runtime, block_on, try_block_on, with_deadline, within};
 
 use crate::child;
 use crate::common::{DEADLINE, Part, cancelled_during, everywhere, on_all_mixtures, shut_down_during, within_deadline};
@@ -309,6 +309,82 @@ fn a_poll_may_wait_for_anything_and_for_a_future_too() {
     });
 }
 
+/// Recurses as deep as `levels` says, 1 KiB a level at least.
+fn recurse(levels: u64) -> u64 {
+    let frame = std::hint::black_box([levels; 128]);
+    if levels == 0 { 0 } else { recurse(levels - 1) + frame[7] - (levels - 1) }
+}
+
+/// Pending once, and goes so deep at each of its two polls.
+fn deep(levels: u64) -> impl Future<Output = u64> {
+    let mut is_second = false;
+    poll_fn(move |context| {
+        let depth = recurse(levels);
+        if std::mem::replace(&mut is_second, true) {
+            return Poll::Ready(depth);
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+}
+
+#[test]
+fn a_poll_has_as_much_stack_as_the_caller_was_given() {
+    everywhere(|| {
+        assert_eq!(block_on(deep(10)), 10);
+        assert_eq!(dhaga::with_stack_size(4 << 20, || block_on(deep(1500))).expect("there is room"), 1500);
+        let large = Builder::new().stack_size(4 << 20);
+        let depths = large.spawn(|| (block_on(deep(1500)), block_on(poll_fn(|_| Poll::Ready(block_on(deep(1500)))))));
+        assert_eq!(depths.expect("there is room").join().expect("it fits"), (1500, 1500));
+    });
+}
+
+/// What this process has in memory, in KiB.
+#[cfg(not(feature = "sanitizer"))]
+fn resident_kib() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").expect("the kernel tells");
+    let pages: usize = statm.split(' ').nth(1).expect("the second is what is resident").parse().expect("a number");
+    pages * 4
+}
+
+/// The sanitizer's own memory would be counted, too.
+#[cfg(not(feature = "sanitizer"))]
+#[test]
+fn a_future_that_goes_deep_and_is_pending_keeps_little_of_the_stack() {
+    const DHAGAS: usize = 500;
+    child::succeeds(child::name_of!(a_future_that_goes_deep_and_is_pending_keeps_little_of_the_stack), || {
+        let runtime = Runtime::builder().workers(1).build().expect("a runtime");
+        let before = resident_kib();
+        let waiters: Vec<_> = (0..DHAGAS)
+            .map(|_| {
+                let waits = || {
+                    try_block_on(poll_fn(|_| {
+                        assert_eq!(recurse(64), 64);
+                        Poll::<()>::Pending
+                    }))
+                };
+                runtime.spawn(waits)
+            })
+            .collect();
+        runtime.spawn(|| ()).join().expect("all others are parked by now");
+        let each = (resident_kib() - before) / DHAGAS;
+        assert!(each < 32, "each keeps {each} KiB, and 64 at least would stay of its own stack");
+        waiters.into_iter().for_each(|waiter| waiter.cancel());
+        runtime.shutdown(DEADLINE).expect("all end");
+    });
+}
+
+#[test]
+fn an_overflow_of_a_poll_names_the_dhaga_and_the_place() {
+    let text = child::aborts(child::name_of!(an_overflow_of_a_poll_names_the_dhaga_and_the_place), || {
+        let endless = || block_on(deep(std::hint::black_box(u64::MAX)));
+        Builder::new().name("the deep one").spawn(endless).expect("there is room").join().expect("it aborts first");
+    });
+    let Some(text) = text else { return };
+    assert!(text.contains("dhaga 'the deep one' (on a stack of its own at ") && text.contains("future.rs:"), "{text}");
+    assert!(text.contains("has overflowed its stack of 256 KiB; give it more with dhaga::with_stack_size"), "{text}");
+}
+
 #[test]
 fn a_panic_of_a_poll_goes_to_the_caller_and_drops_the_future() {
     everywhere(|| {
@@ -340,8 +416,7 @@ fn while_a_panic_unwinds_a_wait_that_can_fail_is_refused_and_one_that_cannot_blo
 
 fn check_aborts_in_words(test: &str, endless: fn() -> Pin<Box<dyn Future<Output = ()>>>) {
     let text = child::aborts(test, move || {
-        let unwinder =
-            dhaga::Builder::new().name("the unwinder").spawn(move || while_panicking(|| block_on(endless())));
+        let unwinder = Builder::new().name("the unwinder").spawn(move || while_panicking(|| block_on(endless())));
         unwinder.expect("there is room").join().expect("it aborts first");
     });
     let Some(text) = text else { return };

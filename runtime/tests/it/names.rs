@@ -244,6 +244,45 @@ fn who_asks_for_the_same_name_shares_one_look_up() {
     });
 }
 
+/// They tell each other of it: nobody who is cancelled or out of time may be the last who knows.
+#[test]
+fn an_answer_reaches_all_who_wait_for_it_while_others_leave() {
+    const ROUNDS: usize = 30;
+    const ASKING: usize = 100;
+    within_deadline(DEADLINE, || {
+        let runtime = Runtime::builder().workers(2).build().expect("a runtime");
+        for round in 0..ROUNDS {
+            let server = Silent::new();
+            let host = format!("left-{round}");
+            let asking: Vec<_> = (0..ASKING)
+                .map(|number| {
+                    let (server, host) = (server.clone(), host.clone());
+                    let patience = if number % 5 == 4 { SHORT } else { DEADLINE };
+                    runtime.spawn(move || within(patience, || server.look_up(&host)))
+                })
+                .collect();
+            let plain = thread::spawn({
+                let (server, host) = (server.clone(), host.clone());
+                move || within(DEADLINE, || server.look_up(&host))
+            });
+            while server.asked() == 0 {
+                thread::yield_now();
+            }
+            asking.iter().step_by(3).for_each(dhaga::JoinHandle::cancel);
+            server.speak();
+            asking.iter().skip(1).step_by(6).for_each(dhaga::JoinHandle::cancel);
+            for (number, handle) in asking.into_iter().enumerate() {
+                let may_leave = number % 5 == 4 || number % 3 == 0 || number % 6 == 1;
+                match handle.join().expect("it ends well") {
+                    Ok(found) => assert_eq!(found, with_port(80)),
+                    Err(error) => assert!(may_leave, "{number} of round {round}: {error}"),
+                }
+            }
+            assert_eq!(plain.join().expect("it ends well").expect("it is known"), with_port(80));
+        }
+    });
+}
+
 #[test]
 fn silent_name_servers_leave_the_pool_to_others() {
     child::succeeds(child::name_of!(silent_name_servers_leave_the_pool_to_others), || {

@@ -1,0 +1,313 @@
+//! What we ask of the peer: sends a request, and completes it on the caller's worker.
+//!
+//! ```text
+//!   call ──▶ id and slot ──▶ encode into the outgoing buffer ──▶ park with the deadline
+//!                                                                  ▲
+//!   reader: frame ──▶ slot, whole id compared ──▶ bytes to the caller, made ready
+//! ```
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use dhaga::Interrupt;
+use dhaga::park::{self, Parked, Unparker, WaitReason};
+
+use super::{Breach, Peer};
+use crate::connection::Connection;
+use crate::encode;
+use crate::error::{CallError, RemoteError};
+use crate::in_flight::{Full, InFlight};
+use crate::limits::Limits;
+use crate::outbox::NoRoom;
+use crate::waiters::Waiters;
+
+fn overloaded(connection: &Connection<Peer>) -> impl Fn(NoRoom) -> CallError {
+    let limit = connection.limits.unsent_bytes_max;
+    move |why| match why {
+        NoRoom::Late | NoRoom::Interrupted(Interrupt::DeadlineExceeded { .. }) => CallError::Overloaded { limit },
+        NoRoom::Interrupted(other) => other.into(),
+    }
+}
+
+/// Sends one request and waits for its answer.
+pub(crate) fn call<E>(
+    connection: &Arc<Connection<Peer>>,
+    deadline: Option<Instant>,
+    encode: E,
+) -> Result<Answer, CallError>
+where
+    E: Fn(&mut Vec<u8>, u32) -> Result<(), encode::EncodeError>,
+{
+    if connection.is_congested() {
+        connection.wait_for_room(deadline).map_err(overloaded(connection))?;
+    }
+    let mut pending = Pending::enter(connection, deadline)?;
+    let mut encoded = Ok(());
+    if !connection.send(|out| encoded = encode(out, pending.id)) {
+        return Err(CallError::Disconnected { maybe_executed: false, source: None });
+    }
+    encoded?;
+    pending.is_sent = true;
+    pending.wait(deadline)
+}
+
+/// Sends a whole notification.
+pub(crate) fn notify(
+    connection: &Arc<Connection<Peer>>,
+    deadline: Option<Instant>,
+    message: &[u8],
+) -> Result<(), CallError> {
+    connection.wait_for_room(deadline).map_err(overloaded(connection))?;
+    match connection.send(|out| out.extend_from_slice(message)) {
+        true => Ok(()),
+        false => Err(CallError::Disconnected { maybe_executed: false, source: None }),
+    }
+}
+
+/// Where an answer is laid for its caller.
+struct Slot {
+    caller: Unparker,
+    answer: Mutex<Option<Result<Answer, CallError>>>,
+}
+
+impl Slot {
+    fn fill(&self, answer: Result<Answer, CallError>) {
+        *self.answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
+        self.caller.unpark();
+    }
+
+    fn take(&self) -> Option<Result<Answer, CallError>> {
+        self.answer.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// A call that is entered among those in flight. Dropped before its answer came, it gives its id up.
+struct Pending<'a> {
+    calling: &'a Calling,
+    id: u32,
+    slot: Arc<Slot>,
+    is_sent: bool,
+    is_over: bool,
+}
+
+impl<'a> Pending<'a> {
+    /// Enters a call, and waits while as many as allowed are in flight.
+    fn enter(connection: &'a Arc<Connection<Peer>>, deadline: Option<Instant>) -> Result<Self, CallError> {
+        let calling = connection.side.calling();
+        let mut place = Place { calling, number: None };
+        loop {
+            let slot = Arc::new(Slot { caller: park::unparker(), answer: Mutex::new(None) });
+            let mut calls = calling.calls();
+            if let Some(error) = &calls.ended {
+                return Err(error.clone().before_sending());
+            }
+            match calls.in_flight.insert(slot.clone()) {
+                Ok(id) => {
+                    place.leave(&mut calls);
+                    drop(calls);
+                    if let Some(serving) = connection.side.serving.get() {
+                        serving.resume_for_answers(connection);
+                    }
+                    return Ok(Self { calling, id, slot, is_sent: false, is_over: false });
+                }
+                Err(Full { limit }) => {
+                    place.take(&mut calls);
+                    drop(calls);
+                    if park::park_until(WaitReason::Call, deadline) == Parked::TimedOut {
+                        park::check()?;
+                        return Err(CallError::TooManyInFlight { limit });
+                    }
+                    park::check()?;
+                }
+            }
+        }
+    }
+
+    fn wait(&mut self, deadline: Option<Instant>) -> Result<Answer, CallError> {
+        let mut is_late = false;
+        loop {
+            if let Some(answer) = self.slot.take() {
+                self.is_over = true;
+                return answer;
+            }
+            if is_late {
+                return Err(CallError::DeadlineExceeded);
+            }
+            park::check()?;
+            is_late = park::park_until(WaitReason::Call, deadline) == Parked::TimedOut;
+        }
+    }
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        if !self.is_over {
+            let mut calls = self.calling.calls();
+            if calls.in_flight.cancel(self.id).is_some() {
+                calls.given_up += u64::from(self.is_sent);
+                calls.waiting.wake_one();
+            }
+        }
+    }
+}
+
+/// A place in the queue for room in the table. Who was woken and gave up meanwhile passes the wake on.
+struct Place<'a> {
+    calling: &'a Calling,
+    number: Option<u64>,
+}
+
+impl Place<'_> {
+    fn take(&mut self, calls: &mut Calls) {
+        self.leave(calls);
+        self.number = Some(calls.waiting.join());
+    }
+
+    /// Returns whether the place was taken out already, by a wake.
+    fn leave(&mut self, calls: &mut Calls) -> bool {
+        self.number.take().is_some_and(|number| !calls.waiting.leave(number))
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if self.number.is_some() {
+            let mut calls = self.calling.calls();
+            if self.leave(&mut calls) {
+                calls.waiting.wake_one();
+            }
+        }
+    }
+}
+
+/// An encoded result.
+pub(crate) type Answer = Box<[u8]>;
+
+/// The calling part of one connection.
+pub(super) struct Calling(Mutex<Calls>);
+
+struct Calls {
+    in_flight: InFlight<Arc<Slot>>,
+    /// Callers for whom there was no room.
+    waiting: Waiters,
+    /// Calls whose callers did not wait for the answer, which may yet come.
+    given_up: u64,
+    /// Why the connection ended.
+    ended: Option<CallError>,
+    unknown: Unknown,
+}
+
+impl Calls {
+    fn new(limits: &Limits) -> Self {
+        Self {
+            in_flight: InFlight::new(limits.calls_per_connection_max),
+            waiting: Waiters::default(),
+            given_up: 0,
+            ended: None,
+            unknown: Unknown { since: park::now(), count: 0 },
+        }
+    }
+
+    /// Counts an answer that nobody waits for. Returns whether it is tolerable.
+    fn count_unknown(&mut self, per_second: u32) -> bool {
+        if self.given_up > 0 {
+            self.given_up -= 1;
+            return true;
+        }
+        self.unknown.count(per_second)
+    }
+}
+
+impl Calling {
+    pub(super) fn new(limits: &Limits) -> Self {
+        Self(Mutex::new(Calls::new(limits)))
+    }
+
+    fn calls(&self) -> MutexGuard<'_, Calls> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether calls wait for answers.
+    pub(super) fn is_busy(&self) -> bool {
+        !self.calls().in_flight.is_empty()
+    }
+
+    /// The connection has ended for whoever calls. Nothing happens if it had ended before.
+    pub(super) fn fail(&self, error: &CallError) {
+        let mut calls = self.calls();
+        calls.ended.get_or_insert_with(|| error.clone());
+        let failed: Vec<_> = calls.in_flight.fail_all().collect();
+        calls.waiting.wake_all();
+        drop(calls);
+        failed.iter().for_each(|(_, slot)| slot.fill(Err(error.clone())));
+    }
+
+    /// Takes an answer. Returns whether it is tolerable, if nobody waits for it.
+    fn complete(&self, id: u32, outcome: Result<&[u8], &[u8]>, unknown_per_second: u32) -> bool {
+        let mut calls = self.calls();
+        let Some(slot) = calls.in_flight.complete(id) else {
+            return calls.count_unknown(unknown_per_second);
+        };
+        calls.waiting.wake_one();
+        drop(calls);
+        slot.fill(match outcome {
+            Ok(result) => Ok(result.into()),
+            Err(error) => Err(CallError::Remote(RemoteError::from_raw(error))),
+        });
+        true
+    }
+}
+
+impl Connection<Peer> {
+    #[inline]
+    pub(super) fn take_answer(self: &Arc<Self>, id: u32, outcome: Result<&[u8], &[u8]>) {
+        let Some(calling) = self.side.calling.get() else { return self.side.host.count_ignored() };
+        let limit = self.limits.unknown_answers_per_second_max;
+        if !calling.complete(id, outcome, limit) {
+            self.close_for_breach(Breach::TooManyUnknown { limit });
+        }
+    }
+}
+
+/// Answers to calls that are not in flight and were not given up: a few may be a mistake, a flood is not.
+struct Unknown {
+    since: Instant,
+    count: u32,
+}
+
+impl Unknown {
+    /// Counts one. Returns whether it is still within `per_second`.
+    fn count(&mut self, per_second: u32) -> bool {
+        let now = park::now();
+        if now - self.since >= Duration::from_secs(1) {
+            *self = Self { since: now, count: 0 };
+        }
+        self.count += 1;
+        self.count <= per_second
+    }
+}
+
+impl CallError {
+    /// As the error of a call of which nothing was sent.
+    fn before_sending(self) -> Self {
+        match self {
+            Self::Disconnected { source, .. } => Self::Disconnected { maybe_executed: false, source },
+            other => other,
+        }
+    }
+
+    /// The connection had ended before the call began, so that another one may serve it.
+    pub(crate) fn is_stale(&self) -> bool {
+        matches!(self, Self::Disconnected { maybe_executed: false, .. })
+    }
+}
+
+impl From<Interrupt> for CallError {
+    fn from(interrupt: Interrupt) -> Self {
+        match interrupt {
+            Interrupt::Cancelled => Self::Cancelled,
+            Interrupt::Panicking => Self::Panicking,
+            _ => Self::DeadlineExceeded,
+        }
+    }
+}

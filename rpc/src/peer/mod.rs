@@ -1,0 +1,274 @@
+//! Our side of a connection. Either side calls and serves, whoever dialled; the two directions share the socket and know
+//! nothing of each other, with one exception: answers are always read on, since handlers may wait for them.
+//!
+//! ```text
+//!                       ┌── request, notification ──▶ Serving: admitted, run, answered
+//!   frame ──▶ Peer ─────┤
+//!                       └── response ───────────────▶ Calling: handed to who called
+//! ```
+//!
+//! Each of the two is made at its first use: most connections need one only.
+
+mod calling;
+mod runner;
+mod serving;
+
+use std::fmt;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use crate::connection::{Connection, Side};
+use crate::error::{CallError, Cause};
+use crate::frame::FrameError;
+use crate::host::Host;
+use crate::incoming::Flow;
+use crate::message::{Message, MessageError};
+
+pub(crate) use calling::{Answer, call, notify};
+
+use calling::Calling;
+use runner::Runner;
+use serving::{Batch, Serving};
+
+/// Our side of one connection.
+pub(crate) struct Peer {
+    host: Arc<Host>,
+    /// `None`: nobody accepted it, we dialled.
+    keeper: Option<Box<dyn Keeper>>,
+    serving: OnceLock<Box<Serving>>,
+    calling: OnceLock<Box<Calling>>,
+    /// Bytes of an unfinished frame that are charged to the host.
+    charged: AtomicUsize,
+    /// The keeper looks at it until the peer owes nothing.
+    is_watched: AtomicBool,
+    /// The peer sends no more: what it asked for is answered, and nothing more can be asked of it.
+    is_ended: AtomicBool,
+    /// Whom it was opened for has gone; what was sent has not.
+    is_ending: AtomicBool,
+}
+
+/// Who accepted a connection, and looks after it. Dropped with the connection.
+pub(crate) trait Keeper: Send + Sync {
+    /// The peer has begun a frame, and owes the rest of it.
+    fn watch(&self, connection: &Arc<Connection<Peer>>);
+}
+
+impl Peer {
+    pub(crate) fn new(host: Arc<Host>, keeper: Option<Box<dyn Keeper>>) -> Self {
+        Self {
+            host,
+            keeper,
+            serving: OnceLock::new(),
+            calling: OnceLock::new(),
+            charged: AtomicUsize::new(0),
+            is_watched: AtomicBool::new(false),
+            is_ended: AtomicBool::new(false),
+            is_ending: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether the peer may yet answer a call that begins now.
+    pub(crate) fn may_be_called(&self) -> bool {
+        !self.is_ended.load(Ordering::SeqCst)
+    }
+
+    /// Whether a frame is unfinished because we have no room for it, which is not the peer's fault.
+    pub(crate) fn holds_peer_up(&self) -> bool {
+        self.serving.get().is_some_and(|serving| serving.is_waiting())
+    }
+
+    /// Notes that the keeper looks at the connection. Returns whether it did before.
+    pub(crate) fn set_watched(&self, is_watched: bool) -> bool {
+        self.is_watched.swap(is_watched, Ordering::SeqCst)
+    }
+
+    fn serving(&self) -> &Serving {
+        self.serving.get_or_init(Box::default)
+    }
+
+    fn calling(&self) -> &Calling {
+        self.calling.get_or_init(|| Box::new(Calling::new(&self.host.limits)))
+    }
+
+    /// Whether calls of ours wait for answers.
+    fn has_calls(&self) -> bool {
+        self.calling.get().is_some_and(|calling| calling.is_busy())
+    }
+
+    /// Charges the bytes of an unfinished frame, instead of those charged before. Returns what the host holds in all.
+    fn charge(&self, bytes: usize) -> usize {
+        let total = &self.host.unfinished_bytes;
+        let before = self.charged.swap(bytes, Ordering::Relaxed);
+        if before == bytes {
+            return total.load(Ordering::Relaxed);
+        }
+        total.fetch_sub(before, Ordering::Relaxed);
+        total.fetch_add(bytes, Ordering::Relaxed) + bytes
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        self.charge(0);
+    }
+}
+
+impl Connection<Peer> {
+    /// Closes the connection as soon as all that was sent has left. What the socket takes leaves at once, since the process
+    /// may be about to end.
+    pub(crate) fn end(self: &Arc<Self>) {
+        self.side.is_ending.store(true, Ordering::SeqCst);
+        self.flush();
+    }
+
+    fn close_for_breach(self: &Arc<Self>, breach: Breach) {
+        self.close_for_fault(Arc::new(breach));
+    }
+
+    fn close_for_fault(self: &Arc<Self>, cause: Cause) {
+        log::warn!("closing the connection to {}: {cause}", self.describe_peer());
+        self.close(Some(cause));
+    }
+
+    /// After the peer's FIN: the last answer has left, so ours may follow.
+    fn close_if_done(self: &Arc<Self>) {
+        let peer = &self.side;
+        let is_over = peer.is_ending.load(Ordering::SeqCst)
+            || peer.is_ended.load(Ordering::SeqCst) && peer.serving.get().is_none_or(|serving| serving.is_idle());
+        if is_over && self.is_flushed() {
+            self.close(None);
+        }
+    }
+}
+
+impl Side for Peer {
+    type Batch = Batch;
+
+    #[inline]
+    fn take(connection: &Arc<Connection<Self>>, frame: &[u8], batch: &mut Batch) -> Flow {
+        if connection.is_closed() {
+            return Flow::Taken;
+        }
+        match Message::parse(frame, &connection.limits) {
+            Ok(Message::Response { id, outcome }) => {
+                connection.take_answer(id, outcome);
+                Flow::Taken
+            }
+            message => connection.take_request(frame, message, batch),
+        }
+    }
+
+    fn commit(connection: &Arc<Connection<Self>>, batch: Batch, waits_for: Option<usize>) -> bool {
+        connection.enter_requests(batch, waits_for)
+    }
+
+    fn run(connection: &Arc<Connection<Self>>) {
+        if let Some(serving) = connection.side.serving.get() {
+            Runner::new(connection, serving).run();
+        }
+    }
+
+    fn delegate(connection: &Arc<Connection<Self>>) {
+        if let Some(serving) = connection.side.serving.get() {
+            serving.ensure_successor(connection, serving.state());
+        }
+    }
+
+    fn unfinished(connection: &Arc<Connection<Self>>, bytes: usize) {
+        let peer = &connection.side;
+        // What we dialled sends what we asked for: the timeouts of the calls are enough.
+        let Some(keeper) = &peer.keeper else { return };
+        let limit = connection.limits.unfinished_bytes_per_server_max;
+        if peer.charge(bytes) > limit && bytes > 0 {
+            return connection.close_for_breach(Breach::TooMuchUnfinished { limit });
+        }
+        if bytes > 0 {
+            keeper.watch(connection);
+        }
+    }
+
+    fn drained(connection: &Arc<Connection<Self>>) {
+        if let Some(serving) = connection.side.serving.get() {
+            serving.resume_if_waiting(connection);
+        }
+        connection.close_if_done();
+    }
+
+    fn end_of_input(connection: &Arc<Connection<Self>>, was_unfinished: bool) {
+        if was_unfinished {
+            log::debug!("{} closed in the middle of a frame", connection.describe_peer());
+        }
+        connection.side.is_ended.store(true, Ordering::SeqCst);
+        connection.close_if_done();
+        if !connection.is_closed() {
+            // What it has asked for goes on. It is made if need be, so that a call which begins just now finds it ended.
+            connection.side.calling().fail(&CallError::Disconnected { maybe_executed: true, source: None });
+        }
+    }
+
+    fn closed(connection: &Arc<Connection<Self>>, reason: Option<Cause>) {
+        let peer = &connection.side;
+        if let Some(serving) = peer.serving.get() {
+            peer.host.in_flight.fetch_sub(serving.forget_pending(), Ordering::SeqCst);
+        }
+        if let Some(cause) = &reason {
+            log::debug!("connection to {} closed: {cause}", connection.describe_peer());
+            if is_breach(cause) || is_stall(cause) {
+                peer.host.closed_for_fault.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        if let Some(calling) = peer.calling.get() {
+            calling.fail(&match reason {
+                Some(cause) if is_breach(&cause) => CallError::Malformed(cause),
+                source => CallError::Disconnected { maybe_executed: true, source },
+            });
+        }
+    }
+}
+
+/// A broken protocol or limit.
+fn is_breach(cause: &Cause) -> bool {
+    cause.is::<FrameError>() || cause.is::<MessageError>() || cause.is::<Breach>()
+}
+
+/// The peer took none of its bytes. A network that broke otherwise is nobody's fault.
+fn is_stall(cause: &Cause) -> bool {
+    cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
+}
+
+/// What a peer may not do, although each of its frames is in order.
+#[derive(Debug)]
+pub(crate) enum Breach {
+    /// Two requests with one id are in flight: whichever is answered first would complete the other at the peer.
+    DuplicateId(u32),
+    /// It owed bytes and did not send them in time.
+    Overdue,
+    /// All connections together have begun more than the server will hold.
+    TooMuchUnfinished { limit: usize },
+    /// It keeps answering calls that nobody made.
+    TooManyUnknown { limit: u32 },
+}
+
+impl fmt::Display for Breach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::DuplicateId(id) => {
+                write!(f, "the peer sent a request with id {id} while another with this id is in flight")
+            }
+            Self::Overdue => f.write_str(
+                "the peer did not finish a frame in time (Limits::first_frame_within, frame_must_grow_within)",
+            ),
+            Self::TooMuchUnfinished { limit } => write!(
+                f,
+                "unfinished frames of all peers take more than {limit} bytes (Limits::unfinished_bytes_per_server_max)"
+            ),
+            Self::TooManyUnknown { limit } => write!(
+                f,
+                "the peer sent more than {limit} answers a second to calls that are not in flight (Limits::unknown_answers_per_second_max)"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for Breach {}

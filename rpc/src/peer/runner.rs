@@ -1,0 +1,189 @@
+//! Runs the requests that were admitted, each in a dhaga of its own if it waits.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard};
+use std::time::{Duration, Instant};
+
+use dhaga::{park, yield_now};
+
+use super::Peer;
+use super::serving::{Request, Serving, State};
+use crate::connection::Connection;
+use crate::error::Refusal;
+use crate::outbox::Appended;
+use crate::service::{Handler, respond_refusal};
+
+/// How long a runner goes on before it lets others of its worker run: the runtime's own measure for a batch.
+const RUN_MAX: Duration = Duration::from_micros(100);
+/// Requests between two looks at the clock.
+const REQUESTS_PER_CLOCK_READ: usize = 8;
+
+/// Runs pending requests one after the other. Whatever becomes of a handler, dropping the runner answers its request and
+/// makes room.
+pub(super) struct Runner<'a> {
+    connection: &'a Arc<Connection<Peer>>,
+    serving: &'a Serving,
+    /// The request whose handler runs.
+    current: Option<Current>,
+}
+
+struct Current {
+    /// `None`: a notification.
+    id: Option<u32>,
+    cost: usize,
+}
+
+impl<'a> Runner<'a> {
+    pub(super) fn new(connection: &'a Arc<Connection<Peer>>, serving: &'a Serving) -> Self {
+        Self { connection, serving, current: None }
+    }
+
+    /// In a dhaga; suspends where the handlers do.
+    pub(super) fn run(mut self) {
+        let limits = self.connection.limits.clone();
+        let (mut answer, mut slice) = (Vec::new(), Slice::default());
+        while let Some(Request { handler, id, params, .. }) = self.next(&mut answer) {
+            match id {
+                Some(id) => handler.respond(&limits, id, &params, &mut answer),
+                None => self.notify(&handler, &params),
+            }
+            if slice.is_over() {
+                yield_now();
+            }
+        }
+    }
+
+    fn notify(&self, handler: &Handler, params: &[u8]) {
+        if let Err(error) = handler.notify(&self.connection.limits, params) {
+            log::debug!("a notification of {} failed: {error}", self.connection.describe_peer());
+        }
+    }
+
+    /// Sends the answer of the request at hand, lets it go, and takes the next. Suspends while too much is unsent.
+    fn next(&mut self, answer: &mut Vec<u8>) -> Option<Request> {
+        loop {
+            let mut state = self.serving.state();
+            if let Some(appended) = self.settle(&mut state, answer) {
+                let next = state.pending.pop_front();
+                self.current = next.as_ref().map(|next| Current { id: next.id, cost: next.cost });
+                self.let_go(state, appended);
+                return next;
+            }
+            drop(state);
+            // Its deadline or cancel must not swallow an answer; and if the connection ends, there is room.
+            if self.connection.wait_for_room(None).is_err() {
+                yield_now();
+            }
+        }
+    }
+
+    /// All under the lock: whoever sees nothing in flight may close the connection, so the answer is with the unsent bytes
+    /// by then; and its id is free before the answer can leave, for then the peer may use it again. `None`: no room.
+    fn settle(&mut self, state: &mut State, answer: &mut Vec<u8>) -> Option<Settled> {
+        let Some(current) = &self.current else { return Some(Settled::Nothing) };
+        let appended = match answer.is_empty() {
+            true => Appended::Queued,
+            false => self.connection.try_append(answer)?,
+        };
+        answer.clear();
+        if let Some(id) = current.id {
+            state.ids.remove(&id);
+        }
+        state.release(current.cost);
+        self.current = None;
+        Some(Settled::One(appended))
+    }
+
+    fn let_go(&self, state: MutexGuard<'_, State>, settled: Settled) {
+        self.serving.ensure_successor(self.connection, state);
+        if let Settled::One(appended) = settled {
+            let peer = &self.connection.side;
+            self.connection.note(appended);
+            peer.host.in_flight.fetch_sub(1, Ordering::SeqCst);
+            self.serving.resume_if_waiting(self.connection);
+            if peer.is_ended.load(Ordering::SeqCst) {
+                self.connection.close_if_done();
+            }
+        }
+    }
+}
+
+/// A runner that is queued behind another.
+pub(super) struct Successor {
+    connection: Arc<Connection<Peer>>,
+    has_begun: bool,
+}
+
+impl Successor {
+    pub(super) fn of(connection: &Arc<Connection<Peer>>) -> Self {
+        Self { connection: connection.clone(), has_begun: false }
+    }
+
+    pub(super) fn run(mut self) {
+        self.has_begun = true;
+        // A peer that does not read gets no more handlers run: each would hold its answer.
+        while self.connection.wait_for_room(None).is_err() {
+            yield_now();
+        }
+        let serving = self.connection.side.serving();
+        serving.state().has_successor = false;
+        Runner::new(&self.connection, serving).run();
+    }
+}
+
+impl Drop for Successor {
+    /// It may never begin: the runtime has no room or memory for a dhaga. Whoever runs next queues another.
+    fn drop(&mut self) {
+        if !self.has_begun {
+            self.connection.side.serving().state().has_successor = false;
+        }
+    }
+}
+
+/// What a runner had to settle.
+enum Settled {
+    Nothing,
+    One(Appended),
+}
+
+impl Drop for Runner<'_> {
+    /// A handler panicked, or the runtime's shutdown unwinds it. Others go on with what is pending.
+    fn drop(&mut self) {
+        let Some(current) = self.current.take() else { return };
+        let mut answer = Vec::new();
+        if let Some(id) = current.id {
+            respond_refusal(&self.connection.limits, id, Refusal::HandlerPanicked, &mut answer);
+        }
+        let mut state = self.serving.state();
+        // Without regard to the limit: nothing may wait here.
+        let appended = self.connection.append(&answer);
+        if let Some(id) = current.id {
+            state.ids.remove(&id);
+        }
+        state.release(current.cost);
+        self.let_go(state, Settled::One(appended));
+    }
+}
+
+/// A runner's share of its worker's time.
+#[derive(Default)]
+struct Slice {
+    requests: usize,
+    began: Option<Instant>,
+}
+
+impl Slice {
+    /// Counts a request. Returns whether others should run now.
+    fn is_over(&mut self) -> bool {
+        self.requests += 1;
+        if !self.requests.is_multiple_of(REQUESTS_PER_CLOCK_READ) {
+            return false;
+        }
+        let now = park::now();
+        let is_over = now - *self.began.get_or_insert(now) > RUN_MAX;
+        if is_over {
+            self.began = None;
+        }
+        is_over
+    }
+}

@@ -1,0 +1,315 @@
+//! What the peer asks of us: admitted, run, answered.
+//!
+//! ```text
+//!   reader: frame ──▶ admit (limits, duplicate id, method) ──▶ a dhaga: decode, run, encode, append ──▶ release
+//! ```
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use dhaga::turn;
+
+use super::runner::Successor;
+use super::{Breach, Peer};
+use crate::connection::Connection;
+use crate::error::{Cause, Refusal};
+use crate::id_hash::IdHash;
+use crate::incoming::Flow;
+use crate::limits::{Limits, QUEUED_FRAME_OVERHEAD_BYTES};
+use crate::message::{Message, MessageError};
+use crate::service::{Handler, respond_refusal};
+
+/// Capacity that an idle connection may keep in each of its collections.
+const KEPT_MAX: usize = 8;
+
+/// The serving part of one connection.
+///
+/// Requests that were read wait in `pending`. A *runner* is a dhaga that takes one after the other from there; before it
+/// runs a handler it makes sure that, if any are left, a *successor* is queued, which starts when the runner parks or when
+/// an idle worker steals it. So each request that waits has a dhaga of its own, and those that do not wait share one.
+#[derive(Default)]
+pub(super) struct Serving {
+    state: Mutex<State>,
+    /// A frame waits for room: whoever makes room resumes the reader.
+    is_waiting: AtomicBool,
+}
+
+#[derive(Default)]
+pub(super) struct State {
+    pub(super) pending: VecDeque<Request>,
+    pub(super) has_successor: bool,
+    /// Requests that are pending or run, notifications included.
+    in_flight: usize,
+    /// Bytes of their frames, at true cost.
+    queued_bytes: usize,
+    /// Ids of the requests among them.
+    pub(super) ids: HashSet<u32, IdHash>,
+    /// Size of the frame that waits, if one does.
+    waiting_bytes: usize,
+}
+
+/// A request or notification that was admitted, with bytes of its own.
+pub(super) struct Request {
+    pub(super) handler: Arc<Handler>,
+    /// `None`: a notification.
+    pub(super) id: Option<u32>,
+    pub(super) params: Box<[u8]>,
+    /// What it is charged.
+    pub(super) cost: usize,
+}
+
+/// The requests that one read brought, before they are entered.
+#[derive(Default)]
+pub(crate) struct Batch {
+    requests: Vec<Request>,
+    bytes: usize,
+    /// `None`: no request came yet.
+    room: Option<Room>,
+}
+
+/// Room when the first request of a batch came. It only grows meanwhile: there is one reader.
+struct Room {
+    requests: usize,
+    bytes: usize,
+    /// Nothing was in flight: a frame of any size is taken if it is alone.
+    was_idle: bool,
+}
+
+/// What is found wrong with a frame before any handler is asked.
+enum Reject {
+    /// The stream cannot be trusted any more.
+    Close(Cause),
+    /// An error answer.
+    Refuse(u32, Refusal),
+    /// A notification for nobody.
+    Ignore,
+}
+
+impl Connection<Peer> {
+    /// Takes what is no answer, or makes it wait for room.
+    pub(super) fn take_request(
+        self: &Arc<Self>,
+        frame: &[u8],
+        message: Result<Message<'_>, MessageError>,
+        batch: &mut Batch,
+    ) -> Flow {
+        let room = batch.room.get_or_insert_with(|| self.room());
+        if !room.is_enough(&batch.requests, batch.bytes, frame.len()) {
+            return self.make_wait(message);
+        }
+        match self.admit(frame, message) {
+            Ok(request) => {
+                batch.bytes += request.cost;
+                batch.requests.push(request);
+            }
+            Err(Reject::Refuse(id, refusal)) => self.refuse(id, refusal),
+            Err(Reject::Close(cause)) => self.close_for_fault(cause),
+            Err(Reject::Ignore) => self.side.host.count_ignored(),
+        }
+        Flow::Taken
+    }
+
+    fn refuse(self: &Arc<Self>, id: u32, refusal: Refusal) {
+        self.send(|out| respond_refusal(&self.limits, id, refusal, out));
+    }
+
+    fn room(&self) -> Room {
+        let state = self.side.serving().state();
+        let requests = match self.may_read_requests() {
+            true => self.limits.in_flight_per_connection_max.saturating_sub(state.in_flight),
+            false => 0,
+        };
+        let bytes = self.limits.queued_bytes_max.saturating_sub(state.queued_bytes);
+        Room { requests, bytes, was_idle: state.in_flight == 0 }
+    }
+
+    /// A peer that does not read what it is sent is not read from. But if calls of ours wait, it may hold back for the same
+    /// reason, and one of us has to read on.
+    fn may_read_requests(&self) -> bool {
+        !self.is_congested() || self.side.has_calls() && !self.is_flooded()
+    }
+
+    /// There is no room for a request. The reader waits until there is, unless calls of ours wait for answers, which come
+    /// behind it: the handlers that hold the room may be those who called.
+    #[cold]
+    fn make_wait(self: &Arc<Self>, message: Result<Message<'_>, MessageError>) -> Flow {
+        if !self.side.has_calls() || self.is_flooded() {
+            return Flow::Wait;
+        }
+        match message {
+            Ok(Message::Request { id, .. }) | Err(MessageError { request_id: Some(id), .. }) => {
+                let limit = self.limits.in_flight_per_connection_max;
+                self.refuse(id, Refusal::TooManyInFlight { limit });
+            }
+            Ok(_) => self.side.host.count_ignored(),
+            Err(error) => self.close_for_fault(Arc::new(error)),
+        }
+        Flow::Taken
+    }
+
+    /// Enters a batch. Returns whether there is room after all for the frame that has to wait, if one does.
+    pub(super) fn enter_requests(self: &Arc<Self>, batch: Batch, waits_for: Option<usize>) -> bool {
+        if batch.requests.is_empty() && waits_for.is_none() {
+            return true;
+        }
+        let serving = self.side.serving();
+        let mut state = serving.state();
+        let entered = state.enter(batch);
+        let mut has_room = true;
+        if let Some(bytes) = waits_for {
+            state.waiting_bytes = bytes;
+            // Under the lock: who makes room looks at it after the room is made.
+            serving.is_waiting.store(true, Ordering::SeqCst);
+            has_room = state.has_room(bytes, &self.limits) && !self.is_congested();
+            // Who calls looks at it after the call is entered.
+            has_room |= self.side.has_calls() && !self.is_flooded();
+            has_room = has_room && serving.is_waiting.swap(false, Ordering::SeqCst);
+        }
+        drop(state);
+        if let Err(duplicate) = entered {
+            self.close_for_breach(duplicate);
+        }
+        has_room
+    }
+
+    /// Checks a frame against all that needs no user code, and copies what its handler will need.
+    fn admit(&self, frame: &[u8], message: Result<Message<'_>, MessageError>) -> Result<Request, Reject> {
+        let host = &*self.side.host;
+        let (id, method, params) = match message {
+            Ok(Message::Request { id, method, params }) => (Some(id), method, params),
+            Ok(Message::Notification { method, params }) => (None, method, params),
+            Ok(Message::Response { .. }) => return Err(Reject::Ignore),
+            Err(MessageError { request_id: Some(id), flaw }) => {
+                return Err(Reject::Refuse(id, Refusal::BadRequest { reason: flaw.to_string() }));
+            }
+            Err(error) => return Err(Reject::Close(Arc::new(error))),
+        };
+        let handler = match (host.methods.lookup(method), id) {
+            (Some(handler), _) => handler.clone(),
+            (None, Some(id)) => return Err(Reject::Refuse(id, Refusal::UnknownMethod { method: method.to_owned() })),
+            (None, None) => return Err(Reject::Ignore),
+        };
+        let refuse = |refusal| Err(id.map_or(Reject::Ignore, |id| Reject::Refuse(id, refusal)));
+        if host.is_draining.load(Ordering::Relaxed) || dhaga::is_shutting_down() {
+            return refuse(Refusal::ShuttingDown);
+        }
+        let limit = self.limits.in_flight_per_server_max;
+        if host.in_flight.fetch_add(1, Ordering::SeqCst) >= limit {
+            host.in_flight.fetch_sub(1, Ordering::SeqCst);
+            return refuse(Refusal::TooManyInFlight { limit });
+        }
+        Ok(Request { handler, id, params: params.into(), cost: frame.len() + QUEUED_FRAME_OVERHEAD_BYTES })
+    }
+}
+
+impl Room {
+    /// A frame above the limit of queued bytes is taken when it is alone.
+    fn is_enough(&self, requests: &[Request], bytes: usize, frame_bytes: usize) -> bool {
+        let is_alone = self.was_idle && requests.is_empty();
+        let bytes = bytes + frame_bytes + QUEUED_FRAME_OVERHEAD_BYTES;
+        requests.len() < self.requests && (is_alone || bytes <= self.bytes)
+    }
+}
+
+impl State {
+    /// Enters a batch.
+    ///
+    /// # Errors
+    ///
+    /// An id is in flight already.
+    fn enter(&mut self, batch: Batch) -> Result<(), Breach> {
+        self.in_flight += batch.requests.len();
+        self.queued_bytes += batch.bytes;
+        self.ids.reserve(batch.requests.len());
+        let mut result = Ok(());
+        for id in batch.requests.iter().filter_map(|request| request.id) {
+            if !self.ids.insert(id) {
+                result = Err(Breach::DuplicateId(id));
+            }
+        }
+        self.pending.extend(batch.requests);
+        result
+    }
+
+    fn has_room(&self, frame_bytes: usize, limits: &Limits) -> bool {
+        let bytes = self.queued_bytes + frame_bytes + QUEUED_FRAME_OVERHEAD_BYTES;
+        self.in_flight == 0
+            || (self.in_flight < limits.in_flight_per_connection_max && bytes <= limits.queued_bytes_max)
+    }
+
+    pub(super) fn release(&mut self, cost: usize) {
+        self.in_flight -= 1;
+        self.queued_bytes -= cost;
+        if self.in_flight == 0 && self.ids.capacity() > KEPT_MAX {
+            self.ids = HashSet::default();
+        }
+        if self.in_flight == 0 && self.pending.capacity() > KEPT_MAX {
+            self.pending = VecDeque::new();
+        }
+    }
+}
+
+impl Serving {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn is_waiting(&self) -> bool {
+        self.is_waiting.load(Ordering::SeqCst)
+    }
+
+    /// Whether nothing is pending or runs.
+    pub(super) fn is_idle(&self) -> bool {
+        self.state().in_flight == 0
+    }
+
+    /// Drops what is pending. Returns how many there were.
+    pub(super) fn forget_pending(&self) -> usize {
+        let mut state = self.state();
+        let pending = std::mem::take(&mut state.pending);
+        state.in_flight -= pending.len();
+        state.queued_bytes -= pending.iter().map(|request| request.cost).sum::<usize>();
+        drop(state);
+        pending.len()
+    }
+
+    /// Has a runner queued if anything is pending.
+    pub(super) fn ensure_successor(&self, connection: &Arc<Connection<Peer>>, mut state: MutexGuard<'_, State>) {
+        if state.has_successor || state.pending.is_empty() {
+            return;
+        }
+        state.has_successor = true;
+        drop(state);
+        let successor = Successor::of(connection);
+        if let Err(error) = turn::spawn(move || successor.run()) {
+            // The runner at hand goes on, and tries again before its next request.
+            log::debug!("requests of {} run one after the other: {error}", connection.describe_peer());
+        }
+    }
+
+    pub(super) fn resume_if_waiting(&self, connection: &Arc<Connection<Peer>>) {
+        if !self.is_waiting() {
+            return;
+        }
+        let state = self.state();
+        let has_room = state.has_room(state.waiting_bytes, &connection.limits);
+        drop(state);
+        if has_room && !connection.is_congested() {
+            self.resume(connection);
+        }
+    }
+
+    /// A call of ours was entered: its answer is behind the frame that waits.
+    pub(super) fn resume_for_answers(&self, connection: &Arc<Connection<Peer>>) {
+        if self.is_waiting() && !connection.is_flooded() {
+            self.resume(connection);
+        }
+    }
+
+    fn resume(&self, connection: &Arc<Connection<Peer>>) {
+        if self.is_waiting.swap(false, Ordering::SeqCst) {
+            connection.resume();
+        }
+    }
+}
