@@ -18,8 +18,12 @@ pub enum Contender {
     May,
     /// OS threads and std.
     Threads,
-    /// Goroutines.
+    /// Goroutines; with calls, `net/rpc`.
     Go,
+    /// The RPC library on tokio with bincode.
+    Tarpc,
+    /// gRPC on tokio.
+    Tonic,
     /// No runtime: a bare coroutine, a bare event loop that blocks at once.
     Bare,
     /// A bare event loop that polls for 50 µs before it blocks, as our workers do.
@@ -42,6 +46,8 @@ impl Contender {
             Contender::May => "may",
             Contender::Threads => "threads",
             Contender::Go => "Go",
+            Contender::Tarpc => "tarpc",
+            Contender::Tonic => "tonic",
             Contender::Bare => "limit",
             Contender::BareDozing => "limit (dozing)",
         }
@@ -57,6 +63,8 @@ impl Contender {
             Contender::May => "#2f9e44",
             Contender::Threads => "#9c7a3c",
             Contender::Go => "#0c9ab3",
+            Contender::Tarpc => "#7048e8",
+            Contender::Tonic => "#c2255c",
             Contender::Bare => "#868e96",
             Contender::BareDozing => "#ced4da",
         }

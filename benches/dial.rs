@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use rustix::net::sockopt::set_socket_linger;
+use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 
 use crate::wire::{self, EchoRequest, PayloadKind, Stop};
 
@@ -51,6 +52,26 @@ pub fn dial_one(address: SocketAddr) -> io::Result<TcpStream> {
     stream.set_read_timeout(Some(CALL_TIMEOUT))?;
     set_socket_linger(&stream, Some(Duration::ZERO))?;
     Ok(stream)
+}
+
+/// Makes each socket of this process reset its connection when it is closed, for the reason that [`dial`] does so: a library's
+/// client does not show its sockets.
+///
+/// # Errors
+///
+/// The kernel's.
+pub fn reset_when_closed() -> io::Result<()> {
+    let this = pidfd_open(getpid(), PidfdFlags::empty())?;
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        let Some(descriptor) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        // What is no socket, and the directory's own descriptor, which is gone by then, are left alone.
+        if let Ok(same) = pidfd_getfd(&this, descriptor, PidfdGetfdFlags::empty()) {
+            let _ = set_socket_linger(&same, Some(Duration::ZERO));
+        }
+    }
+    Ok(())
 }
 
 /// Sends `message` and waits until as many bytes are back.

@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 use crate::contender::Contender;
 use crate::pairs::Comparison;
 use crate::plot::{Bar, Panel, Scale};
-use crate::text_table::{NONE, TextTable, figure};
+use crate::server_lines;
+use crate::text_table::{NONE, TextTable};
 use crate::window::Report;
 
 /// One load.
@@ -91,39 +92,13 @@ impl RivalRow {
 
     /// A line for each server.
     pub fn table(&self) -> TextTable {
-        let mut table = TextTable::new([
-            "server",
-            "requests/s",
-            "dhaga's rate / this",
-            "p50 ms",
-            "p99 ms",
-            "p99.9 ms",
-            "CPU µs/request",
-            "system calls/request",
-            "disturbed",
-        ]);
-        (0..self.contenders.len()).for_each(|index| table.push(self.line(index)));
+        let mut table = server_lines::table("dhaga's rate / this");
+        for (index, runs) in self.comparison.contestants.iter().enumerate() {
+            let ratio = self.comparison.ratio(index, |report| report.rate);
+            let ratio = if index == 0 { NONE.to_owned() } else { server_lines::written(ratio) };
+            table.push(server_lines::line(runs, ratio));
+        }
         table
-    }
-
-    fn line(&self, index: usize) -> Vec<String> {
-        let runs = &self.comparison.contestants[index];
-        let ratio = self.comparison.ratio(index, |report| report.rate);
-        let ratio = format!("{:.2} ({:.2}–{:.2})", ratio.median, ratio.min, ratio.max);
-        let millis = |value: fn(&Report) -> f64| figure(runs.median(value) / 1e3);
-        let disturbed = runs.median(|report| report.disturbed);
-        vec![
-            runs.name.clone(),
-            figure(runs.median(|report| report.rate)),
-            if index == 0 { NONE.to_owned() } else { ratio },
-            millis(|report| report.p50_us),
-            millis(|report| report.p99_us),
-            millis(|report| report.p999_us),
-            figure(runs.median(|report| report.server_cpu_us.unwrap_or(f64::NAN))),
-            runs.syscalls.map_or(NONE.to_owned(), |calls| format!("{calls:.2}")),
-            // Threads that wait for each other cannot be told from threads that wait for other processes.
-            if disturbed > 1.0 { NONE.to_owned() } else { format!("{:.0} %", disturbed * 100.0) },
-        ]
     }
 
     /// A bar for each server.

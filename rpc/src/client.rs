@@ -24,6 +24,7 @@ use crate::host::Host;
 use crate::limits::Limits;
 use crate::message::{self, Message};
 use crate::peer::{self, Answer, Peer};
+use crate::probe::{self, PlainPeers, Probe, Verdict};
 use crate::service::{HandlerError, Methods, TypedHandler};
 
 /// Calls methods of one server. Cheap to clone; all clones, on all threads, share its connections, which are closed when
@@ -50,6 +51,24 @@ pub struct Client {
 pub struct ClientBuilder {
     methods: Methods,
     limits: Limits,
+    extensions: Extensions,
+}
+
+/// Whether a client asks its peer for what goes beyond plain MessagePack-RPC: deadlines, cancellation, metadata and traces
+/// that go with a call. `docs/protocol.md` says what goes over the wire.
+///
+/// The question is one ordinary request, sent when a connection was dialled; the calls wait for its answer,
+/// [`HELLO_WITHIN`](crate::limits::HELLO_WITHIN) at most. Nothing else of the extensions is sent to who has not answered it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Extensions {
+    /// It does not ask.
+    Plain,
+    /// It asks. A peer that refuses, says nothing or closes is a plain one: the client remembers its address, and does not
+    /// ask it again.
+    #[default]
+    Auto,
+    /// As `Auto`, but to a plain peer nothing is sent: calls fail with [`CallError::PlainPeer`].
+    Require,
 }
 
 struct Shared {
@@ -68,15 +87,20 @@ enum Route {
 struct Dialled {
     addresses: Box<[SocketAddr]>,
     host: Arc<Host>,
+    extensions: Extensions,
+    plain: PlainPeers,
     links: Mutex<Vec<Link>>,
     /// One dhaga connects at a time; the others wait for what it gets.
     connecting: dhaga::sync::Mutex<()>,
 }
 
 /// The connection of one worker.
+#[derive(Clone)]
 struct Link {
     worker: u16,
     connection: Arc<Connection<Peer>>,
+    /// `Some`: calls wait for what the peer says to `$/hello`.
+    probe: Option<Arc<Probe>>,
 }
 
 impl ClientBuilder {
@@ -142,6 +166,12 @@ impl ClientBuilder {
         self
     }
 
+    /// Whether the peer is asked for extensions. Default: [`Extensions::Auto`].
+    pub fn extensions(mut self, extensions: Extensions) -> Self {
+        self.extensions = extensions;
+        self
+    }
+
     /// Replaces the limits, the timeout among them. Default: [`Limits::default`].
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
@@ -153,17 +183,24 @@ impl ClientBuilder {
     /// # Errors
     ///
     /// [`CallError::Connect`] when no address of the name answers; [`CallError::DeadlineExceeded`] when none does within
-    /// the call timeout.
+    /// the call timeout; [`CallError::PlainPeer`] if extensions are required and it has none.
     pub fn connect(self, address: impl ToSocketAddrs) -> Result<Client, CallError> {
         self.limits.check().map_err(CallError::ApiMisuse)?;
         let limits = Arc::new(self.limits);
         let deadline = deadline_in(limits.call_timeout);
         let addresses = until(deadline, || Ok(address.to_socket_addrs()?.collect())).map_err(connect_error)?;
         let host = Host::new(self.methods, limits.clone());
-        let connecting = dhaga::sync::Mutex::new(());
-        let route = Route::Dialled(Dialled { addresses, host, links: Mutex::default(), connecting });
+        let dialled = Dialled {
+            addresses,
+            host,
+            extensions: self.extensions,
+            plain: PlainPeers::default(),
+            links: Mutex::default(),
+            connecting: dhaga::sync::Mutex::new(()),
+        };
+        let route = Route::Dialled(dialled);
         let client = Client { shared: Arc::new(Shared { limits, route }) };
-        client.in_dhaga(move |shared| shared.connection(deadline).map(drop))?;
+        client.in_dhaga(move |shared| shared.open(deadline))?;
         Ok(client)
     }
 }
@@ -361,6 +398,14 @@ impl Shared {
         }
     }
 
+    /// A first connection. What the peer says to `$/hello` need not be waited for if it makes no difference.
+    fn open(&self, deadline: Option<Instant>) -> Result<(), CallError> {
+        match &self.route {
+            Route::Dialled(dialled) if dialled.extensions != Extensions::Require => dialled.connect(deadline),
+            _ => self.connection(deadline).map(drop),
+        }
+    }
+
     fn connection(&self, deadline: Option<Instant>) -> Result<Arc<Connection<Peer>>, CallError> {
         match &self.route {
             Route::Dialled(dialled) => dialled.connection(deadline),
@@ -397,17 +442,41 @@ impl Dialled {
 
     /// The connection of the caller's worker, opened if there is none that lives.
     fn connection(&self, deadline: Option<Instant>) -> Result<Arc<Connection<Peer>>, CallError> {
-        match self.existing() {
-            Some(connection) => Ok(connection),
-            None => self.connect(deadline),
+        // Twice each: what closes on the question is dialled anew.
+        for _ in 0..5 {
+            match self.existing() {
+                Some(Link { connection, probe: None, .. }) => return Ok(connection),
+                Some(Link { connection, probe: Some(probe), .. }) => self.wait_for(&connection, &probe, deadline)?,
+                None => self.connect(deadline)?,
+            }
         }
+        Err(CallError::Disconnected { maybe_executed: false, source: None })
     }
 
-    fn existing(&self) -> Option<Arc<Connection<Peer>>> {
+    fn existing(&self) -> Option<Link> {
         let worker = turn::worker_id()?;
-        let links = self.links();
-        let link = links.iter().find(|link| link.worker == worker || self.is_called())?;
-        link.is_usable().then(|| link.connection.clone())
+        let mut links = self.links();
+        let link = links.iter_mut().find(|link| link.worker == worker || self.is_called())?;
+        if link.probe.as_ref().is_some_and(|probe| probe.is_over()) {
+            link.probe = None;
+        }
+        (link.is_usable() || link.probe.is_some()).then(|| link.clone())
+    }
+
+    #[cold]
+    fn wait_for(
+        &self,
+        connection: &Arc<Connection<Peer>>,
+        probe: &Probe,
+        deadline: Option<Instant>,
+    ) -> Result<(), CallError> {
+        match probe.wait(deadline)? {
+            Verdict::Plain if self.extensions == Extensions::Require => {
+                Err(CallError::PlainPeer { peer: connection.describe_peer() })
+            }
+            // A plain peer that has closed is dialled anew, and not asked again.
+            Verdict::Plain | Verdict::Extended => Ok(()),
+        }
     }
 
     /// Whether the server may call us.
@@ -416,7 +485,7 @@ impl Dialled {
     }
 
     #[cold]
-    fn connect(&self, deadline: Option<Instant>) -> Result<Arc<Connection<Peer>>, CallError> {
+    fn connect(&self, deadline: Option<Instant>) -> Result<(), CallError> {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(park::now()));
         let _turn = match self.connecting.lock_timeout(left.unwrap_or(Duration::MAX)) {
             Ok(turn) => turn,
@@ -424,18 +493,31 @@ impl Dialled {
             Err(LockTimeoutError::Interrupted(interrupt)) => return Err(interrupt.into()),
             Err(LockTimeoutError::Timeout) => return Err(CallError::DeadlineExceeded),
         };
-        if let Some(connection) = self.existing() {
-            return Ok(connection);
+        if self.existing().is_some() {
+            return Ok(());
         }
         let stream = self.dial(deadline)?;
         let side = Peer::new(self.host.clone(), None);
-        let connection = Connection::open(stream, side, self.host.limits.clone())
+        let connection = Connection::open(stream.into(), side, self.host.limits.clone())
             .map_err(|error| CallError::Connect(Arc::new(error)))?;
         let worker = turn::worker_id().ok_or(CallError::ApiMisuse("a connection is opened on a worker"))?;
+        let probe = self.ask(&connection)?;
         let mut links = self.links();
         links.retain(|link| link.worker != worker && !self.is_called());
-        links.push(Link { worker, connection: connection.clone() });
-        Ok(connection)
+        links.push(Link { worker, connection, probe });
+        Ok(())
+    }
+
+    /// Has the peer asked for extensions, if it shall be.
+    fn ask(&self, connection: &Arc<Connection<Peer>>) -> Result<Option<Arc<Probe>>, CallError> {
+        let address = connection.peer_address();
+        match self.extensions {
+            Extensions::Plain => Ok(None),
+            Extensions::Auto if address.is_some_and(|address| self.plain.contains(address)) => Ok(None),
+            Extensions::Auto => probe::start(connection, Some(self.plain.clone())).map(Some),
+            // To remember it would be to refuse it for ever.
+            Extensions::Require => probe::start(connection, None).map(Some),
+        }
     }
 
     /// Connects to the first of the addresses that answers.

@@ -1,4 +1,4 @@
-//! One socket: reading on demand, one outgoing buffer, flushed once a turn.
+//! One transport: reading on demand, one outgoing buffer, flushed once a turn.
 //!
 //! An idle connection is this struct and a source in its worker's reactor: no dhaga, no stack, no buffer.
 //!
@@ -11,12 +11,11 @@
 //! There is one reader at a time. It gives the connection back before it runs the side's work, which is user code.
 
 use std::io;
-use std::net::Shutdown;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use dhaga::net::TcpStream;
 use dhaga::turn::{self, AtEnd, OnReady};
 use dhaga::yield_now;
 
@@ -25,6 +24,7 @@ use crate::frame::FrameError;
 use crate::incoming::{Flow, Incoming};
 use crate::limits::Limits;
 use crate::outbox::{Appended, Flushed, NoRoom, Outbox};
+use crate::transport::Transport;
 
 /// What a connection is for: the floor above, which gets to know what happens here.
 pub(crate) trait Side: Send + Sync + Sized + 'static {
@@ -50,11 +50,11 @@ pub(crate) trait Side: Send + Sync + Sized + 'static {
     fn closed(connection: &Arc<Connection<Self>>, reason: Option<Cause>);
 }
 
-/// One socket and what is unfinished in either direction.
+/// One transport and what is unfinished in either direction.
 pub(crate) struct Connection<S> {
     pub(crate) side: S,
     pub(crate) limits: Arc<Limits>,
-    stream: TcpStream,
+    transport: Transport,
     outbox: Outbox,
     incoming: Mutex<Incoming>,
     /// A reader runs, or is to be resumed by the side.
@@ -82,21 +82,21 @@ impl<S: Side> Connection<S> {
     /// # Errors
     ///
     /// What the kernel said when the socket was registered.
-    pub(crate) fn open(stream: TcpStream, side: S, limits: Arc<Limits>) -> io::Result<Arc<Self>> {
-        stream.set_nodelay(true)?;
+    pub(crate) fn open(transport: Transport, side: S, limits: Arc<Limits>) -> io::Result<Arc<Self>> {
+        transport.prepare()?;
         let connection = Arc::new(Self {
             side,
             outbox: Outbox::new(limits.unsent_bytes_max),
             limits,
-            stream,
+            transport,
             incoming: Mutex::default(),
             is_reading: AtomicBool::new(false),
             is_closed: AtomicBool::new(false),
             reads: AtomicU64::new(0),
         });
         let listening = Arc::new(Listening(connection.clone()));
-        if let Err(error) = turn::on_ready(&connection.stream, listening) {
-            turn::stop_on_ready(&connection.stream);
+        if let Err(error) = connection.transport.on_ready(listening) {
+            connection.transport.stop_on_ready();
             return Err(error);
         }
         Ok(connection)
@@ -105,10 +105,6 @@ impl<S: Side> Connection<S> {
     /// Whether a frame has begun and not ended, and how often something was read.
     pub(crate) fn progress(&self) -> (bool, u64) {
         (self.incoming().is_unfinished(), self.reads.load(Ordering::Relaxed))
-    }
-
-    pub(crate) fn peer(&self) -> io::Result<std::net::SocketAddr> {
-        self.stream.peer_addr()
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -168,12 +164,12 @@ impl<S: Side> Connection<S> {
 
     /// Hands what is unsent to the socket; what that does not take, a writer waits with.
     pub(crate) fn flush(self: &Arc<Self>) {
-        match self.outbox.flush(&self.stream) {
+        match self.outbox.flush(&self.transport) {
             Flushed::Done => S::drained(self),
             Flushed::Broken(error) => self.close(Some(Arc::new(error))),
             Flushed::Full => {
                 let connection = self.clone();
-                let started = turn::spawn(move || match connection.outbox.write_rest(&connection.stream) {
+                let started = turn::spawn(move || match connection.outbox.write_rest(&connection.transport) {
                     Ok(()) => S::drained(&connection),
                     Err(error) => connection.close(Some(Arc::new(error))),
                 });
@@ -217,11 +213,11 @@ impl<S: Side> Connection<S> {
     /// Ends the right to read. Returns whether an event came meanwhile, and the caller has the right again.
     fn give_back(&self) -> bool {
         self.is_reading.store(false, Ordering::SeqCst);
-        turn::is_readable(&self.stream) && !self.is_reading.swap(true, Ordering::SeqCst)
+        self.transport.is_readable() && !self.is_reading.swap(true, Ordering::SeqCst)
     }
 
     fn read_once(self: &Arc<Self>, buffer: &mut [u8]) -> Step {
-        match turn::try_read(&self.stream, buffer) {
+        match self.transport.try_read(buffer) {
             Ok(None) => Step::Drained,
             Ok(Some(0)) => {
                 S::end_of_input(self, self.incoming().is_unfinished());
@@ -241,7 +237,7 @@ impl<S: Side> Connection<S> {
 
     /// A short read leaves the bit set only if the peer has closed or an event came: then there is no event to wait for.
     fn has_news(&self) -> bool {
-        turn::is_readable(&self.stream)
+        self.transport.is_readable()
     }
 
     fn cut(self: &Arc<Self>, bytes: &[u8], then: Step) -> Step {
@@ -283,8 +279,13 @@ impl<S: Side> Connection<S> {
         self.close(Some(Arc::new(error)));
     }
 
+    /// The peer's address, if it is one of TCP that has not gone.
+    pub(crate) fn peer_address(&self) -> Option<SocketAddr> {
+        self.transport.peer_address()
+    }
+
     pub(crate) fn describe_peer(&self) -> String {
-        self.peer().map_or_else(|_| "a peer that has gone".to_owned(), |address| address.to_string())
+        self.transport.to_string()
     }
 
     /// Ends the connection at once, in both directions. Whoever waits for it learns the reason.
@@ -292,17 +293,16 @@ impl<S: Side> Connection<S> {
         if self.is_closed.swap(true, Ordering::SeqCst) {
             return;
         }
-        turn::stop_on_ready(&self.stream);
+        self.transport.stop_on_ready();
         // What is buffered and belongs to nobody who waits still has a chance to leave.
         if reason.is_none() {
             // It fails when the peer was faster.
-            let _ = self.outbox.flush(&self.stream);
+            let _ = self.outbox.flush(&self.transport);
         }
         self.outbox.close();
         // Before the peer can see it: who asks then finds it counted.
         S::closed(self, reason);
-        // It fails when the peer was faster: either way the connection is down.
-        let _ = self.stream.shutdown(Shutdown::Both);
+        self.transport.close();
     }
 }
 

@@ -57,6 +57,11 @@ pub enum CallError<E = Infallible> {
     Decode(Cause),
     /// The arguments cannot be encoded. Nothing was sent.
     Encode(Cause),
+    /// The peer knows no extensions, and [`Extensions::Require`](crate::Extensions) asks for them. No call was sent.
+    PlainPeer {
+        /// Its address.
+        peer: String,
+    },
     /// The call is wrong in itself, and why. Nothing was sent.
     ApiMisuse(&'static str),
 }
@@ -80,6 +85,7 @@ impl CallError {
             Self::TooLarge { limit } => CallError::TooLarge { limit },
             Self::Decode(cause) => CallError::Decode(cause),
             Self::Encode(cause) => CallError::Encode(cause),
+            Self::PlainPeer { peer } => CallError::PlainPeer { peer },
             Self::ApiMisuse(why) => CallError::ApiMisuse(why),
         }
     }
@@ -102,6 +108,7 @@ impl<E> CallError<E> {
             | Self::TooManyInFlight { .. }
             | Self::TooLarge { .. }
             | Self::Encode(_)
+            | Self::PlainPeer { .. }
             | Self::ApiMisuse(_) => false,
         }
     }
@@ -145,6 +152,12 @@ impl<E: fmt::Display> fmt::Display for CallError<E> {
             }
             Self::Decode(_) => write!(f, "the result does not fit the type that the caller asked for"),
             Self::Encode(_) => write!(f, "the arguments of the caller cannot be encoded"),
+            Self::PlainPeer { peer } => {
+                write!(
+                    f,
+                    "{peer} is a plain peer, which knows no extensions, and they are required (Extensions::Require)"
+                )
+            }
             Self::ApiMisuse(why) => f.write_str(why),
         }
     }

@@ -24,10 +24,10 @@
 //! |---|---|
 //! | 0 | [`error`], [`limits`] |
 //! | 1 | [`frame`]: whole values out of bytes |
-//! | 2 | [`message`], [`encode`]: requests, answers and notifications from and to bytes |
-//! | 3 | [`in_flight`], `id_hash`: ids; [`service`](mod@service): methods; `incoming`, `waiters`, `outbox`: what is unfinished |
-//! | 4 | `connection`: one socket; `host`: what all connections together hold; `peer`: our side of a connection, which calls and serves |
-//! | 5 | `client`: connections that we dial; `server`: those that we accept |
+//! | 2 | [`message`], [`encode`]: requests, answers and notifications from and to bytes; `extension`: what goes beyond them |
+//! | 3 | [`in_flight`], `id_hash`: ids; [`service`](mod@service): methods; `transport`: sockets and pipes; `incoming`, `waiters`, `outbox`: what is unfinished |
+//! | 4 | `connection`: one transport; `host`: what all connections together hold; `peer`: our side of a connection, which calls and serves |
+//! | 5 | `probe`: asks for extensions; `client`: connections that we dial; `server`: those that we accept |
 //! | 6 | `typed`: what the code of [`service`](macro@service) uses |
 #![forbid(unsafe_code)]
 
@@ -37,12 +37,14 @@ pub mod limits;
 pub mod frame;
 
 pub mod encode;
+mod extension;
 pub mod message;
 
 mod id_hash;
 pub mod in_flight;
 mod incoming;
 pub mod service;
+mod transport;
 mod waiters;
 
 mod outbox;
@@ -53,16 +55,18 @@ mod host;
 mod peer;
 
 mod client;
+mod probe;
 mod server;
 
 mod typed;
 
-pub use client::{Client, ClientBuilder};
+pub use client::{Client, ClientBuilder, Extensions};
 pub use error::{CallError, RemoteError};
 pub use limits::Limits;
 pub use rmpv::Value;
 pub use server::{Server, ServerBuilder, ServerStats};
 pub use service::{HandlerError, Methods};
+pub use transport::Transport;
 pub use typed::{MethodDescription, ServiceDescription, service};
 
 #[doc(hidden)]

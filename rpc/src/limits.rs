@@ -59,6 +59,10 @@ pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// 100 answers a second that belong to no call. Late answers after our own timeouts are normal, a flood is not.
 pub const UNKNOWN_ANSWERS_PER_SECOND_MAX: u32 = 100;
 
+/// 1 s for the answer to the question for extensions, once for each connection that is dialled. Who has not answered by then
+/// is a plain peer: some hand the question to user code, which may never answer.
+pub const HELLO_WITHIN: Duration = Duration::from_secs(1);
+
 /// The bounds of one server or client.
 ///
 /// ```

@@ -448,7 +448,7 @@ fn open(stream: TcpStream, place: Place) -> io::Result<()> {
     let (server, key) = (place.server.clone(), place.key);
     let host = server.host.clone();
     let limits = host.limits.clone();
-    let connection = Connection::open(stream, Peer::new(host, Some(Box::new(place))), limits)?;
+    let connection = Connection::open(stream.into(), Peer::new(host, Some(Box::new(place))), limits)?;
     let mut registry = server.registry();
     registry.open[key] = Arc::downgrade(&connection);
     let is_closed = registry.is_closed;

@@ -21,11 +21,9 @@ use serde::de::DeserializeOwned;
 
 use crate::encode::{self, EncodeError};
 use crate::error::Refusal;
+use crate::extension;
 use crate::limits::Limits;
 use crate::message::{self, Decoder, NIL};
-
-/// Names that begin with this belong to the protocol and never reach a handler.
-const RESERVED_PREFIX: &str = "$/";
 
 /// Characters kept of what a decoder says about an argument: it may quote the peer's own megabytes.
 const REASON_CHARS_MAX: usize = 200;
@@ -127,7 +125,7 @@ impl Methods {
     }
 
     fn add(mut self, name: &str, run: Box<Run>) -> Self {
-        assert!(!name.starts_with(RESERVED_PREFIX), "the method {name:?} has a name reserved for the protocol");
+        assert!(!name.starts_with(extension::PREFIX), "the method {name:?} has a name reserved for the protocol");
         let before = self.by_name.insert(name.into(), Arc::new(Handler { run }));
         assert!(before.is_none(), "the method {name:?} is registered twice");
         self

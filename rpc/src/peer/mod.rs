@@ -10,16 +10,18 @@
 //! Each of the two is made at its first use: most connections need one only.
 
 mod calling;
+mod reserved;
 mod runner;
 mod serving;
 
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use crate::connection::{Connection, Side};
 use crate::error::{CallError, Cause};
+use crate::extension::PREFIX;
 use crate::frame::FrameError;
 use crate::host::Host;
 use crate::incoming::Flow;
@@ -38,6 +40,8 @@ pub(crate) struct Peer {
     keeper: Option<Box<dyn Keeper>>,
     serving: OnceLock<Box<Serving>>,
     calling: OnceLock<Box<Calling>>,
+    /// The extensions that were agreed on.
+    caps: AtomicU8,
     /// Bytes of an unfinished frame that are charged to the host.
     charged: AtomicUsize,
     /// The keeper looks at it until the peer owes nothing.
@@ -61,6 +65,7 @@ impl Peer {
             keeper,
             serving: OnceLock::new(),
             calling: OnceLock::new(),
+            caps: AtomicU8::new(0),
             charged: AtomicUsize::new(0),
             is_watched: AtomicBool::new(false),
             is_ended: AtomicBool::new(false),
@@ -153,6 +158,10 @@ impl Side for Peer {
         match Message::parse(frame, &connection.limits) {
             Ok(Message::Response { id, outcome }) => {
                 connection.take_answer(id, outcome);
+                Flow::Taken
+            }
+            Ok(Message::Notification { method, params }) if method.starts_with(PREFIX) => {
+                connection.take_reserved_notification(method, params);
                 Flow::Taken
             }
             message => connection.take_request(frame, message, batch),

@@ -14,6 +14,7 @@ use super::runner::Successor;
 use super::{Breach, Peer};
 use crate::connection::Connection;
 use crate::error::{Cause, Refusal};
+use crate::extension::PREFIX;
 use crate::id_hash::IdHash;
 use crate::incoming::Flow;
 use crate::limits::{Limits, QUEUED_FRAME_OVERHEAD_BYTES};
@@ -98,6 +99,12 @@ impl Connection<Peer> {
         if !room.is_enough(&batch.requests, batch.bytes, frame.len()) {
             return self.make_wait(message);
         }
+        if let Ok(Message::Request { id, method, params }) = message
+            && method.starts_with(PREFIX)
+            && self.take_reserved_request(id, method, params)
+        {
+            return Flow::Taken;
+        }
         match self.admit(frame, message) {
             Ok(request) => {
                 batch.bytes += request.cost;
@@ -110,7 +117,7 @@ impl Connection<Peer> {
         Flow::Taken
     }
 
-    fn refuse(self: &Arc<Self>, id: u32, refusal: Refusal) {
+    pub(super) fn refuse(self: &Arc<Self>, id: u32, refusal: Refusal) {
         self.send(|out| respond_refusal(&self.limits, id, refusal, out));
     }
 

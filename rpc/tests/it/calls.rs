@@ -137,7 +137,7 @@ fn a_call_out_of_time_ends_in_time_and_its_late_answer_reaches_nobody() {
             peer.expect_end_some_time();
         });
         let calls = move || {
-            let client = Client::connect(address).expect("it listens");
+            let client = plain().connect(address).expect("it listens");
             let since = Instant::now();
             let late = client.call_timeout::<_, i64>("add", (1, 2), Duration::from_millis(50));
             let elapsed = since.elapsed();

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use dhaga::sync::{Condvar, Mutex};
-use dhaga_rpc::{CallError, Client, HandlerError, Limits, Server, ServerBuilder, Value};
+use dhaga_rpc::{CallError, Client, ClientBuilder, Extensions, HandlerError, Limits, Server, ServerBuilder, Value};
 use serde_bytes::ByteBuf;
 
 /// More than any test takes on a machine that is busy with others.
@@ -158,6 +158,11 @@ pub fn serve(gate: &Gate) -> Server {
 
 pub fn connect(server: &Server) -> Client {
     Client::connect(server.local_addr()).expect("the server listens")
+}
+
+/// A client that sends plain MessagePack-RPC only: for servers of another make that expect the calls and nothing else.
+pub fn plain() -> ClientBuilder {
+    Client::builder().extensions(Extensions::Plain)
 }
 
 pub fn add(client: &Client, a: i64, b: i64) -> Result<i64, CallError> {

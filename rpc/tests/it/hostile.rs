@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use dhaga_rpc::{CallError, Client, Limits, Server, Value};
+use dhaga_rpc::{CallError, Limits, Server, Value};
 
 use crate::common::*;
 
@@ -92,7 +92,8 @@ fn cases() -> Vec<(String, Vec<u8>, Must)> {
             Refuse(8, "not a request"),
         ),
         ("an unknown method".into(), request(9, "nothing", vec![]), Refuse(9, "no method \"nothing\"")),
-        ("a reserved method".into(), request(10, "$/hello", vec![]), Refuse(10, "no method")),
+        ("a reserved method".into(), request(10, "$/nothing", vec![]), Refuse(10, "no method")),
+        ("a question for extensions without a map".into(), request(10, "$/hello", vec![]), Refuse(10, "takes one map")),
         ("a missing argument".into(), request(11, "add", vec![1.into()]), Refuse(11, "argument 1")),
         (
             "an argument of another type".into(),
@@ -263,7 +264,7 @@ fn check_client(name: &str, bytes: Vec<u8>, is_right: fn(&Result<i64, CallError>
         peer.finish();
         peer.expect_end_some_time();
     });
-    let result = dhaga::spawn(move || Client::connect(address).and_then(|client| add(&client, 1, 2)));
+    let result = dhaga::spawn(move || plain().connect(address).and_then(|client| add(&client, 1, 2)));
     let result = result.join().expect("nobody panics");
     assert!(is_right(&result), "{name}: {result:?}");
 }
@@ -320,7 +321,7 @@ fn a_client_answers_requests_of_its_server_with_a_refusal() {
             peer.send(&answer(id, 3));
             peer.expect_end_some_time();
         });
-        let calling = dhaga::spawn(move || Client::connect(address).and_then(|client| add(&client, 1, 2)));
+        let calling = dhaga::spawn(move || plain().connect(address).and_then(|client| add(&client, 1, 2)));
         assert_eq!(calling.join().expect("nobody panics").ok(), Some(3));
     });
 }
@@ -336,7 +337,7 @@ fn a_server_that_asks_and_never_listens_does_not_fill_the_clients_memory() {
             peer.expect_end_some_time();
         });
         let before = resident_bytes();
-        let connecting = Client::builder().timeout(PATIENCE);
+        let connecting = plain().timeout(PATIENCE);
         let calling = dhaga::spawn(move || connecting.connect(address).and_then(|client| add(&client, 1, 2)));
         let result = calling.join().expect("nobody panics");
         let after = resident_bytes();
@@ -505,7 +506,7 @@ fn damaged_answers_leave_no_caller_waiting() {
                 peer.expect_end_some_time();
             });
             let calling = dhaga::spawn(move || {
-                let client = Client::connect(address).expect("it listens");
+                let client = plain().connect(address).expect("it listens");
                 let callers: Vec<_> = (0..5)
                     .map(|_| {
                         let client = client.clone();

@@ -4,6 +4,7 @@ mod calls;
 mod common;
 mod faults;
 mod fuzz_bodies;
+mod hello;
 mod hostile;
 mod idle;
 mod late;

@@ -8,7 +8,7 @@ use dhaga::Runtime;
 use dhaga::sync::channel;
 use dhaga_rpc::{CallError, Client, Limits, Server};
 
-use crate::common::{Gate, PATIENCE, Peer, add, connect, eventually, request, serve_within, within_deadline};
+use crate::common::{Gate, PATIENCE, Peer, eventually, request, serve_within, within_deadline};
 
 /// What a handler has captured, and what waits when it is dropped.
 struct WaitsInDrop;
@@ -64,7 +64,7 @@ fn unfinished_frames_of_all_peers_are_bounded_together() {
     within_deadline(|| {
         let limits = Limits { unfinished_bytes_per_server_max: 1000, ..Limits::default() };
         let server = serve_within(limits, &Gate::default());
-        let client = connect(&server);
+        let mut neighbour = Peer::connect(server.local_addr());
         let begun = &request(1, "echo", vec![payload().into()])[..600];
         let mut first = Peer::connect(server.local_addr());
         first.send(begun);
@@ -72,7 +72,7 @@ fn unfinished_frames_of_all_peers_are_bounded_together() {
         let mut second = Peer::connect(server.local_addr());
         second.send(begun);
         eventually("one of them was closed", || server.stats().closed_for_fault == 1);
-        assert_eq!(add(&client, 1, 2).expect("others do not notice"), 3);
+        assert_eq!(neighbour.ask(1, "add", vec![1.into(), 2.into()]), Ok(3.into()));
         drop((first, second));
         eventually("both have gone", || server.stats().connections == 1);
         let mut third = Peer::connect(server.local_addr());

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use dhaga::Runtime;
 use dhaga_rpc::limits::FRAME_BYTES_MAX;
-use dhaga_rpc::{CallError, Client, HandlerError, Limits, Server};
+use dhaga_rpc::{CallError, HandlerError, Limits, Server};
 use serde_bytes::{ByteBuf, Bytes};
 
 use crate::common::*;
@@ -275,7 +275,7 @@ fn a_server_that_does_not_read_makes_callers_wait_and_then_fail() {
         });
         let runtime = Runtime::builder().workers(1).build().expect("the kernel gives threads");
         let limits = Limits { unsent_bytes_max: SOFT_MAX, ..Limits::default() };
-        let client = Client::builder().limits(limits).timeout(Duration::from_millis(500));
+        let client = plain().limits(limits).timeout(Duration::from_millis(500));
         let client = runtime.spawn(move || client.connect(address)).join().expect("nobody panics").expect("it listens");
         let callers: Vec<_> = (0..400)
             .map(|_| {

@@ -10,7 +10,7 @@ use dhaga_rpc::{CallError, Server, Value};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
-use crate::common::{ON_PURPOSE, cutting_relay, hide_panics_on_purpose, within_deadline};
+use crate::common::{ON_PURPOSE, cutting_relay, hide_panics_on_purpose, plain, within_deadline};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Meta {
@@ -196,9 +196,9 @@ fn only_what_may_run_twice_is_called_again() {
         let to = server.local_addr();
         let runtime = Runtime::builder().workers(1).build().expect("a test can have a worker");
         let caller = runtime.spawn(move || {
-            let counter = CounterClient::connect(cutting_relay(to)).expect("it listens");
+            let counter = CounterClient::new(plain().connect(cutting_relay(to)).expect("it listens"));
             assert_eq!(counter.twice().expect("the second connection serves"), 0);
-            let counter = CounterClient::connect(cutting_relay(to)).expect("it listens");
+            let counter = CounterClient::new(plain().connect(cutting_relay(to)).expect("it listens"));
             assert!(matches!(counter.once(), Err(CallError::Disconnected { maybe_executed: true, .. })));
         });
         caller.join().expect("both are so");

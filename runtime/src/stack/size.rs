@@ -32,7 +32,7 @@ impl StackSize {
             return Err(StackError::TooLarge { asked_bytes: bytes, max_bytes: STACK_BYTES_MAX });
         }
         // Room for a guard of a page and twice as much above it, where pages have 64 KiB.
-        let smallest = STACK_BYTES_MIN.max(4 * rustix::param::page_size());
+        let smallest = STACK_BYTES_MIN.max(4 * page_bytes());
         let log2 = bytes.max(smallest).next_power_of_two().ilog2();
         Ok(StackSize { log2: log2 as u8 })
     }
@@ -48,8 +48,14 @@ impl StackSize {
     }
 }
 
+/// Asking the system takes fifty instructions, and each spawn asks. On x86-64 there is one answer.
+#[inline]
+fn page_bytes() -> usize {
+    if cfg!(target_arch = "x86_64") { 4096 } else { rustix::param::page_size() }
+}
+
 pub(super) fn guard_bytes() -> usize {
-    GUARD_BYTES_MIN.max(rustix::param::page_size())
+    GUARD_BYTES_MIN.max(page_bytes())
 }
 
 #[cfg(test)]

@@ -1,0 +1,158 @@
+//! What goes beyond plain MessagePack-RPC, and how two sides agree on it.
+//!
+//! Every name begins with `$/`. The side that dialled asks by one ordinary request, which a plain peer refuses as it refuses
+//! any unknown method; nothing else of this is sent before both know of it.
+//!
+//! ```text
+//!   dialling side                                               accepting side
+//!   [0, 1, "$/hello", [{v: 1, caps: ["meta", …], limits: {…}}]] ──▶
+//!                          ◀── [1, 1, nil, {v: 1, caps: ["meta", …], limits: {…}}]
+//! ```
+
+use serde::{Deserialize, Serialize};
+
+use crate::limits::Limits;
+use crate::message;
+
+/// Names that begin with this belong to the protocol and never reach a handler.
+pub(crate) const PREFIX: &str = "$/";
+/// The request that asks for extensions.
+pub(crate) const HELLO: &str = "$/hello";
+
+/// The version that we speak.
+const VERSION: u32 = 1;
+
+/// 4 KiB of what a peer says of itself: ours are a hundred bytes.
+const HELLO_BYTES_MAX: usize = 4 << 10;
+
+/// Extensions, as a set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Caps(u8);
+
+impl Caps {
+    /// None: a plain peer.
+    pub(crate) const NONE: Self = Self(0);
+
+    /// Those that we know, by name.
+    const NAMES: [(&str, Self); 0] = [];
+
+    /// The set is known to both sides, even if it is empty.
+    const AGREED: Self = Self(1 << 7);
+
+    pub(crate) fn bits(self) -> u8 {
+        self.0
+    }
+
+    /// Whether the peer has answered `$/hello`, or asked it.
+    pub(crate) fn is_extended(self) -> bool {
+        self.has(Self::AGREED)
+    }
+
+    pub(crate) fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    fn named(names: &[String]) -> Self {
+        let known = Self::NAMES.iter().filter(|(name, _)| names.iter().any(|other| other == name));
+        Self(known.fold(Self::AGREED.0, |bits, (_, cap)| bits | cap.0))
+    }
+}
+
+/// What each side says of itself.
+#[derive(Serialize)]
+pub(crate) struct Hello {
+    v: u32,
+    caps: Vec<&'static str>,
+    limits: Announced,
+}
+
+/// For information: nobody relies on what the other says here.
+#[derive(Serialize)]
+struct Announced {
+    frame_bytes: usize,
+    in_flight: usize,
+}
+
+/// What we read of a hello. Unknown keys are ignored.
+#[derive(Deserialize)]
+struct Heard {
+    v: u32,
+    #[serde(default)]
+    caps: Vec<String>,
+}
+
+impl Hello {
+    pub(crate) fn new(limits: &Limits) -> Self {
+        Self {
+            v: VERSION,
+            caps: Caps::NAMES.iter().map(|(name, _)| *name).collect(),
+            limits: Announced {
+                frame_bytes: limits.frame_bytes_in_max,
+                in_flight: limits.in_flight_per_connection_max,
+            },
+        }
+    }
+}
+
+/// Reads a hello: the extensions that its sender and we know. `None`: it is none.
+pub(crate) fn read_hello(raw: &[u8], limits: &Limits) -> Option<Caps> {
+    let heard: Heard = message::decode(raw.get(..raw.len().min(HELLO_BYTES_MAX))?, limits).ok()?;
+    (heard.v >= VERSION).then(|| Caps::named(&heard.caps))
+}
+
+/// As [`read_hello`], out of the params of a request.
+pub(crate) fn read_hello_params(params: &[u8], limits: &Limits) -> Option<Caps> {
+    let (elements, header_bytes) = message::array_header(params)?;
+    (elements == 1).then(|| read_hello(&params[header_bytes..], limits)).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use rmpv::Value;
+
+    use super::*;
+
+    fn read(value: &Value) -> Option<Caps> {
+        read_hello(&rmp_serde::to_vec(value).expect("a value encodes"), &Limits::default())
+    }
+
+    fn map(entries: Vec<(&str, Value)>) -> Value {
+        Value::Map(entries.into_iter().map(|(key, value)| (key.into(), value)).collect())
+    }
+
+    #[test]
+    fn our_own_hello_is_understood() {
+        let limits = Limits::default();
+        let raw = rmp_serde::to_vec_named(&(Hello::new(&limits),)).expect("it encodes");
+        let caps = read_hello_params(&raw, &limits).expect("it is a hello");
+        assert!(Caps::NAMES.iter().all(|(_, cap)| caps.has(*cap)) && caps.is_extended());
+        assert!(!Caps::NONE.is_extended());
+    }
+
+    #[test]
+    fn newer_peers_and_unknown_names_are_understood() {
+        let caps = read(&map(vec![("v", 9.into()), ("caps", Value::Array(vec!["fly".into()])), ("more", Value::Nil)]));
+        assert_eq!(caps, Some(Caps::AGREED));
+        assert_eq!(read(&map(vec![("v", 1.into())])), Some(Caps::AGREED));
+    }
+
+    #[test]
+    fn what_is_no_hello_is_none() {
+        let names = Value::Array(vec!["x".repeat(HELLO_BYTES_MAX).into()]);
+        for value in [
+            Value::Nil,
+            true.into(),
+            "hello".into(),
+            Value::Array(vec![]),
+            map(vec![]),
+            map(vec![("v", 0.into())]),
+            map(vec![("v", "1".into())]),
+            map(vec![("v", 1.into()), ("caps", 7.into())]),
+            map(vec![("v", 1.into()), ("caps", names)]),
+        ] {
+            assert_eq!(read(&value), None, "{value}");
+        }
+        assert_eq!(read_hello_params(&[0x90], &Limits::default()), None);
+        assert_eq!(read_hello_params(&[0xc0], &Limits::default()), None);
+    }
+}
