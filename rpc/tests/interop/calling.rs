@@ -1,10 +1,10 @@
 //! Our client calls their server.
 
 use std::net::SocketAddr;
-use std::sync::mpsc;
+use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
 
-use dhaga_rpc::{CallError, Client, Value};
+use dhaga_rpc::{CallError, Client, HandlerError, Value};
 
 use crate::cases::{Case, LEFT_MS, SLOW_MS, Step, same, says, shown};
 use crate::matrix::{Outcome, Role, patience};
@@ -28,6 +28,7 @@ pub fn run(peer: &'static Peer, cases: &[Case]) -> Vec<Outcome> {
         let patience = patience(Role::Server, peer.name, &case.name);
         let dialect = peer.dialect;
         let ends = match case.step {
+            Step::Nested(_) if !peer.calls_both_ways => Ok(Err(Outcome::Unable)),
             Step::ServerLeaves => {
                 let (called, is_called) = mpsc::channel();
                 let call = runtime.spawn(move || Remote::connect(address, dialect, patience)?.be_left(&called));
@@ -88,7 +89,8 @@ impl Remote {
             Step::Pipelined(count) => self.pipeline(*count),
             Step::Overtaking => self.overtake(),
             Step::ClientLeaves => self.leave(),
-            Step::Nested(_) | Step::ServerLeaves => Err(Outcome::Void),
+            Step::Nested(depth) => self.nest(*depth),
+            Step::ServerLeaves => Err(Outcome::Void),
         }
     }
 
@@ -181,6 +183,25 @@ impl Remote {
         }
         drop(other);
         self.expect_sum(20, 22)
+    }
+
+    /// Calls what calls us back, over a connection on which we serve as well.
+    fn nest(&self, depth: u64) -> Ends {
+        let other = Arc::new(OnceLock::<Remote>::new());
+        let called = other.clone();
+        let nest = move |depth: u64| -> Result<u64, HandlerError> {
+            let other = called.get().ok_or_else(|| HandlerError::new("nobody is there"))?;
+            if depth == 0 { Ok(0) } else { Ok(1 + other.call("nest", vec![(depth - 1).into()])?.as_u64().unwrap_or(0)) }
+        };
+        let client =
+            Client::builder().timeout(self.patience).method("nest", nest).connect(self.address).map_err(failed)?;
+        // Its own methods own this client, which so lives as long as the test.
+        let other = other.get_or_init(|| Remote { client, ..self.clone() });
+        if self.dialect == Dialect::Neovim {
+            let info: Value = other.client.call("nvim_get_api_info", ()).map_err(failed)?;
+            other.client.call::<_, ()>("nvim_set_var", ("channel", &info[0])).map_err(failed)?;
+        }
+        other.expect("nest", vec![depth.into()], &depth.into())
     }
 
     /// Has a call in flight when the server goes.

@@ -28,6 +28,13 @@ const FALSY_ERRORS: &[&str] = &["error: empty text", "error: 0", "error: false"]
 const NOTIFICATIONS: &[&str] = &["a notification*"];
 
 pub static KNOWN: &[Known] = &[
+    Known {
+        peers: &["aio-msgpack-rpc", "msgpack-rpc-python", "go-ugorji"],
+        roles: BOTH,
+        cases: &["calls nested 10 deep"],
+        says: "",
+        why: "a connection has one caller",
+    },
     // Neovim.
     Known {
         peers: NEOVIMS,

@@ -19,7 +19,7 @@ pub enum Role {
 }
 
 /// For one call, on a machine that does other things as well.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// For one that is known to hang.
 const PATIENCE_IN_VAIN: Duration = Duration::from_secs(1);
 

@@ -22,6 +22,8 @@ pub struct Peer {
     pub name: &'static str,
     pub language: &'static str,
     pub dialect: Dialect,
+    /// Whether it serves on the connections on which it calls, and the other way round.
+    pub calls_both_ways: bool,
     /// The program, from the folder of the peers, and its arguments before the role.
     program: &'static [&'static str],
 }
@@ -39,18 +41,28 @@ pub enum Dialect {
 pub static PEERS: [Peer; 10] = [
     peer("neovim-0.7", "C", Dialect::Neovim, &["nvim"]),
     peer("neovim-0.11", "C", Dialect::Neovim, &["{peers}/python/bin/nvim"]),
-    peer("aio-msgpack-rpc", "Python", Dialect::Plain, &["{peers}/python/bin/python", "{here}/aio.py"]),
-    peer("msgpack-rpc-python", "Python", Dialect::Plain, &["{peers}/reference/bin/python", "{here}/reference.py"]),
+    one_way(peer("aio-msgpack-rpc", "Python", Dialect::Plain, &["{peers}/python/bin/python", "{here}/aio.py"])),
+    one_way(peer(
+        "msgpack-rpc-python",
+        "Python",
+        Dialect::Plain,
+        &["{peers}/reference/bin/python", "{here}/reference.py"],
+    )),
     peer("pynvim", "Python", Dialect::Plain, &["{peers}/python/bin/python", "{here}/pynvim_peer.py"]),
     peer("npm-neovim", "JavaScript", Dialect::Plain, &["node", "{peers}/node/neovim.js"]),
     peer("msgpack5rpc", "JavaScript", Dialect::Plain, &["node", "{peers}/node/msgpack5rpc.js"]),
     peer("ruby-neovim", "Ruby", Dialect::Plain, &["ruby", "{here}/ruby_neovim.rb"]),
-    peer("go-ugorji", "Go", Dialect::Go, &["{peers}/ugorji"]),
+    one_way(peer("go-ugorji", "Go", Dialect::Go, &["{peers}/ugorji"])),
     peer("rust-msgpack-rpc", "Rust", Dialect::Plain, &["{peers}/rust/debug/dhaga-peer"]),
 ];
 
 const fn peer(name: &'static str, language: &'static str, dialect: Dialect, program: &'static [&'static str]) -> Peer {
-    Peer { name, language, dialect, program }
+    Peer { name, language, dialect, calls_both_ways: true, program }
+}
+
+/// The same for a library with a client and a server that share no connection.
+const fn one_way(peer: Peer) -> Peer {
+    Peer { calls_both_ways: false, ..peer }
 }
 
 /// Where `install` has put them.
@@ -156,8 +168,8 @@ fn neovim(method: &str, mut params: Vec<Value>) -> (String, Vec<Value>) {
         }
         "notes" => ("nvim_eval", vec!["[g:note]".into()]),
         "nest" => {
-            const NEST: &str = "local channel, depth = ...\n\
-                return depth == 0 and 0 or 1 + vim.rpcrequest(channel, 'nest', depth - 1)";
+            // The channel is told by whoever has opened it.
+            const NEST: &str = "return ... == 0 and 0 or 1 + vim.rpcrequest(vim.g.channel, 'nest', ... - 1)";
             ("nvim_exec_lua", vec![NEST.into(), Value::Array(params)])
         }
         other => (other, params),
