@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 
 use crate::connection::Connection;
 use crate::encode;
-use crate::error::CallError;
+use crate::error::{CallError, ErrorProfile};
 use crate::host::Host;
 use crate::limits::Limits;
 use crate::message::{self, Message};
@@ -189,7 +189,7 @@ impl ClientBuilder {
         let limits = Arc::new(self.limits);
         let deadline = deadline_in(limits.call_timeout);
         let addresses = until(deadline, || Ok(address.to_socket_addrs()?.collect())).map_err(connect_error)?;
-        let host = Host::new(self.methods, limits.clone());
+        let host = Host::new(self.methods, limits.clone(), ErrorProfile::default());
         let dialled = Dialled {
             addresses,
             host,

@@ -17,6 +17,7 @@ use dhaga::{Builder, JoinHandle, Runtime, park, turn};
 
 use crate::client::Client;
 use crate::connection::Connection;
+use crate::error::ErrorProfile;
 use crate::host::Host;
 use crate::limits::Limits;
 use crate::peer::{Breach, Keeper, Peer};
@@ -55,6 +56,7 @@ pub struct Server {
 pub struct ServerBuilder {
     methods: Methods,
     limits: Limits,
+    errors: ErrorProfile,
 }
 
 /// What a server has done and holds; see [`Server::stats`].
@@ -153,6 +155,13 @@ impl ServerBuilder {
         self
     }
 
+    /// In which form errors travel to plain peers. Default: [`ErrorProfile::Text`]. Those with extensions get
+    /// [`ErrorProfile::Map`] at any rate.
+    pub fn error_profile(mut self, profile: ErrorProfile) -> Self {
+        self.errors = profile;
+        self
+    }
+
     /// Listens on `address` and serves, in dhagas of the caller's runtime or else of the default one.
     ///
     /// # Errors
@@ -180,7 +189,7 @@ impl ServerBuilder {
         let address = listener.local_addr()?;
         let room = Arc::new(Semaphore::new(self.limits.connections_max));
         let shared = Arc::new(Shared {
-            host: Host::new(self.methods, Arc::new(self.limits)),
+            host: Host::new(self.methods, Arc::new(self.limits), self.errors),
             accepted: AtomicU64::new(0),
             room,
             connections: Mutex::default(),

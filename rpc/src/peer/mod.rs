@@ -20,8 +20,8 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use crate::connection::{Connection, Side};
-use crate::error::{CallError, Cause};
-use crate::extension::PREFIX;
+use crate::error::{CallError, Cause, ErrorProfile};
+use crate::extension::{Caps, PREFIX};
 use crate::frame::FrameError;
 use crate::host::Host;
 use crate::incoming::Flow;
@@ -70,6 +70,14 @@ impl Peer {
             is_watched: AtomicBool::new(false),
             is_ended: AtomicBool::new(false),
             is_ending: AtomicBool::new(false),
+        }
+    }
+
+    /// In which form errors are answered.
+    fn errors(&self) -> ErrorProfile {
+        match Caps::of_bits(self.caps.load(Ordering::Relaxed)).has(Caps::ERRORS) {
+            true => ErrorProfile::Map,
+            false => self.host.errors,
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod calls;
 mod common;
+mod errors;
 mod faults;
 mod fuzz_bodies;
 mod hello;
