@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
 
-use dhaga_rpc::{CallError, Client, HandlerError, Value};
+use dhaga_rpc::{CallError, Client, Extensions, HandlerError, Value};
 
 use crate::cases::{Case, LEFT_MS, SLOW_MS, Step, same, says, shown};
 use crate::matrix::{Outcome, Role, patience};
@@ -65,7 +65,9 @@ fn failed(how: impl ToString) -> Outcome {
 
 impl Remote {
     fn connect(address: SocketAddr, dialect: Dialect, patience: Duration) -> Result<Self, Outcome> {
-        let client = Client::builder().timeout(patience).connect(address).map_err(failed)?;
+        // Who is asked for extensions is asked on purpose.
+        let builder = Client::builder().timeout(patience).extensions(Extensions::Plain);
+        let client = builder.connect(address).map_err(failed)?;
         Ok(Self { client, address, dialect, patience })
     }
 
@@ -73,6 +75,7 @@ impl Remote {
         match step {
             Step::Echo(value) => self.expect("echo", vec![value.clone()], value),
             Step::Add(i, j) => self.expect_sum(*i, *j),
+            Step::Hello => self.hello(),
             // An error of Neovim is always [type, text].
             Step::Fail(error, _) if self.dialect == Dialect::Neovim && !error.is_str() => Err(Outcome::Unable),
             Step::Fail(error, text) => self.expect_error(error, text),
@@ -102,6 +105,18 @@ impl Remote {
     fn notify(&self, method: &str, params: Vec<Value>) -> Ends {
         let (method, params) = self.dialect.request(method, params);
         self.client.notify(&method, params).map_err(failed)
+    }
+
+    /// Asks as a client does by itself, and goes on with a plain peer on the same connection.
+    fn hello(&self) -> Ends {
+        match self.client.call::<_, Value>("$/hello", (Value::Map(vec![("v".into(), 1.into())]),)) {
+            Err(CallError::Remote(_)) => {}
+            other => return Err(failed(format!("the answer to $/hello was {other:?}"))),
+        }
+        self.expect_sum(20, 22)?;
+        let builder = Client::builder().timeout(self.patience).extensions(Extensions::Auto);
+        let client = builder.connect(self.address).map_err(failed)?;
+        Self { client, ..self.clone() }.expect_sum(20, 22)
     }
 
     fn expect(&self, method: &str, params: Vec<Value>, expected: &Value) -> Ends {

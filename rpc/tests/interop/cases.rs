@@ -14,6 +14,8 @@ pub enum Step {
     /// The value there and back.
     Echo(Value),
     Add(i64, i64),
+    /// `$/hello`, and then a call.
+    Hello,
     /// The method fails with this error, which must arrive as it is, or at least with this text in it.
     Fail(Value, &'static str),
     /// A call that must be answered with an error: the method, and its arguments.
@@ -129,7 +131,7 @@ fn errors(add: &mut impl FnMut(&str, Step)) {
     add("error: 0", Step::Fail(0.into(), ""));
     add("error: false", Step::Fail(false.into(), ""));
     add("error: unknown method", Step::Refused("no_such_method", vec![1.into()]));
-    add("error: unknown method of the protocol", Step::Refused("$/hello", vec![Value::Map(vec![])]));
+    add("error: unknown method of the protocol", Step::Refused("$/no_such_method", vec![1.into()]));
     add("error: too few arguments", Step::Refused("add", vec![1.into()]));
     add("error: arguments of a wrong type", Step::Refused("add", vec!["a".into(), Value::Array(vec![])]));
     add("more arguments than wanted", Step::Surplus);
@@ -137,6 +139,7 @@ fn errors(add: &mut impl FnMut(&str, Step)) {
 
 fn traffic(add: &mut impl FnMut(&str, Step)) {
     add("a call", Step::Add(20, 22));
+    add("a call that asks for extensions first", Step::Hello);
     add("a notification", Step::Note("quiet".into()));
     add("a notification of 64 KiB", Step::Note("q".repeat(1 << 16).into()));
     add("a notification nobody knows", Step::Unheard("no_such_method"));

@@ -11,7 +11,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 use std::{env, thread};
 
-use dhaga_rpc::Value;
+use dhaga_rpc::{ErrorProfile, Value};
 
 /// For a program to start, on a machine that does other things as well.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -24,6 +24,8 @@ pub struct Peer {
     pub dialect: Dialect,
     /// Whether it serves on the connections on which it calls, and the other way round.
     pub calls_both_ways: bool,
+    /// How our server shall tell it of errors.
+    pub errors: ErrorProfile,
     /// The program, from the folder of the peers, and its arguments before the role.
     program: &'static [&'static str],
 }
@@ -39,8 +41,8 @@ pub enum Dialect {
 }
 
 pub static PEERS: [Peer; 10] = [
-    peer("neovim-0.7", "C", Dialect::Neovim, &["nvim"]),
-    peer("neovim-0.11", "C", Dialect::Neovim, &["{peers}/python/bin/nvim"]),
+    of_neovim(peer("neovim-0.7", "C", Dialect::Neovim, &["nvim"])),
+    of_neovim(peer("neovim-0.11", "C", Dialect::Neovim, &["{peers}/python/bin/nvim"])),
     one_way(peer("aio-msgpack-rpc", "Python", Dialect::Plain, &["{peers}/python/bin/python", "{here}/aio.py"])),
     one_way(peer(
         "msgpack-rpc-python",
@@ -48,16 +50,21 @@ pub static PEERS: [Peer; 10] = [
         Dialect::Plain,
         &["{peers}/reference/bin/python", "{here}/reference.py"],
     )),
-    peer("pynvim", "Python", Dialect::Plain, &["{peers}/python/bin/python", "{here}/pynvim_peer.py"]),
-    peer("npm-neovim", "JavaScript", Dialect::Plain, &["node", "{peers}/node/neovim.js"]),
+    of_neovim(peer("pynvim", "Python", Dialect::Plain, &["{peers}/python/bin/python", "{here}/pynvim_peer.py"])),
+    of_neovim(peer("npm-neovim", "JavaScript", Dialect::Plain, &["node", "{peers}/node/neovim.js"])),
     peer("msgpack5rpc", "JavaScript", Dialect::Plain, &["node", "{peers}/node/msgpack5rpc.js"]),
-    peer("ruby-neovim", "Ruby", Dialect::Plain, &["ruby", "{here}/ruby_neovim.rb"]),
+    of_neovim(peer("ruby-neovim", "Ruby", Dialect::Plain, &["ruby", "{here}/ruby_neovim.rb"])),
     one_way(peer("go-ugorji", "Go", Dialect::Go, &["{peers}/ugorji"])),
     peer("rust-msgpack-rpc", "Rust", Dialect::Plain, &["{peers}/rust/debug/dhaga-peer"]),
 ];
 
 const fn peer(name: &'static str, language: &'static str, dialect: Dialect, program: &'static [&'static str]) -> Peer {
-    Peer { name, language, dialect, calls_both_ways: true, program }
+    Peer { name, language, dialect, calls_both_ways: true, errors: ErrorProfile::Text, program }
+}
+
+/// The same for what expects errors as Neovim has them.
+const fn of_neovim(peer: Peer) -> Peer {
+    Peer { errors: ErrorProfile::CodeText, ..peer }
 }
 
 /// The same for a library with a client and a server that share no connection.

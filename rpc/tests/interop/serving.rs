@@ -67,7 +67,7 @@ impl Talk {
         let (noted, notes) = mpsc::channel();
         let caller = Arc::default();
         let builder = Server::builder().methods(methods(noted)).methods(script(next, reported));
-        let builder = builder.method("nest", nest(peer.dialect, &caller));
+        let builder = builder.method("nest", nest(peer.dialect, &caller)).error_profile(peer.errors);
         let server = builder.bind("127.0.0.1:0").expect("the kernel has a port");
         let client = peer.call(server.local_addr());
         Self { client, server, caller, steps, reports, notes }
@@ -142,6 +142,9 @@ fn order(step: &Step) -> (&'static str, &'static str, Vec<Value>) {
     match step {
         Step::Echo(value) => ("call", "echo", vec![value.clone()]),
         Step::Add(i, j) => ("call", "add", vec![(*i).into(), (*j).into()]),
+        Step::Hello => {
+            ("call", "$/hello", vec![Value::Map(vec![("v".into(), 1.into()), ("caps".into(), Value::Array(vec![]))])])
+        }
         Step::Fail(error, _) => ("call", "fail", vec![error.clone()]),
         Step::Refused(method, params) => ("call", method, params.clone()),
         Step::Surplus => ("call", "add", vec![20.into(), 22.into(), "surplus".into()]),
@@ -172,6 +175,8 @@ fn judge(step: &Step, report: &Value) -> Outcome {
     let is_right = match step {
         Step::Echo(expected) => how == "ok" && same(value, expected),
         Step::Add(i, j) => how == "ok" && *value == (i + j).into(),
+        // The answer is a map, and the report comes on the same connection.
+        Step::Hello => how == "ok" && value.is_map(),
         Step::Surplus => how == "ok" && *value == 42.into(),
         Step::Fail(error, text) => how == "error" && (same(value, error) || says(value, text)),
         Step::Refused(..) => how == "error",
@@ -217,7 +222,12 @@ fn methods(noted: mpsc::Sender<Value>) -> Methods {
     Methods::new()
         .method("echo", |value: Value| Ok(value))
         .method("add", |i: i64, j: i64| i.checked_add(j).ok_or_else(|| HandlerError::new("the sum does not fit")))
-        .method("fail", |error: Value| Err::<(), _>(HandlerError::value(&error)))
+        .method("fail", |error: Value| {
+            Err::<(), _>(match error.as_str() {
+                Some(text) => HandlerError::new(text),
+                None => HandlerError::value(&error),
+            })
+        })
         .method("sleep", |ms: u64| {
             dhaga::sleep(Duration::from_millis(ms));
             Ok(ms)
