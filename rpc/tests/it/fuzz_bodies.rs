@@ -543,7 +543,7 @@ pub fn client(calls: &Calls, data: &[u8]) {
         frame_bytes_in_max: 4 << 10,
         ..Limits::default()
     };
-    let builder = Client::builder().limits(limits).timeout(PATIENCE);
+    let builder = Client::builder().extensions(dhaga_rpc::Extensions::Plain).limits(limits).timeout(PATIENCE);
     let client = calls.runtime.spawn(move || builder.connect(address)).join().expect("nobody panics");
     let (stream, _) = calls.listener.accept().expect("the client has connected");
     let mut answerer = Answerer {
