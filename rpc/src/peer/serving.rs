@@ -118,7 +118,7 @@ impl Connection<Peer> {
     }
 
     pub(super) fn refuse(self: &Arc<Self>, id: u32, refusal: Refusal) {
-        self.send(|out| respond_refusal(&self.limits, id, refusal, out));
+        self.send(|out| respond_refusal(&self.limits, self.side.errors(), id, refusal, out));
     }
 
     fn room(&self) -> Room {

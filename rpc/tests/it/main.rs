@@ -2,6 +2,7 @@
 
 mod calls;
 mod common;
+mod errors;
 mod faults;
 mod floods;
 mod fuzz_bodies;
