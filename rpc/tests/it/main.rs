@@ -5,6 +5,7 @@ mod common;
 mod errors;
 mod faults;
 mod fuzz_bodies;
+mod golden;
 mod hello;
 mod hostile;
 mod idle;
