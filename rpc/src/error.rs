@@ -307,8 +307,8 @@ fn entry<'v>(entries: &'v [(Value, Value)], key: &str) -> Option<&'v Value> {
 impl fmt::Display for RemoteError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = match (self.text(), self.code()) {
-            (Some(text), Some(code)) => format!("{text} (code {code})"),
-            (Some(text), None) => text,
+            (Some(text), Some(code)) if !self.is_from_library => format!("{text} (code {code})"),
+            (Some(text), _) => text,
             (None, _) => match self.decode::<Value>() {
                 Ok(value) => value.to_string(),
                 Err(_) => format!("a value of {} bytes", self.raw.len()),

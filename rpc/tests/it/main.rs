@@ -4,6 +4,7 @@ mod calls;
 mod common;
 mod errors;
 mod faults;
+mod floods;
 mod fuzz_bodies;
 mod golden;
 mod hello;
