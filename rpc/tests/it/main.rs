@@ -6,6 +6,7 @@ mod errors;
 mod faults;
 mod floods;
 mod fuzz_bodies;
+mod golden;
 mod hello;
 mod hostile;
 mod idle;
