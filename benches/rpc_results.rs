@@ -42,7 +42,7 @@ pub struct ServerRow {
     pub connections: usize,
     /// Calls in flight on each.
     pub in_flight: usize,
-    /// Who took part: ours, the blocking and the dozing limit.
+    /// Who took part: ours, the blocking and the dozing limit, ours with an inline handler.
     pub contenders: Vec<Contender>,
     /// Their runs, in the same order.
     pub comparison: Comparison,
@@ -261,7 +261,8 @@ impl RpcResults {
     }
 
     fn tables(&self) -> Vec<(String, TextTable)> {
-        let mut tables: Vec<_> = self.servers.iter().map(ServerRow::table).collect();
+        let mut tables = self.summary().into_iter().collect::<Vec<_>>();
+        tables.extend(self.servers.iter().map(ServerRow::table));
         tables.extend(self.pairs.iter().map(|pair| (pair.row.caption(&pair.goals()), pair.row.table())));
         tables.extend(self.relays.iter().map(|relay| (relay.caption(), relay.table())));
         tables.extend(self.waiting.iter().map(|waiting| (waiting.caption(), waiting.table())));
@@ -269,6 +270,42 @@ impl RpcResults {
             tables.push((self.memory_caption(), server_memory::table(&self.memory)));
         }
         tables
+    }
+
+    /// The rates of all loads side by side; `None` when there are none.
+    fn summary(&self) -> Option<(String, TextTable)> {
+        let loads = RPC.iter().map(|row| (row.connections, row.in_flight));
+        let lines: Vec<_> = loads.filter_map(|load| self.summary_line(load)).collect();
+        let mut table = TextTable::new([
+            "connections × in flight",
+            "our server, calls/s",
+            "/ limit",
+            "client and server, calls/s",
+            "/ tarpc",
+            "/ tonic",
+            "/ Go",
+        ]);
+        lines.iter().cloned().for_each(|line| table.push(line));
+        let caption = "**All loads**: our rate, and how many times the others' it is; by the median over the rounds.";
+        (!lines.is_empty()).then(|| (caption.to_owned(), table))
+    }
+
+    fn summary_line(&self, load: (usize, usize)) -> Option<Vec<String>> {
+        let server = self.servers.iter().find(|row| (row.connections, row.in_flight) == load);
+        let pair = self.pairs.iter().find(|pair| (pair.row.connections, pair.in_flight) == load);
+        if server.is_none() && pair.is_none() {
+            return None;
+        }
+        let rate = |comparison: &Comparison| comparison.contestants[0].median(|report| report.rate);
+        let times = |rival| pair.map_or(f64::NAN, |pair| pair.row.ratio(rival, Measure::Rate));
+        let mut line = vec![
+            format!("{} × {}", count(load.0), count(load.1)),
+            figure(server.map_or(f64::NAN, |row| rate(&row.comparison))),
+            figure(server.map_or(f64::NAN, |row| row.titled("").ratio())),
+            figure(pair.map_or(f64::NAN, |pair| rate(&pair.row.comparison))),
+        ];
+        line.extend(RPC_RIVALS.map(|rival| figure(times(rival))));
+        Some(line)
     }
 
     fn memory_caption(&self) -> String {
@@ -313,7 +350,7 @@ Calls of `echo` with 32 bytes, which each server decodes to an owned value and e
 server has one worker (`GOMAXPROCS=1`) on one core, the load runs on another. *Our server* is asked by a bare pipelining load that \
 does as little as an honest client can, and held against a bare event loop that runs each request on a coroutine and decodes it by \
 serde, blocking at once or polling for 50 µs first; its handler is a plain method of a `#[dhaga_rpc::service]` trait in a dhaga of its \
-own. *Client and server* is each library by its own client with one worker: a task for each call in flight, which calls, waits and \
+own; *inline* is the same with `#[rpc(inline)]`, and judged by no goal. *Client and server* is each library by its own client with one worker: a task for each call in flight, which calls, waits and \
 calls again. tarpc sends bincode over TCP, with buffers as large as the row wants; tonic speaks gRPC without TLS, with as many streams \
 and a window of 1 MiB; both run on tokio's scheduler with one worker each. Go runs net/rpc with gob. A *relay* is a server of ours \
 whose handler asks a second one; that one runs beside the load, so that two hops have the two processors that one has, and processor time and system calls are the relay's alone. Latencies of a \
