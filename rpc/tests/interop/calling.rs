@@ -7,7 +7,8 @@ use std::time::Duration;
 use dhaga_rpc::{CallError, Client, Extensions, HandlerError, Value};
 
 use crate::cases::{Case, LEFT_MS, SLOW_MS, Step, same, says, shown};
-use crate::matrix::{Outcome, Role, patience};
+use crate::golden;
+use crate::matrix::{Outcome, Role, is_quotable, patience};
 use crate::peers::{Dialect, Peer};
 
 /// For a peer that went down to be seen gone.
@@ -46,6 +47,23 @@ pub fn run(peer: &'static Peer, cases: &[Case]) -> Vec<Outcome> {
         });
     }
     outcomes
+}
+
+/// Runs what is small and goes well on one connection, and keeps what went over it.
+pub fn record(peer: &'static Peer, cases: &[Case]) {
+    let runtime = dhaga::Runtime::builder().workers(1).build().expect("a runtime can be had");
+    let (_running, address) = peer.serve();
+    let (address, recording) = golden::tap(address);
+    let steps: Vec<Step> =
+        cases.iter().filter(|case| is_quotable(Role::Server, peer, case)).map(|case| case.step.clone()).collect();
+    let dialect = peer.dialect;
+    let spawned = runtime.spawn(move || {
+        let remote = Remote::connect(address, dialect, Duration::from_secs(60))?;
+        steps.iter().try_for_each(|step| remote.carry_out(step))
+    });
+    let ends = spawned.join().unwrap_or_else(|_| Err(failed("our side panicked")));
+    assert_eq!(ends, Ok(()), "{}", peer.name);
+    recording.keep(peer, Role::Server);
 }
 
 /// A connection to the peer.

@@ -7,10 +7,12 @@
 //! cargo test -p dhaga-rpc --test interop -- --ignored --nocapture
 //! ```
 //!
-//! `DHAGA_INTEROP_ONLY=pynvim,go` runs peers whose name holds one of these; `DHAGA_INTEROP_WRITE=1` writes docs/interop.md.
+//! `DHAGA_INTEROP_ONLY=pynvim,go` runs peers whose name holds one of these; `DHAGA_INTEROP_WRITE=1` writes docs/interop.md
+//! and the recordings in `tests/peers/golden`, which the tests of `it::golden` play.
 
 mod calling;
 mod cases;
+mod golden;
 mod known;
 mod matrix;
 mod peers;
@@ -63,6 +65,10 @@ fn foreign_peers_do_every_case_in_both_roles() {
     if env::var_os("DHAGA_INTEROP_WRITE").is_some() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/interop.md");
         fs::write(path, matrix.page(&cases)).expect("docs can be written");
+        for peer in &PEERS {
+            calling::record(peer, &cases);
+            serving::record(peer, &cases);
+        }
     }
     let surprises = matrix.surprises();
     assert!(surprises.is_empty(), "{} surprises:\n{}", surprises.len(), surprises.join("\n"));

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;
 
-use crate::cases::Case;
+use dhaga_rpc::Value;
+
+use crate::cases::{Case, Step};
 use crate::known::{KNOWN, Known, LATE};
 use crate::peers::{PEERS, Peer, versions};
 use crate::serving::HANGS;
@@ -27,6 +29,26 @@ const PATIENCE_IN_VAIN: Duration = Duration::from_secs(1);
 pub fn patience(role: Role, peer: &str, case: &str) -> Duration {
     let is_in_vain = known(role, peer, case).is_some_and(|known| known.says == HANGS || known.says == LATE);
     if is_in_vain { PATIENCE_IN_VAIN } else { PATIENCE }
+}
+
+/// Larger values say nothing that smaller ones do not.
+const QUOTED_BYTES_MAX: usize = 300;
+
+fn encoded_bytes(value: &Value) -> usize {
+    let mut bytes = Vec::new();
+    rmpv::encode::write_value(&mut bytes, value).expect("a vector takes all");
+    bytes.len()
+}
+
+/// Whether what goes over the wire in this case is worth keeping: it is small, goes well, and has one connection.
+pub fn is_quotable(role: Role, peer: &Peer, case: &Case) -> bool {
+    let is_quotable = match &case.step {
+        Step::Echo(value) | Step::Fail(value, _) => encoded_bytes(value) <= QUOTED_BYTES_MAX,
+        Step::Note(value) => encoded_bytes(value) <= QUOTED_BYTES_MAX,
+        Step::Add(..) | Step::Refused(..) | Step::Unheard(_) => true,
+        _ => false,
+    };
+    is_quotable && known(role, peer.name, &case.name).is_none()
 }
 
 /// How a case ended.

@@ -1,5 +1,6 @@
 //! Their client calls our server, which tells it what to call.
 
+use std::net::SocketAddr;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, OnceLock};
 use std::thread;
@@ -9,7 +10,8 @@ use dhaga::sync::Mutex;
 use dhaga_rpc::{Client, HandlerError, Methods, Server, Value};
 
 use crate::cases::{Case, LEFT_MS, SLOW_MS, Step, same, says, shown};
-use crate::matrix::{Outcome, Role, patience};
+use crate::golden::{self, Recording};
+use crate::matrix::{Outcome, Role, is_quotable, patience};
 use crate::peers::{Dialect, Peer, Running};
 
 /// Runs all cases on one connection, for as long as it holds.
@@ -40,6 +42,15 @@ pub fn run(peer: &'static Peer, cases: &[Case]) -> Vec<Outcome> {
     outcomes
 }
 
+/// As [`calling::record`](crate::calling::record).
+pub fn record(peer: &'static Peer, cases: &[Case]) {
+    let (mut talk, recording) = Talk::begin_on_tape(peer);
+    for case in cases.iter().filter(|case| is_quotable(Role::Client, peer, case)) {
+        assert_eq!(talk.carry_out(&case.step, Duration::from_secs(60)), Outcome::Ok, "{}: {}", peer.name, case.name);
+    }
+    recording.keep(peer, Role::Client);
+}
+
 /// What a client reports that is there no more.
 pub const ENDED: &str = "the client ended";
 /// What one reports that waits for ever.
@@ -62,6 +73,21 @@ struct Talk {
 
 impl Talk {
     fn begin(peer: &Peer) -> Self {
+        Self::begin_by(peer, |address| address)
+    }
+
+    fn begin_on_tape(peer: &Peer) -> (Self, Recording) {
+        let mut recording = Recording::default();
+        let talk = Self::begin_by(peer, |address| {
+            let (address, tape) = golden::tap(address);
+            recording = tape;
+            address
+        });
+        (talk, recording)
+    }
+
+    /// `way` is where the client shall connect to, to reach the server.
+    fn begin_by(peer: &Peer, way: impl FnOnce(SocketAddr) -> SocketAddr) -> Self {
         let (steps, next) = dhaga::sync::mpsc::channel();
         let (reported, reports) = mpsc::channel();
         let (noted, notes) = mpsc::channel();
@@ -69,7 +95,7 @@ impl Talk {
         let builder = Server::builder().methods(methods(noted)).methods(script(next, reported));
         let builder = builder.method("nest", nest(peer.dialect, &caller)).error_profile(peer.errors);
         let server = builder.bind("127.0.0.1:0").expect("the kernel has a port");
-        let client = peer.call(server.local_addr());
+        let client = peer.call(way(server.local_addr()));
         Self { client, server, caller, steps, reports, notes }
     }
 

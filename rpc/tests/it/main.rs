@@ -7,6 +7,7 @@ mod exhaustion;
 mod faults;
 mod floods;
 mod fuzz_bodies;
+mod golden;
 mod hello;
 mod hostile;
 mod idle;

@@ -43,7 +43,11 @@ class Methods:
         method = getattr(self, name, None)
         if method is None:
             raise ErrorResponse(f"no such method: {name}")
-        return method(*params)
+        try:
+            return method(*params)
+        except TypeError as error:
+            # The library would answer with a traceback, and the places of files in it.
+            raise ErrorResponse(str(error)) from error
 
     def on_notification(self, name, params):
         try:
