@@ -3,6 +3,7 @@
 mod calls;
 mod common;
 mod errors;
+mod exhaustion;
 mod faults;
 mod floods;
 mod fuzz_bodies;
