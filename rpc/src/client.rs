@@ -8,17 +8,21 @@ use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use dhaga::net::{TcpStream, ToSocketAddrs};
+use dhaga::net::unix::SocketAddr as UnixAddress;
+use dhaga::net::{TcpStream, ToSocketAddrs, UnixStream};
 use dhaga::park;
+use dhaga::process::Command;
 use dhaga::sync::LockTimeoutError;
 use dhaga::{Builder, Interrupt, JoinError, turn, with_deadline};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::connection::Connection;
+use crate::child::Minder;
+use crate::connection::{Connection, on_a_worker};
 use crate::description::Description;
 use crate::encode;
 use crate::error::{CALL_ERROR_KINDS, CallError};
@@ -28,9 +32,10 @@ use crate::layer::{self, Answered, Layer, Next};
 use crate::limits::Limits;
 use crate::message::{self, Message};
 use crate::metrics::{Metrics, Row, Side, Table, Timing};
-use crate::peer::{self, Answer, Peer};
+use crate::peer::{self, Answer, Keeper, Peer};
 use crate::probe::{self, PlainPeers, Probe, Verdict};
 use crate::service::{HandlerError, Methods, TypedHandler};
+use crate::transport::{Transport, unix_name};
 
 /// Calls methods of one server. Cheap to clone; all clones, on all threads, share its connections, which are closed when
 /// the last clone goes.
@@ -81,21 +86,50 @@ pub enum Extensions {
 struct Shared {
     limits: Arc<Limits>,
     route: Route,
-    /// Around each call, the outermost first.
+    around: Around,
+}
+
+/// What is done around each call.
+#[derive(Default)]
+struct Around {
+    /// The outermost first.
     layers: Vec<Arc<Layer<CallError>>>,
     metrics: Option<Table>,
 }
 
 /// Where a client finds a connection.
+#[expect(clippy::large_enum_variant, reason = "there are few clients, and the large one is the usual one")]
 enum Route {
     Dialled(Dialled),
     /// One that was open when the client was made. While it is open, its worker keeps it.
     Open(Weak<Connection<Peer>>),
+    /// As `Open`, but it goes with the client.
+    Own(Own),
+}
+
+/// A connection that ends with its client.
+struct Own {
+    connection: Arc<Connection<Peer>>,
+    probe: Option<Arc<Probe>>,
+    extensions: Extensions,
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        self.connection.end();
+    }
+}
+
+/// Where a server listens.
+#[derive(Debug)]
+enum Target {
+    Tcp(Box<[SocketAddr]>),
+    Unix(UnixAddress),
 }
 
 /// Connections that are opened when used.
 struct Dialled {
-    addresses: Box<[SocketAddr]>,
+    target: Target,
     host: Arc<Host>,
     extensions: Extensions,
     plain: PlainPeers,
@@ -211,13 +245,35 @@ impl ClientBuilder {
     /// [`CallError::Connect`] when no address of the name answers; [`CallError::DeadlineExceeded`] when none does within
     /// the call timeout; [`CallError::PlainPeer`] if extensions are required and it has none.
     pub fn connect(self, address: impl ToSocketAddrs) -> Result<Client, CallError> {
-        self.limits.check().map_err(CallError::ApiMisuse)?;
-        let limits = Arc::new(self.limits);
-        let deadline = deadline_in(limits.call_timeout);
+        let deadline = deadline_in(self.limits.call_timeout);
         let addresses = until(deadline, || Ok(address.to_socket_addrs()?.collect())).map_err(connect_error)?;
+        self.dial(Target::Tcp(addresses), deadline)
+    }
+
+    /// As [`ClientBuilder::connect`], to the server that listens at `path` on this host.
+    ///
+    /// # Errors
+    ///
+    /// As [`ClientBuilder::connect`]: `NotFound` is inside if nothing is there, `ConnectionRefused` if nobody listens.
+    pub fn connect_unix(self, path: impl AsRef<Path>) -> Result<Client, CallError> {
+        let address = UnixAddress::from_pathname(path).map_err(connect_error)?;
+        let deadline = deadline_in(self.limits.call_timeout);
+        self.dial(Target::Unix(address), deadline)
+    }
+
+    /// What a client of this builder has around its calls.
+    fn around(&self) -> Around {
+        let table = || Table::new(CALL_ERROR_KINDS, std::iter::empty(), METHODS_COUNTED_MAX);
+        Around { layers: self.layers.clone(), metrics: self.has_metrics.then(table) }
+    }
+
+    fn dial(self, target: Target, deadline: Option<Instant>) -> Result<Client, CallError> {
+        self.limits.check().map_err(CallError::ApiMisuse)?;
+        let around = self.around();
+        let limits = Arc::new(self.limits);
         let host = Host::new(self.methods, limits.clone(), Manner::default());
         let dialled = Dialled {
-            addresses,
+            target,
             host,
             extensions: self.extensions,
             plain: PlainPeers::default(),
@@ -225,10 +281,71 @@ impl ClientBuilder {
             connecting: dhaga::sync::Mutex::new(()),
         };
         let route = Route::Dialled(dialled);
-        let metrics = self.has_metrics.then(|| Table::new(CALL_ERROR_KINDS, std::iter::empty(), METHODS_COUNTED_MAX));
-        let client = Client { shared: Arc::new(Shared { limits, route, layers: self.layers, metrics }) };
+        let client = Client { shared: Arc::new(Shared { limits, route, around }) };
         client.in_dhaga(move |shared| shared.open(deadline))?;
         Ok(client)
+    }
+
+    /// Calls whoever is at the other end of `transport`: one connection for all calls, from any worker and thread, and no other
+    /// when it ends. Dropping the last clone of the client closes it.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError::Connect`] with what the kernel says to a descriptor that cannot be waited for.
+    pub fn over(self, transport: Transport) -> Result<Client, CallError> {
+        self.limits.check().map_err(CallError::ApiMisuse)?;
+        let around = self.around();
+        Ok(Client::owning(self.open(transport, None)?, around))
+    }
+
+    /// Starts the program of `command` and calls it over its standard input and output: one connection for all calls, from any
+    /// worker and thread. The program serves there, as by [`ServerBuilder::serve`] over [`Transport::stdio`], or as
+    /// `nvim --embed --headless` does. Suspends. What it writes to standard error goes where `command` says, by default to ours.
+    ///
+    /// When the child ends or closes its output, all calls fail with [`CallError::Disconnected`], whose source is a
+    /// [`ChildEnded`](crate::ChildEnded) with its exit status; it is not started again. When the last clone of the client goes, what
+    /// was sent leaves, the child's standard input is closed, and if it has not ended within
+    /// [`CHILD_GRACE`](crate::CHILD_GRACE), it is killed. In any case its status is collected in the background, so that it is
+    /// no zombie. At the end of its runtime the child is killed at once.
+    ///
+    /// `command` keeps the settings that are made for this: piped streams, and that the child is killed when it is dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError::Connect`] when it cannot be started, with what the kernel says.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use dhaga::process::Command;
+    /// use dhaga_rpc::Client;
+    ///
+    /// let nvim = Client::spawn(Command::new("nvim").args(["--embed", "--headless"]))?;
+    /// assert_eq!(nvim.call::<_, i64>("nvim_eval", ("6 * 7",))?, 42);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// [`ServerBuilder::serve`]: crate::ServerBuilder::serve
+    pub fn spawn(self, command: &mut Command) -> Result<Client, CallError> {
+        self.limits.check().map_err(CallError::ApiMisuse)?;
+        let (transport, minder) = Minder::start(command).map_err(connect_error)?;
+        let around = self.around();
+        let own = self.open(transport, Some(minder.keeper()))?;
+        minder.begin(&own.connection).map_err(connect_error)?;
+        Ok(Client::owning(own, around))
+    }
+
+    /// Begins to listen to a transport, on the caller's worker or on any.
+    fn open(self, transport: Transport, keeper: Option<Box<dyn Keeper>>) -> Result<Own, CallError> {
+        let (limits, extensions) = (Arc::new(self.limits), self.extensions);
+        let side = Peer::new(Host::new(self.methods, limits.clone(), Manner::default()), keeper);
+        side.prepare_to_call();
+        let opened = on_a_worker(move || {
+            let connection = Connection::open(transport, side, limits).map_err(connect_error)?;
+            let probe = extensions.ask(&connection, &PlainPeers::default())?;
+            Ok(Own { connection, probe, extensions })
+        });
+        opened.map_err(connect_error)?
     }
 }
 
@@ -262,6 +379,47 @@ impl Client {
         Self::builder().connect(address)
     }
 
+    /// As [`Client::connect`], to the server that listens at `path` on this host; see [`ServerBuilder::bind_unix`].
+    ///
+    /// # Errors
+    ///
+    /// As [`ClientBuilder::connect_unix`].
+    ///
+    /// [`ServerBuilder::bind_unix`]: crate::ServerBuilder::bind_unix
+    pub fn connect_unix(path: impl AsRef<Path>) -> Result<Self, CallError> {
+        Self::builder().connect_unix(path)
+    }
+
+    /// Calls over a connection that is open already, with the default limits; see [`ClientBuilder::over`].
+    ///
+    /// # Errors
+    ///
+    /// As [`ClientBuilder::over`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dhaga_rpc::{Client, Server, Transport};
+    ///
+    /// let (near, far) = Transport::pair()?;
+    /// let server = Server::builder().method("add", |a: i64, b: i64| Ok(a + b)).serve(far)?;
+    /// assert_eq!(Client::over(near)?.call::<_, i64>("add", (20, 22))?, 42);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn over(transport: Transport) -> Result<Self, CallError> {
+        Self::builder().over(transport)
+    }
+
+    /// Starts a program and calls it over its standard input and output, with the default limits; see
+    /// [`ClientBuilder::spawn`].
+    ///
+    /// # Errors
+    ///
+    /// As [`ClientBuilder::spawn`].
+    pub fn spawn(command: &mut Command) -> Result<Self, CallError> {
+        Self::builder().spawn(command)
+    }
+
     /// Sets out to build a client.
     pub fn builder() -> ClientBuilder {
         ClientBuilder::default()
@@ -270,8 +428,13 @@ impl Client {
     /// Calls whoever is at the other end of a connection that is open.
     pub(crate) fn of_connection(connection: &Arc<Connection<Peer>>) -> Self {
         let route = Route::Open(Arc::downgrade(connection));
-        let (layers, metrics) = (Vec::new(), None);
-        Self { shared: Arc::new(Shared { limits: connection.limits.clone(), route, layers, metrics }) }
+        Self { shared: Arc::new(Shared { limits: connection.limits.clone(), route, around: Around::default() }) }
+    }
+
+    /// A client with which the connection ends.
+    fn owning(own: Own, around: Around) -> Self {
+        let limits = own.connection.limits.clone();
+        Self { shared: Arc::new(Shared { limits, route: Route::Own(own), around }) }
     }
 
     /// Calls `method` and waits for its result. `params` is a tuple or list; `()` for no arguments. Parks a dhaga, blocks
@@ -357,7 +520,7 @@ impl Client {
         let send = |message: Vec<u8>| {
             self.in_dhaga(move |shared| peer::notify(&shared.connection(deadline)?, deadline, &message))
         };
-        let outcome = match self.shared.layers.is_empty() {
+        let outcome = match self.shared.around.layers.is_empty() {
             true => send(message),
             false => self.in_layers(method, true, || send(message.clone()).map(|()| Answered::new(0))).map(drop),
         };
@@ -370,13 +533,18 @@ impl Client {
         match &self.shared.route {
             Route::Dialled(dialled) => dialled.links().iter().filter(|link| link.is_usable()).count(),
             Route::Open(connection) => usize::from(connection.upgrade().is_some_and(|open| is_usable(&open))),
+            Route::Own(own) => usize::from(is_usable(&own.connection)),
         }
     }
 
     /// What was counted of each method that this client and its clones have called. Nothing for one of
     /// [`Server::peers`](crate::Server::peers), or if it was built without.
     pub fn metrics(&self) -> Metrics {
-        self.shared.metrics.as_ref().map_or_else(|| Metrics::none(Side::Client), |table| table.snapshot(Side::Client))
+        self.shared
+            .around
+            .metrics
+            .as_ref()
+            .map_or_else(|| Metrics::none(Side::Client), |table| table.snapshot(Side::Client))
     }
 
     /// Asks the server what it serves. One of another make may not know.
@@ -409,7 +577,7 @@ impl Client {
             count.bytes_out.set(out.len() - before);
             Ok(())
         };
-        let answer = match self.shared.layers.is_empty() {
+        let answer = match self.shared.around.layers.is_empty() {
             true => self.send_request(deadline, encode),
             false => {
                 let mut answer = None;
@@ -434,7 +602,7 @@ impl Client {
     ) -> Result<Answered, CallError> {
         let peer = || self.shared.describe_peer();
         let call = layer::Call::new(method, is_notification, &peer);
-        layer::run(&self.shared.layers, &call, &mut send)
+        layer::run(&self.shared.around.layers, &call, &mut send)
     }
 
     fn send_request<E>(&self, deadline: Option<Instant>, encode: E) -> Result<Answer, CallError>
@@ -489,7 +657,7 @@ impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shown = f.debug_struct("Client");
         if let Route::Dialled(dialled) = &self.shared.route {
-            shown.field("addresses", &dialled.addresses);
+            shown.field("target", &dialled.target);
         }
         shown.field("connections", &self.connections()).finish_non_exhaustive()
     }
@@ -507,7 +675,7 @@ struct Count<'a> {
 
 impl<'a> Count<'a> {
     fn begin(shared: &'a Shared, method: &str) -> Self {
-        let row = shared.metrics.as_ref().map(|table| table.row_named(method));
+        let row = shared.around.metrics.as_ref().map(|table| table.row_named(method));
         Self { row, timing: row.and_then(|row| row.begin(None)), bytes_out: Cell::new(0) }
     }
 
@@ -531,7 +699,7 @@ const TRIES_MAX: usize = 3;
 impl Shared {
     /// Whether calls need no dhaga but the caller's, if it is one at all.
     fn serves_here(&self) -> bool {
-        turn::worker_id().is_some() || matches!(self.route, Route::Open(_))
+        turn::worker_id().is_some() || matches!(self.route, Route::Open(_) | Route::Own(_))
     }
 
     fn describe_peer(&self) -> String {
@@ -539,6 +707,7 @@ impl Shared {
             Route::Open(connection) => {
                 connection.upgrade().map_or_else(|| "a peer that has gone".to_owned(), |open| open.describe_peer())
             }
+            Route::Own(own) => own.connection.describe_peer(),
             Route::Dialled(dialled) => dialled.describe_peer(),
         }
     }
@@ -574,6 +743,7 @@ impl Shared {
                 .upgrade()
                 .filter(|open| is_usable(open))
                 .ok_or(CallError::Disconnected { maybe_executed: false, source: None }),
+            Route::Own(own) => own.connection(deadline),
         }
     }
 }
@@ -582,6 +752,40 @@ impl Drop for Dialled {
     fn drop(&mut self) {
         let links = std::mem::take(self.links.get_mut().unwrap_or_else(PoisonError::into_inner));
         links.iter().for_each(|link| link.connection.end());
+    }
+}
+
+impl Own {
+    /// The connection, when it is known what the peer is.
+    fn connection(&self, deadline: Option<Instant>) -> Result<Arc<Connection<Peer>>, CallError> {
+        let is_required = self.extensions == Extensions::Require;
+        if let Some(probe) = self.probe.as_ref().filter(|probe| is_required || !probe.is_over()) {
+            self.extensions.check(&self.connection, probe.wait(deadline)?)?;
+        }
+        match is_usable(&self.connection) {
+            true => Ok(self.connection.clone()),
+            false => Err(self.connection.why_ended()),
+        }
+    }
+}
+
+impl Extensions {
+    /// Has the peer asked for extensions, if it shall be.
+    fn ask(self, connection: &Arc<Connection<Peer>>, plain: &PlainPeers) -> Result<Option<Arc<Probe>>, CallError> {
+        match self {
+            Self::Plain => Ok(None),
+            Self::Auto if connection.peer_name().is_some_and(|name| plain.contains(&name)) => Ok(None),
+            Self::Auto => probe::start(connection, Some(plain.clone())).map(Some),
+            // To remember it would be to refuse it for ever.
+            Self::Require => probe::start(connection, None).map(Some),
+        }
+    }
+
+    fn check(self, connection: &Connection<Peer>, verdict: Verdict) -> Result<(), CallError> {
+        match verdict {
+            Verdict::Plain if self == Self::Require => Err(CallError::PlainPeer { peer: connection.describe_peer() }),
+            Verdict::Plain | Verdict::Extended => Ok(()),
+        }
     }
 }
 
@@ -598,7 +802,10 @@ fn is_usable(connection: &Connection<Peer>) -> bool {
 
 impl Dialled {
     fn describe_peer(&self) -> String {
-        self.addresses.first().map_or_else(|| "nobody".to_owned(), ToString::to_string)
+        match &self.target {
+            Target::Tcp(addresses) => addresses.first().map_or_else(|| "nobody".to_owned(), ToString::to_string),
+            Target::Unix(address) => unix_name(Ok(address.clone())).unwrap_or_else(|| "a Unix socket".to_owned()),
+        }
     }
 
     fn links(&self) -> MutexGuard<'_, Vec<Link>> {
@@ -635,13 +842,8 @@ impl Dialled {
         probe: &Probe,
         deadline: Option<Instant>,
     ) -> Result<(), CallError> {
-        match probe.wait(deadline)? {
-            Verdict::Plain if self.extensions == Extensions::Require => {
-                Err(CallError::PlainPeer { peer: connection.describe_peer() })
-            }
-            // A plain peer that has closed is dialled anew, and not asked again.
-            Verdict::Plain | Verdict::Extended => Ok(()),
-        }
+        // A plain peer that has closed is dialled anew, and not asked again.
+        self.extensions.check(connection, probe.wait(deadline)?)
     }
 
     /// Whether the server may call us.
@@ -661,33 +863,25 @@ impl Dialled {
         if self.existing().is_some() {
             return Ok(());
         }
-        let stream = self.dial(deadline)?;
+        let transport = self.dial(deadline)?;
         let side = Peer::new(self.host.clone(), None);
-        let connection = Connection::open(stream.into(), side, self.host.limits.clone())
+        let connection = Connection::open(transport, side, self.host.limits.clone())
             .map_err(|error| CallError::Connect(Arc::new(error)))?;
         let worker = turn::worker_id().ok_or(CallError::ApiMisuse("a connection is opened on a worker"))?;
-        let probe = self.ask(&connection)?;
+        let probe = self.extensions.ask(&connection, &self.plain)?;
         let mut links = self.links();
         links.retain(|link| link.worker != worker && !self.is_called());
         links.push(Link { worker, connection, probe });
         Ok(())
     }
 
-    /// Has the peer asked for extensions, if it shall be.
-    fn ask(&self, connection: &Arc<Connection<Peer>>) -> Result<Option<Arc<Probe>>, CallError> {
-        let address = connection.peer_address();
-        match self.extensions {
-            Extensions::Plain => Ok(None),
-            Extensions::Auto if address.is_some_and(|address| self.plain.contains(address)) => Ok(None),
-            Extensions::Auto => probe::start(connection, Some(self.plain.clone())).map(Some),
-            // To remember it would be to refuse it for ever.
-            Extensions::Require => probe::start(connection, None).map(Some),
-        }
-    }
-
     /// Connects to the first of the addresses that answers.
-    fn dial(&self, deadline: Option<Instant>) -> Result<TcpStream, CallError> {
-        until(deadline, || TcpStream::connect(&self.addresses[..])).map_err(connect_error)
+    fn dial(&self, deadline: Option<Instant>) -> Result<Transport, CallError> {
+        let dialled = until(deadline, || match &self.target {
+            Target::Tcp(addresses) => TcpStream::connect(&addresses[..]).map(Transport::from),
+            Target::Unix(address) => UnixStream::connect_addr(address).map(Transport::from),
+        });
+        dialled.map_err(connect_error)
     }
 }
 

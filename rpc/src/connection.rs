@@ -11,13 +11,12 @@
 //! There is one reader at a time. It gives the connection back before it runs the side's work, which is user code.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use dhaga::turn::{self, AtEnd, OnReady};
-use dhaga::yield_now;
+use dhaga::{Builder, JoinError, yield_now};
 
 use crate::error::Cause;
 use crate::frame::FrameError;
@@ -46,6 +45,8 @@ pub(crate) trait Side: Send + Sync + Sized + 'static {
     fn drained(connection: &Arc<Connection<Self>>);
     /// The peer sends no more. Called once.
     fn end_of_input(connection: &Arc<Connection<Self>>, was_unfinished: bool);
+    /// The transport refuses what is to be sent: the side closes the connection, at once or later.
+    fn broken(connection: &Arc<Connection<Self>>, error: io::Error);
     /// The connection is closed, for the reason given. Called once.
     fn closed(connection: &Arc<Connection<Self>>, reason: Option<Cause>);
 }
@@ -111,6 +112,11 @@ impl<S: Side> Connection<S> {
         self.is_closed.load(Ordering::SeqCst)
     }
 
+    /// Whether a reader runs, has yet to run, or waits for the side: bytes of the peer may be there that nobody has looked at.
+    pub(crate) fn is_reading(&self) -> bool {
+        self.is_reading.load(Ordering::SeqCst)
+    }
+
     /// Whether everything was handed to the socket.
     pub(crate) fn is_flushed(&self) -> bool {
         self.outbox.is_empty()
@@ -166,12 +172,12 @@ impl<S: Side> Connection<S> {
     pub(crate) fn flush(self: &Arc<Self>) {
         match self.outbox.flush(&self.transport) {
             Flushed::Done => S::drained(self),
-            Flushed::Broken(error) => self.close(Some(Arc::new(error))),
+            Flushed::Broken(error) => S::broken(self, error),
             Flushed::Full => {
                 let connection = self.clone();
                 let started = turn::spawn(move || match connection.outbox.write_rest(&connection.transport) {
                     Ok(()) => S::drained(&connection),
-                    Err(error) => connection.close(Some(Arc::new(error))),
+                    Err(error) => S::broken(&connection, error),
                 });
                 if let Err(error) = started {
                     self.close(Some(Arc::new(error)));
@@ -279,9 +285,9 @@ impl<S: Side> Connection<S> {
         self.close(Some(Arc::new(error)));
     }
 
-    /// The peer's address, if it is one of TCP that has not gone.
-    pub(crate) fn peer_address(&self) -> Option<SocketAddr> {
-        self.transport.peer_address()
+    /// What the peer has listened at; `None` if it has gone, or if it has no name.
+    pub(crate) fn peer_name(&self) -> Option<String> {
+        self.transport.peer_name()
     }
 
     pub(crate) fn describe_peer(&self) -> String {
@@ -303,6 +309,25 @@ impl<S: Side> Connection<S> {
         // Before the peer can see it: who asks then finds it counted.
         S::closed(self, reason);
         self.transport.close();
+    }
+}
+
+/// Runs `f` in a dhaga: the caller's own, or one that a plain thread waits for.
+///
+/// # Errors
+///
+/// Those of the scope around it, and that there is no room for a dhaga.
+pub(crate) fn on_a_worker<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    if turn::worker_id().is_some() {
+        return Ok(f());
+    }
+    match Builder::new().name("rpc open").spawn(f)?.join() {
+        Ok(done) => Ok(done),
+        Err(JoinError::Stopped(interrupt, handle)) => {
+            handle.cancel();
+            Err(interrupt.into())
+        }
+        Err(error) => Err(io::Error::other(error.to_string())),
     }
 }
 

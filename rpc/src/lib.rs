@@ -27,7 +27,7 @@
 //! | 2 | [`message`], [`encode`]: requests, answers and notifications from and to bytes; `error_form`: how errors travel; `extension`: what goes beyond plain messages |
 //! | 3 | [`in_flight`], `id_hash`: ids; [`service`](mod@service): methods; `transport`: sockets and pipes; [`layer`]: code around calls; [`metrics`]; `introspection`: what a server tells of itself; `incoming`, `waiters`, `outbox`: what is unfinished |
 //! | 4 | `connection`: one transport; `host`: what all connections together hold; `peer`: our side of a connection, which calls and serves |
-//! | 5 | `probe`: asks for extensions; `client`: connections that we dial; `server`: those that we accept |
+//! | 5 | `probe`: asks for extensions; `child`: a peer that is a child of ours; `client`: connections that we dial; `server`: those that we accept |
 //! | 6 | `typed`: what the code of [`service`](macro@service) uses |
 #![forbid(unsafe_code)]
 
@@ -61,12 +61,15 @@ mod connection;
 mod host;
 mod peer;
 
-mod client;
+mod child;
 mod probe;
+
+mod client;
 mod server;
 
 mod typed;
 
+pub use child::{CHILD_GRACE, ChildEnded};
 pub use client::{Client, ClientBuilder, Extensions};
 pub use description::{DescribedMethod, DescribedService, Description, MethodDescription, ServiceDescription};
 pub use error::{CallError, ErrorProfile, RefusedReason, RemoteError};
@@ -75,7 +78,7 @@ pub use layer::{Answered, Next};
 pub use limits::Limits;
 pub use metrics::{MethodMetrics, Metrics};
 pub use rmpv::Value;
-pub use server::{Server, ServerBuilder, ServerStats};
+pub use server::{Listener, OneConnection, Server, ServerBuilder, ServerStats};
 pub use service::{HandlerError, Methods};
 pub use transport::Transport;
 pub use typed::service;

@@ -1,11 +1,10 @@
 //! Asks the peer of a new connection for extensions, while the calls wait.
 //!
 //! A dhaga of its own asks, so that who gives up waiting leaves the question to the next caller. What is remembered of plain
-//! peers is an address each; a client has those only that its name stands for.
+//! peers is an address each, as text; a client has those only that its name stands for.
 
 use std::collections::HashSet;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,15 +18,15 @@ use crate::peer::Peer;
 
 /// The addresses that have turned out to be plain.
 #[derive(Clone, Default)]
-pub(crate) struct PlainPeers(Arc<Mutex<HashSet<SocketAddr>>>);
+pub(crate) struct PlainPeers(Arc<Mutex<HashSet<String>>>);
 
 impl PlainPeers {
-    pub(crate) fn contains(&self, address: SocketAddr) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&address)
+    pub(crate) fn contains(&self, name: &str) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(name)
     }
 
-    fn insert(&self, address: SocketAddr) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(address);
+    fn insert(&self, name: String) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name);
     }
 }
 
@@ -77,7 +76,7 @@ struct Asking {
     probe: Arc<Probe>,
     connection: Arc<Connection<Peer>>,
     /// Asked for while it is connected. `None`: it is gone already.
-    address: Option<SocketAddr>,
+    name: Option<String>,
     /// `None`: a plain peer is of no use, and its connection is closed.
     plain: Option<PlainPeers>,
     since: Instant,
@@ -90,8 +89,8 @@ struct Asking {
 /// There is no room for a dhaga.
 pub(crate) fn start(connection: &Arc<Connection<Peer>>, plain: Option<PlainPeers>) -> Result<Arc<Probe>, CallError> {
     let probe = Arc::new(Probe { verdict: OnceLock::new(), over: Semaphore::new(0) });
-    let (address, since) = (connection.peer_address(), park::now());
-    let asking = Asking { probe: probe.clone(), connection: connection.clone(), address, plain, since };
+    let (name, since) = (connection.peer_name(), park::now());
+    let asking = Asking { probe: probe.clone(), connection: connection.clone(), name, plain, since };
     match turn::spawn_here(move || asking.ask()) {
         Ok(()) => Ok(probe),
         Err(error) => {
@@ -108,8 +107,8 @@ impl Asking {
             return self.probe.end(Verdict::Extended);
         }
         log::debug!("{} is a plain peer", self.connection.describe_peer());
-        if let (Some(plain), true, Some(address)) = (&self.plain, is_peers_word(&answer), self.address) {
-            plain.insert(address);
+        if let (Some(plain), true, Some(name)) = (&self.plain, is_peers_word(&answer), &self.name) {
+            plain.insert(name.clone());
         }
     }
 }

@@ -9,7 +9,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::net::{Shutdown, SocketAddr};
+use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -112,18 +112,19 @@ impl Transport {
         Self::pipes_to("standard input", input.into(), output.into())
     }
 
-    /// Of the other end, if it is one of TCP that has not gone.
-    pub(crate) fn peer_address(&self) -> Option<SocketAddr> {
-        match &self.0 {
-            Kind::Tcp(stream) => stream.peer_addr().ok(),
-            Kind::Unix(_) | Kind::Pipes(_) => None,
-        }
-    }
-
     /// Two descriptors, and who is at the other end of them.
     pub(crate) fn pipes_to(peer: &str, input: OwnedFd, output: OwnedFd) -> io::Result<Self> {
         let pipes = Pipes { input: End::new(input)?, output: End::new(output)?, peer: peer.into() };
         Ok(Self(Kind::Pipes(Box::new(pipes))))
+    }
+
+    /// What the peer has listened at, if it has a name and is there.
+    pub(crate) fn peer_name(&self) -> Option<String> {
+        match &self.0 {
+            Kind::Tcp(stream) => Some(stream.peer_addr().ok()?.to_string()),
+            Kind::Unix(stream) => unix_name(stream.peer_addr()),
+            Kind::Pipes(_) => None,
+        }
     }
 
     /// What is set once, before anything is sent.
@@ -263,8 +264,7 @@ impl fmt::Display for Transport {
 
 /// A client mostly has no name: what it has called by tells more.
 fn describe_unix(stream: &UnixStream, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    let name_of = |address: io::Result<UnixAddress>| address.ok().and_then(|address| unix_name(&address));
-    match (name_of(stream.peer_addr()), name_of(stream.local_addr())) {
+    match (unix_name(stream.peer_addr()), unix_name(stream.local_addr())) {
         (Some(peer), _) => f.write_str(&peer),
         (None, Some(own)) => write!(f, "a client of {own}"),
         (None, None) => f.write_str("the other end of a socket pair"),
@@ -272,7 +272,8 @@ fn describe_unix(stream: &UnixStream, f: &mut fmt::Formatter<'_>) -> fmt::Result
 }
 
 /// The name of a Unix socket as a word, if it has one.
-pub(crate) fn unix_name(address: &UnixAddress) -> Option<String> {
+pub(crate) fn unix_name(address: io::Result<UnixAddress>) -> Option<String> {
+    let address = address.ok()?;
     match (address.as_pathname(), address.as_abstract_name()) {
         (Some(path), _) => Some(format!("unix:{}", path.display())),
         (_, Some(name)) => Some(format!("unix:@{}", name.escape_ascii())),

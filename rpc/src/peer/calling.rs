@@ -260,6 +260,12 @@ impl Calling {
 }
 
 impl Connection<Peer> {
+    /// What a call that comes too late is told.
+    pub(crate) fn why_ended(&self) -> CallError {
+        let known = self.side.calling().calls().ended.clone();
+        known.map_or(CallError::Disconnected { maybe_executed: false, source: None }, CallError::before_sending)
+    }
+
     #[inline]
     pub(super) fn take_answer(self: &Arc<Self>, id: u32, outcome: Result<&[u8], &[u8]>) {
         let Some(calling) = self.side.calling.get() else { return self.side.host.count_ignored() };
