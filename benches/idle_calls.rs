@@ -33,5 +33,7 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
         clients.open(connections)?;
         reset_when_closed()
     })?;
+    // Dropped, ours would shut its connections down first, and then a reset is no more to be had.
+    std::mem::forget(clients);
     Ok(())
 }

@@ -40,5 +40,7 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     clients.open(options.connections)?;
     reset_when_closed()?;
     options.window.run_foreign(|seconds| clients.run(options.in_flight, Duration::from_secs_f64(seconds)))?;
+    // Dropped, ours would shut its connections down first, and then a reset is no more to be had.
+    std::mem::forget(clients);
     Ok(())
 }

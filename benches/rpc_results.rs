@@ -148,17 +148,20 @@ impl RelayRow {
         self.comparison.ratio_between(1, 0, |report| report.rate)
     }
 
+    /// `None` where each hop waits for the other: with one call at a time they take turns, and what counts is how soon a
+    /// processor wakes.
+    fn goal(&self) -> Option<f64> {
+        (self.in_flight > 1).then_some(RELAY_GOAL)
+    }
+
     fn caption(&self) -> String {
         let (ratio, itself) = (self.ratio(), self.comparison.self_ratio(|report| report.rate));
-        format!(
-            "**A relay, {}.** Goal: rate ≥ {RELAY_GOAL} × one hop's: {}{}, {}. One hop against itself: {:.2}–{:.2}.",
-            title(1, self.in_flight),
-            doubt(&self.comparison),
-            server_lines::written(ratio),
-            judged(ratio.median >= RELAY_GOAL),
-            itself.min,
-            itself.max
-        )
+        let verdict = self.goal().map_or_else(String::new, |goal| {
+            let (doubt, judged) = (doubt(&self.comparison), judged(ratio.median >= goal));
+            format!("Goal: rate ≥ {goal} × one hop's: {doubt}{:.2}, {judged}. ", ratio.median)
+        });
+        let title = title(1, self.in_flight);
+        format!("**A relay, {title}.** {verdict}One hop against itself: {:.2}–{:.2}.", itself.min, itself.max)
     }
 
     fn panel(&self) -> Panel {
@@ -168,7 +171,7 @@ impl RelayRow {
         Panel {
             title: format!("A relay, {}", title(1, self.in_flight)),
             bars: bars.map(|(runs, colour)| Bar::new(&runs.name, colour, runs.median(|report| report.rate))).collect(),
-            goal: Some((RELAY_GOAL * one_hop, format!("goal {RELAY_GOAL} × one hop"))),
+            goal: self.goal().map(|goal| (goal * one_hop, format!("goal {goal} × one hop"))),
             scale: Scale::Linear,
             reach: Vec::new(),
         }
@@ -313,6 +316,6 @@ serde, blocking at once or polling for 50 µs first; its handler is a plain meth
 own. *Client and server* is each library by its own client with one worker: a task for each call in flight, which calls, waits and \
 calls again. tarpc sends bincode over TCP, with buffers as large as the row wants; tonic speaks gRPC without TLS, with as many streams \
 and a window of 1 MiB; both run on tokio's scheduler with one worker each. Go runs net/rpc with gob. A *relay* is a server of ours \
-whose handler asks a second one; that one runs beside the load, so that two hops have the two processors that one has. Latencies of a \
+whose handler asks a second one; that one runs beside the load, so that two hops have the two processors that one has, and processor time and system calls are the relay's alone. Latencies of a \
 closed loop at full load say who is unfair, not how late a server answers at ease. System calls are counted in a run of its own. \
 *Disturbed* is the share of the time in which other processes had the processor of the load or of the server.";

@@ -261,7 +261,7 @@ fn pair_row(Load(row): Load, entrants: &[Entrant], contest: &Contest) -> io::Res
     Ok(PairRow { in_flight, row: RivalRow { title, connections, contenders, comparison } })
 }
 
-/// The second server shares the load's processor, as in the single hop the only one shares nobody's.
+/// The second server runs beside the load, so that each processor has one server and one client.
 fn relay_row(in_flight: u32, load_cpu: usize, contest: &Contest) -> io::Result<RelayRow> {
     let options = load_options(Contender::DhagaRpc);
     let load = format!("{} --addr {{addr}} --connections 1 --in-flight {in_flight} {options}", beside("load_calls")?);

@@ -23,7 +23,7 @@ use serde::de::DeserializeOwned;
 use crate::child::Minder;
 use crate::connection::{Connection, on_a_worker};
 use crate::encode;
-use crate::error::CallError;
+use crate::error::{CallError, ErrorProfile};
 use crate::host::Host;
 use crate::limits::Limits;
 use crate::message::{self, Message};
@@ -232,7 +232,7 @@ impl ClientBuilder {
     fn dial(self, target: Target, deadline: Option<Instant>) -> Result<Client, CallError> {
         self.limits.check().map_err(CallError::ApiMisuse)?;
         let limits = Arc::new(self.limits);
-        let host = Host::new(self.methods, limits.clone());
+        let host = Host::new(self.methods, limits.clone(), ErrorProfile::default());
         let dialled = Dialled {
             target,
             host,
@@ -297,7 +297,7 @@ impl ClientBuilder {
     /// Begins to listen to a transport, on the caller's worker or on any.
     fn open(self, transport: Transport, keeper: Option<Box<dyn Keeper>>) -> Result<Own, CallError> {
         let (limits, extensions) = (Arc::new(self.limits), self.extensions);
-        let side = Peer::new(Host::new(self.methods, limits.clone()), keeper);
+        let side = Peer::new(Host::new(self.methods, limits.clone(), ErrorProfile::default()), keeper);
         side.prepare_to_call();
         let opened = on_a_worker(move || {
             let connection = Connection::open(transport, side, limits).map_err(connect_error)?;

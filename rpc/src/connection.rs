@@ -112,6 +112,11 @@ impl<S: Side> Connection<S> {
         self.is_closed.load(Ordering::SeqCst)
     }
 
+    /// Whether a reader runs, has yet to run, or waits for the side: bytes of the peer may be there that nobody has looked at.
+    pub(crate) fn is_reading(&self) -> bool {
+        self.is_reading.load(Ordering::SeqCst)
+    }
+
     /// Whether everything was handed to the socket.
     pub(crate) fn is_flushed(&self) -> bool {
         self.outbox.is_empty()

@@ -34,10 +34,17 @@ impl Caps {
     pub(crate) const NONE: Self = Self(0);
 
     /// Those that we know, by name.
-    const NAMES: [(&str, Self); 0] = [];
+    const NAMES: [(&str, Self); 1] = [("errors", Self::ERRORS)];
+
+    /// Errors travel as maps.
+    pub(crate) const ERRORS: Self = Self(1 << 6);
 
     /// The set is known to both sides, even if it is empty.
     const AGREED: Self = Self(1 << 7);
+
+    pub(crate) fn of_bits(bits: u8) -> Self {
+        Self(bits)
+    }
 
     pub(crate) fn bits(self) -> u8 {
         self.0

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use dhaga::turn;
 
+use crate::error::ErrorProfile;
 use crate::limits::Limits;
 use crate::service::Methods;
 
@@ -12,6 +13,8 @@ use crate::service::Methods;
 pub(crate) struct Host {
     pub(crate) methods: Methods,
     pub(crate) limits: Arc<Limits>,
+    /// In which form errors travel to plain peers.
+    pub(crate) errors: ErrorProfile,
     /// Handlers that run or wait, and requests that wait for one.
     pub(crate) in_flight: AtomicUsize,
     /// Bytes of frames that have not ended.
@@ -24,10 +27,11 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    pub(crate) fn new(methods: Methods, limits: Arc<Limits>) -> Arc<Self> {
+    pub(crate) fn new(methods: Methods, limits: Arc<Limits>, errors: ErrorProfile) -> Arc<Self> {
         Arc::new(Self {
             methods,
             limits,
+            errors,
             in_flight: AtomicUsize::new(0),
             unfinished_bytes: AtomicUsize::new(0),
             ignored: AtomicU64::new(0),

@@ -22,21 +22,23 @@
 //!
 //! | floor | modules |
 //! |---|---|
-//! | 0 | [`error`], [`limits`] |
+//! | 0 | [`error`], [`limits`]; `description`: what is to be known of a service |
 //! | 1 | [`frame`]: whole values out of bytes |
-//! | 2 | [`message`], [`encode`]: requests, answers and notifications from and to bytes; `extension`: what goes beyond them |
-//! | 3 | [`in_flight`], `id_hash`: ids; [`service`](mod@service): methods; `transport`: sockets and pipes; `incoming`, `waiters`, `outbox`: what is unfinished |
+//! | 2 | [`message`], [`encode`]: requests, answers and notifications from and to bytes; `error_form`: how errors travel; `extension`: what goes beyond plain messages |
+//! | 3 | [`in_flight`], `id_hash`: ids; [`service`](mod@service): methods; `transport`: sockets and pipes; [`layer`]: code around calls; [`metrics`]; `incoming`, `waiters`, `outbox`: what is unfinished |
 //! | 4 | `connection`: one transport; `host`: what all connections together hold; `peer`: our side of a connection, which calls and serves |
 //! | 5 | `probe`: asks for extensions; `child`: a peer that is a child of ours; `client`: connections that we dial; `server`: those that we accept |
 //! | 6 | `typed`: what the code of [`service`](macro@service) uses |
 #![forbid(unsafe_code)]
 
+mod description;
 pub mod error;
 pub mod limits;
 
 pub mod frame;
 
 pub mod encode;
+mod error_form;
 mod extension;
 pub mod message;
 
@@ -46,6 +48,9 @@ mod incoming;
 pub mod service;
 mod transport;
 mod waiters;
+
+pub mod layer;
+pub mod metrics;
 
 mod outbox;
 
@@ -64,13 +69,14 @@ mod typed;
 
 pub use child::{CHILD_GRACE, ChildEnded};
 pub use client::{Client, ClientBuilder, Extensions};
-pub use error::{CallError, RemoteError};
+pub use description::{DescribedMethod, DescribedService, Description, MethodDescription, ServiceDescription};
+pub use error::{CallError, ErrorProfile, RefusedReason, RemoteError};
 pub use limits::Limits;
 pub use rmpv::Value;
 pub use server::{Listener, OneConnection, Server, ServerBuilder, ServerStats};
 pub use service::{HandlerError, Methods};
 pub use transport::Transport;
-pub use typed::{MethodDescription, ServiceDescription, service};
+pub use typed::service;
 
 #[doc(hidden)]
 pub use typed::__private;

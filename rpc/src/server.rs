@@ -21,7 +21,7 @@ use dhaga::{Builder, JoinHandle, Runtime, park, turn};
 
 use crate::client::Client;
 use crate::connection::{Connection, on_a_worker};
-use crate::error::Cause;
+use crate::error::{Cause, ErrorProfile};
 use crate::host::Host;
 use crate::limits::Limits;
 use crate::peer::{Breach, Keeper, Peer};
@@ -64,6 +64,7 @@ pub struct Server<A = SocketAddr> {
 pub struct ServerBuilder {
     methods: Methods,
     limits: Limits,
+    errors: ErrorProfile,
 }
 
 /// What a server has done and holds; see [`Server::stats`].
@@ -159,6 +160,13 @@ impl ServerBuilder {
     /// Replaces the limits. Default: [`Limits::default`].
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
+        self
+    }
+
+    /// In which form errors travel to plain peers. Default: [`ErrorProfile::Text`]. Those with extensions get
+    /// [`ErrorProfile::Map`] at any rate.
+    pub fn error_profile(mut self, profile: ErrorProfile) -> Self {
+        self.errors = profile;
         self
     }
 
@@ -295,7 +303,7 @@ impl ServerBuilder {
         self.limits.check().map_err(|reason| io::Error::new(io::ErrorKind::InvalidInput, reason))?;
         let room = Arc::new(Semaphore::new(self.limits.connections_max));
         Ok(Arc::new(Shared {
-            host: Host::new(self.methods, Arc::new(self.limits)),
+            host: Host::new(self.methods, Arc::new(self.limits), self.errors),
             accepted: AtomicU64::new(0),
             room,
             connections: Mutex::default(),
@@ -658,8 +666,8 @@ impl Watch {
         let (is_unfinished, reads) = connection.progress();
         let has_grown = reads != self.reads;
         let is_owing = is_unfinished || reads == 0;
-        // A frame that waits for room of ours is not the peer's fault.
-        let is_ours = connection.side.holds_peer_up();
+        // What came and waits for room of ours, or for the reader's turn on a busy worker, is not the peer's fault.
+        let is_ours = connection.is_reading();
         if is_owing && (has_grown || is_ours) {
             self.reads = reads;
             self.overdue = now + limits.frame_must_grow_within;

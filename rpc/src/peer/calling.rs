@@ -15,7 +15,8 @@ use dhaga::park::{self, Parked, Unparker, WaitReason};
 use super::{Breach, Peer};
 use crate::connection::Connection;
 use crate::encode;
-use crate::error::{CallError, RemoteError};
+use crate::error::CallError;
+use crate::error_form;
 use crate::in_flight::{Full, InFlight};
 use crate::limits::Limits;
 use crate::outbox::NoRoom;
@@ -243,16 +244,16 @@ impl Calling {
     }
 
     /// Takes an answer. Returns whether it is tolerable, if nobody waits for it.
-    fn complete(&self, id: u32, outcome: Result<&[u8], &[u8]>, unknown_per_second: u32) -> bool {
+    fn complete(&self, id: u32, outcome: Result<&[u8], &[u8]>, limits: &Limits) -> bool {
         let mut calls = self.calls();
         let Some(slot) = calls.in_flight.complete(id) else {
-            return calls.count_unknown(unknown_per_second);
+            return calls.count_unknown(limits.unknown_answers_per_second_max);
         };
         calls.waiting.wake_one();
         drop(calls);
         slot.fill(match outcome {
             Ok(result) => Ok(result.into()),
-            Err(error) => Err(CallError::Remote(RemoteError::from_raw(error))),
+            Err(error) => Err(error_form::read(error, limits)),
         });
         true
     }
@@ -268,8 +269,8 @@ impl Connection<Peer> {
     #[inline]
     pub(super) fn take_answer(self: &Arc<Self>, id: u32, outcome: Result<&[u8], &[u8]>) {
         let Some(calling) = self.side.calling.get() else { return self.side.host.count_ignored() };
-        let limit = self.limits.unknown_answers_per_second_max;
-        if !calling.complete(id, outcome, limit) {
+        if !calling.complete(id, outcome, &self.limits) {
+            let limit = self.limits.unknown_answers_per_second_max;
             self.close_for_breach(Breach::TooManyUnknown { limit });
         }
     }

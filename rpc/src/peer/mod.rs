@@ -20,8 +20,8 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use crate::connection::{Connection, Side};
-use crate::error::{CallError, Cause};
-use crate::extension::PREFIX;
+use crate::error::{CallError, Cause, ErrorProfile};
+use crate::extension::{Caps, PREFIX};
 use crate::frame::FrameError;
 use crate::host::Host;
 use crate::incoming::Flow;
@@ -80,14 +80,17 @@ impl Peer {
         }
     }
 
+    /// In which form errors are answered.
+    fn errors(&self) -> ErrorProfile {
+        match Caps::of_bits(self.caps.load(Ordering::Relaxed)).has(Caps::ERRORS) {
+            true => ErrorProfile::Map,
+            false => self.host.errors,
+        }
+    }
+
     /// Whether the peer may yet answer a call that begins now.
     pub(crate) fn may_be_called(&self) -> bool {
         !self.is_ended.load(Ordering::SeqCst)
-    }
-
-    /// Whether a frame is unfinished because we have no room for it, which is not the peer's fault.
-    pub(crate) fn holds_peer_up(&self) -> bool {
-        self.serving.get().is_some_and(|serving| serving.is_waiting())
     }
 
     /// Prepares for the first call, so that whatever ends the connection is noted for it.

@@ -44,7 +44,7 @@ impl<'a> Runner<'a> {
         let (mut answer, mut slice) = (Vec::new(), Slice::default());
         while let Some(Request { handler, id, params, .. }) = self.next(&mut answer) {
             match id {
-                Some(id) => handler.respond(&limits, id, &params, &mut answer),
+                Some(id) => handler.respond(&limits, self.connection.side.errors(), id, &params, &mut answer),
                 None => self.notify(&handler, &params),
             }
             if slice.is_over() {
@@ -66,7 +66,9 @@ impl<'a> Runner<'a> {
             if let Some(appended) = self.settle(&mut state, answer) {
                 let next = state.pending.pop_front();
                 self.current = next.as_ref().map(|next| Current { id: next.id, cost: next.cost });
-                self.let_go(state, appended);
+                // What never waits is soon over: the runner itself goes on with what is behind it.
+                let goes_on = next.as_ref().is_some_and(|next| next.handler.is_inline());
+                self.let_go(state, appended, goes_on);
                 return next;
             }
             drop(state);
@@ -94,8 +96,11 @@ impl<'a> Runner<'a> {
         Some(Settled::One(appended))
     }
 
-    fn let_go(&self, state: MutexGuard<'_, State>, settled: Settled) {
-        self.serving.ensure_successor(self.connection, state);
+    fn let_go(&self, state: MutexGuard<'_, State>, settled: Settled, goes_on: bool) {
+        match goes_on {
+            true => drop(state),
+            false => self.serving.ensure_successor(self.connection, state),
+        }
         if let Settled::One(appended) = settled {
             let peer = &self.connection.side;
             self.connection.note(appended);
@@ -152,7 +157,8 @@ impl Drop for Runner<'_> {
         let Some(current) = self.current.take() else { return };
         let mut answer = Vec::new();
         if let Some(id) = current.id {
-            respond_refusal(&self.connection.limits, id, Refusal::HandlerPanicked, &mut answer);
+            let (limits, errors) = (&self.connection.limits, self.connection.side.errors());
+            respond_refusal(limits, errors, id, Refusal::HandlerPanicked, &mut answer);
         }
         let mut state = self.serving.state();
         // Without regard to the limit: nothing may wait here.
@@ -161,7 +167,7 @@ impl Drop for Runner<'_> {
             state.ids.remove(&id);
         }
         state.release(current.cost);
-        self.let_go(state, Settled::One(appended));
+        self.let_go(state, Settled::One(appended), false);
     }
 }
 

@@ -118,7 +118,7 @@ impl Connection<Peer> {
     }
 
     pub(super) fn refuse(self: &Arc<Self>, id: u32, refusal: Refusal) {
-        self.send(|out| respond_refusal(&self.limits, id, refusal, out));
+        self.send(|out| respond_refusal(&self.limits, self.side.errors(), id, refusal, out));
     }
 
     fn room(&self) -> Room {
@@ -262,7 +262,7 @@ impl Serving {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn is_waiting(&self) -> bool {
+    fn is_waiting(&self) -> bool {
         self.is_waiting.load(Ordering::SeqCst)
     }
 

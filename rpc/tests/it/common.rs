@@ -220,6 +220,13 @@ impl Peer {
         rmpv::decode::read_value(&mut self.0).expect("a whole message comes in time")
     }
 
+    /// As many bytes as asked for.
+    pub fn receive_bytes(&mut self, count: usize) -> Vec<u8> {
+        let mut bytes = vec![0; count];
+        self.0.read_exact(&mut bytes).expect("so many bytes come in time");
+        bytes
+    }
+
     /// The id of the next answer and what it says.
     pub fn receive_answer(&mut self) -> (u32, Result<Value, String>) {
         let message = self.receive();

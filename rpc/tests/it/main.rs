@@ -2,8 +2,11 @@
 
 mod calls;
 mod common;
+mod errors;
 mod faults;
+mod floods;
 mod fuzz_bodies;
+mod golden;
 mod hello;
 mod hostile;
 mod idle;
