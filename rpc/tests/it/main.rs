@@ -22,4 +22,5 @@ mod pressure;
 mod replay;
 mod services;
 mod shutdown;
+mod transports;
 mod waits;
