@@ -18,6 +18,7 @@
 //! | `ticker` | how late is a tick while others read files, look up names and start processes? |
 //! | `long_tail` | how late are the others, when 1 % of requests are slow? `tail_server` answers, `load_open` asks |
 //! | `instructions` | has an operation become longer, counted in instructions? `instruction_ops` is its child |
+//! | `floods` | what do peers that mean no good cost an RPC server, and others who call it? |
 //! | `report` | all tables, and the page docs/benchmarks.md |
 //!
 //! Each prints its options with `--help`. The modules, lowest first:
@@ -39,6 +40,9 @@ pub mod event_loop;
 
 pub mod dial;
 pub mod server_use;
+
+#[cfg(feature = "rpc")]
+pub mod flood_peers;
 
 pub mod idle;
 pub mod tail_protocol;
