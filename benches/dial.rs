@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use rustix::net::sockopt::set_socket_linger;
+use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 
 use crate::wire::{self, EchoRequest, PayloadKind, Stop};
 
@@ -53,6 +54,26 @@ pub fn dial_one(address: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
+/// Makes each socket of this process reset its connection when it is closed, for the reason that [`dial`] does so: a library's
+/// client does not show its sockets.
+///
+/// # Errors
+///
+/// The kernel's.
+pub fn reset_when_closed() -> io::Result<()> {
+    let this = pidfd_open(getpid(), PidfdFlags::empty())?;
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        let Some(descriptor) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        // What is no socket, and the directory's own descriptor, which is gone by then, are left alone.
+        if let Ok(same) = pidfd_getfd(&this, descriptor, PidfdGetfdFlags::empty()) {
+            let _ = set_socket_linger(&same, Some(Duration::ZERO));
+        }
+    }
+    Ok(())
+}
+
 /// Sends `message` and waits until as many bytes are back.
 ///
 /// # Errors
@@ -94,4 +115,23 @@ pub fn rpc_call(stream: &mut TcpStream, kind: PayloadKind) -> io::Result<()> {
 /// The server's fault, in words.
 pub fn wrong_answer(what: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn a_socket_that_nobody_shows_resets_its_connection_too() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        let client = TcpStream::connect(listener.local_addr().expect("it is bound")).expect("it listens");
+        let (mut server, _) = listener.accept().expect("a client is there");
+        server.set_read_timeout(Some(CALL_TIMEOUT)).expect("a timeout can be set");
+        reset_when_closed().expect("the descriptors can be listed");
+        drop(client);
+        let error = server.read(&mut [0]).expect_err("a reset is an error");
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    }
 }

@@ -10,14 +10,13 @@ use std::process::ExitCode;
 use clap::Parser;
 use dhaga_benches::child::Hidden;
 use dhaga_benches::contender::Contender;
-use dhaga_benches::echo_results::{EchoMemory, EchoResults, EchoRow};
+use dhaga_benches::contest::{Contest, CourseOptions, Entrant, MemoryRuns};
+use dhaga_benches::echo_results::{EchoResults, EchoRow};
 use dhaga_benches::facts::Facts;
-use dhaga_benches::pairs::{Comparison, Contestant, Course};
+use dhaga_benches::pairs::{Contestant, Course};
 use dhaga_benches::programs::{GO_NOT_FOUND, beside, build_go, exit_code};
-use dhaga_benches::progress;
 use dhaga_benches::section::Output;
-use dhaga_benches::server_use::Counter;
-use indicatif::ProgressBar;
+use dhaga_benches::server_memory::ServerMemory;
 
 /// Compares echo servers of dhaga, Go, tokio, may and threads with a bare event loop, by alternating runs.
 ///
@@ -37,24 +36,11 @@ struct Options {
     /// Only these rivals.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = RIVALS)]
     contenders: Vec<Contender>,
-    /// Rounds. With fewer than ten the result is no more than a glance.
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..))]
-    rounds: u16,
-    /// The measured time of a run.
-    #[arg(long, default_value_t = 1.5)]
-    seconds: f64,
-    /// The time before it.
-    #[arg(long, default_value_t = 0.3)]
-    warm_up_seconds: f64,
+    #[command(flatten)]
+    course: CourseOptions,
     /// Runs in which memory is measured, each with as many connections as the last row; 0 for none.
     #[arg(long, default_value_t = 3)]
     memory_rounds: u16,
-    /// The servers' processor.
-    #[arg(long, default_value_t = 0)]
-    server_cpu: usize,
-    /// The load's processor.
-    #[arg(long, default_value_t = 1)]
-    load_cpu: usize,
     #[command(flatten)]
     output: Output,
 }
@@ -82,22 +68,20 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     if go.is_none() && options.contenders.contains(&Contender::Go) {
         missing.push((Contender::Go, GO_NOT_FOUND.to_owned()));
     }
-    let facts = Facts::now("echo_table", options.rounds.into());
+    let facts = Facts::now("echo_table", options.course.rounds.into());
     let entrants = options.entrants(go.as_deref())?;
-    let bar = progress::bar(options.runs(&entrants));
+    let course = options.course.course();
+    let contest = Contest::new(course, options.runs(&course, &entrants));
     let mut rows = Vec::new();
     for &connections in &options.connections {
-        rows.push(options.row(connections, &entrants, &bar)?);
+        rows.push(options.row(connections, &entrants, &contest)?);
     }
-    let memory = options.memory(&entrants, &bar)?;
-    bar.finish_and_clear();
+    let memory = options.memory(&entrants, &contest)?;
+    contest.end();
     let results = EchoResults { facts, rows, memory, missing };
     options.output.publish(&results, &results.section())?;
     Ok(())
 }
-
-/// A server, and whose it is.
-type Entrant = (Contender, Contestant);
 
 impl Options {
     /// Ours, the two limits, the rivals.
@@ -130,46 +114,25 @@ impl Options {
         }
     }
 
-    fn course(&self) -> Course {
-        Course {
-            rounds: self.rounds.into(),
-            seconds: self.seconds,
-            warm_up_seconds: self.warm_up_seconds,
-            server_cpu: Some(self.server_cpu),
-            load_cpu: Some(self.load_cpu),
-            syscalls: Counter::find().is_some(),
-        }
-    }
-
-    fn runs(&self, entrants: &[Entrant]) -> usize {
-        let of_rows = self.connections.iter().map(|&count| self.course().runs(allowed(entrants, count).len()));
+    fn runs(&self, course: &Course, entrants: &[Entrant]) -> usize {
+        let of_rows = self.connections.iter().map(|&count| course.runs(allowed(entrants, count).len()));
         of_rows.sum::<usize>() + usize::from(self.memory_rounds) * self.measured_for_memory(entrants).len()
     }
 
-    fn row(&self, connections: usize, entrants: &[Entrant], bar: &ProgressBar) -> io::Result<EchoRow> {
-        let (contenders, contestants): (Vec<_>, Vec<_>) = allowed(entrants, connections).into_iter().unzip();
+    fn row(&self, connections: usize, entrants: &[Entrant], contest: &Contest) -> io::Result<EchoRow> {
         let load = format!("{} --addr {{addr}} --connections {connections}", beside("load_echo")?);
-        let row = format!("{connections} connections,");
-        let comparison = Comparison::run(&load, &contestants, &self.course(), |name| progress::step(bar, &row, name))?;
+        let title = format!("{connections} connections");
+        let (contenders, comparison) = contest.row(&title, &load, &allowed(entrants, connections))?;
         Ok(EchoRow { connections, contenders, comparison })
     }
 
-    fn memory(&self, entrants: &[Entrant], bar: &ProgressBar) -> io::Result<Vec<EchoMemory>> {
-        let mut memory = Vec::new();
-        for (contender, contestant) in self.measured_for_memory(entrants) {
-            let connections = self.memory_connections(contender);
-            let program = beside("idle_connections")?;
-            let load =
-                format!("{program} --addr {{addr}} --pid {{pid}} --call echo --brief --connections {connections}");
-            let mut bytes_each = Vec::new();
-            for _ in 0..self.memory_rounds {
-                progress::step(bar, "memory,", &contestant.name);
-                let answer = self.course().answer_of(&load, &contestant)?;
-                bytes_each.push(answer.trim().parse().map_err(io::Error::other)?);
-            }
-            memory.push(EchoMemory { contender, connections, bytes_each });
-        }
-        Ok(memory)
+    fn memory(&self, entrants: &[Entrant], contest: &Contest) -> io::Result<Vec<ServerMemory>> {
+        let load = format!("{} --call echo", beside("idle_connections")?);
+        let measure = |entrant: &Entrant| {
+            let connections = self.memory_connections(entrant.0);
+            contest.memory(entrant, MemoryRuns { load: &load, connections, rounds: self.memory_rounds })
+        };
+        self.measured_for_memory(entrants).iter().map(measure).collect()
     }
 
     fn memory_connections(&self, contender: Contender) -> usize {

@@ -73,7 +73,7 @@ fn machine() -> String {
 
 fn versions() -> String {
     let mut versions = vec![said_by("rustc", &["--version"])];
-    for name in ["tokio", "may", "corosensei", "mio", "rustls", "hyper"] {
+    for name in ["tokio", "may", "corosensei", "mio", "rustls", "hyper", "tarpc", "tonic"] {
         versions.extend(locked_version(name).map(|version| format!("{name} {version}")));
     }
     if let Some(go) = programs::go_toolchain() {

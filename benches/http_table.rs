@@ -10,17 +10,15 @@ use std::process::ExitCode;
 use clap::Parser;
 use dhaga_benches::child::Hidden;
 use dhaga_benches::contender::Contender;
+use dhaga_benches::contest::{Contest, Entrant, Processors};
 use dhaga_benches::facts::Facts;
 use dhaga_benches::http_load::Protocol;
 use dhaga_benches::http_results::HttpResults;
-use dhaga_benches::pairs::{Comparison, Contestant, Course};
+use dhaga_benches::pairs::{Contestant, Course};
 use dhaga_benches::programs::{beside, exit_code};
-use dhaga_benches::progress;
 use dhaga_benches::rival_rows::RivalRow;
 use dhaga_benches::section::Output;
-use dhaga_benches::server_use::Counter;
 use dhaga_benches::text_table::count;
-use indicatif::ProgressBar;
 
 /// Compares HTTP servers on dhaga, tokio and may, by alternating runs under wrk and h2load.
 ///
@@ -54,12 +52,8 @@ struct Options {
     /// The time before it, in whole seconds too, with connections of its own.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     warm_up_seconds: u16,
-    /// The servers' processor.
-    #[arg(long, default_value_t = 0)]
-    server_cpu: usize,
-    /// The load's processor.
-    #[arg(long, default_value_t = 1)]
-    load_cpu: usize,
+    #[command(flatten)]
+    processors: Processors,
     #[command(flatten)]
     output: Output,
 }
@@ -76,14 +70,15 @@ fn main() -> ExitCode {
 fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     options.protocols.iter().try_for_each(|protocol| protocol.check_program())?;
     let facts = Facts::now("http_table", options.rounds.into());
-    let bar = progress::bar(options.runs());
+    let course = options.course();
+    let contest = Contest::new(course, options.runs(&course));
     let mut rows = Vec::new();
     for &protocol in &options.protocols {
         for &connections in options.connections_of(protocol) {
-            rows.push(options.row(protocol, connections, &bar)?);
+            rows.push(options.row(protocol, connections, &contest)?);
         }
     }
-    bar.finish_and_clear();
+    contest.end();
     let results = HttpResults { facts, rows };
     options.output.publish(&results, &results.section())?;
     Ok(())
@@ -104,27 +99,18 @@ impl Options {
     }
 
     fn course(&self) -> Course {
-        Course {
-            rounds: self.rounds.into(),
-            seconds: self.seconds.into(),
-            warm_up_seconds: self.warm_up_seconds.into(),
-            server_cpu: Some(self.server_cpu),
-            load_cpu: Some(self.load_cpu),
-            syscalls: Counter::find().is_some(),
-        }
+        self.processors.course(self.rounds, self.seconds.into(), self.warm_up_seconds.into())
     }
 
-    fn runs(&self) -> usize {
-        let of_protocol = |&protocol: &Protocol| {
-            self.connections_of(protocol).len() * self.course().runs(self.contenders(protocol).len())
-        };
+    fn runs(&self, course: &Course) -> usize {
+        let of_protocol =
+            |&protocol: &Protocol| self.connections_of(protocol).len() * course.runs(self.contenders(protocol).len());
         self.protocols.iter().map(of_protocol).sum()
     }
 
-    fn row(&self, protocol: Protocol, connections: u32, bar: &ProgressBar) -> io::Result<RivalRow> {
-        let contenders = self.contenders(protocol);
-        let contestants = contenders.iter().map(|&contender| contestant(contender, protocol));
-        let contestants = contestants.collect::<io::Result<Vec<_>>>()?;
+    fn row(&self, protocol: Protocol, connections: u32, contest: &Contest) -> io::Result<RivalRow> {
+        let entrants = self.contenders(protocol).into_iter().map(|contender| entrant(contender, protocol));
+        let entrants = entrants.collect::<io::Result<Vec<_>>>()?;
         let load = format!(
             "{} --addr {{addr}} --protocol {} --connections {connections} --streams {}",
             beside("load_http")?,
@@ -132,8 +118,7 @@ impl Options {
             self.streams
         );
         let title = self.title(protocol, connections);
-        let told = format!("{title},");
-        let comparison = Comparison::run(&load, &contestants, &self.course(), |name| progress::step(bar, &told, name))?;
+        let (contenders, comparison) = contest.row(&title, &load, &entrants)?;
         Ok(RivalRow { title, connections: connections as usize, contenders, comparison })
     }
 
@@ -146,9 +131,9 @@ impl Options {
     }
 }
 
-fn contestant(contender: Contender, protocol: Protocol) -> io::Result<Contestant> {
+fn entrant(contender: Contender, protocol: Protocol) -> io::Result<Entrant> {
     let program = beside("http_server")?;
     let (contender_option, protocol) = (contender.option(), protocol.option());
     let command = format!("{program} --contender {contender_option} --addr {{addr}} --protocol {protocol}");
-    Ok(Contestant::new(contender.name(), &command))
+    Ok((contender, Contestant::new(contender.name(), &command)))
 }

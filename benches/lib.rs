@@ -14,9 +14,11 @@
 //! | `echo_table` | how do the runtimes compare as echo servers? `rival_echo` is the rivals' server |
 //! | `tls_table` | how do the runtimes compare as TLS echo servers? `tls_server` answers, `load_tls` and `idle_tls` ask |
 //! | `http_table` | how do the runtimes compare as HTTP servers? `http_server` answers, `load_http` asks by wrk and h2load |
+//! | `rpc_table` | how does `dhaga-rpc` compare with the bare loop, and with other libraries? `rpc_server` answers, `load_calls` and `idle_calls` ask by each library's client |
 //! | `ticker` | how late is a tick while others read files, look up names and start processes? |
 //! | `long_tail` | how late are the others, when 1 % of requests are slow? `tail_server` answers, `load_open` asks |
 //! | `instructions` | has an operation become longer, counted in instructions? `instruction_ops` is its child |
+//! | `floods` | what do peers that mean no good cost an RPC server, and others who call it? |
 //! | `report` | all tables, and the page docs/benchmarks.md |
 //!
 //! Each prints its options with `--help`. The modules, lowest first:
@@ -38,6 +40,11 @@ pub mod event_loop;
 
 pub mod dial;
 pub mod server_use;
+
+#[cfg(feature = "rpc")]
+pub mod flood_peers;
+
+pub mod idle;
 pub mod tail_protocol;
 #[cfg(feature = "rivals")]
 pub mod tls_setup;
@@ -62,12 +69,38 @@ pub mod tokio_work;
 pub mod child;
 pub mod pairs;
 pub mod programs;
+pub mod realtime;
+
+#[cfg(feature = "rivals")]
+pub mod rpc_echo;
+#[cfg(feature = "rivals")]
+pub mod tonic_echo;
+
+#[cfg(feature = "rivals")]
+pub mod calls;
+
+#[cfg(feature = "rivals")]
+pub mod dhaga_calls;
+#[cfg(feature = "rivals")]
+pub mod go_calls;
+#[cfg(feature = "rivals")]
+pub mod tokio_calls;
+
+#[cfg(feature = "rivals")]
+pub mod tarpc_calls;
+#[cfg(feature = "rivals")]
+pub mod tonic_calls;
+
+#[cfg(feature = "rivals")]
+pub mod rpc_clients;
 
 pub mod http_load;
 pub mod progress;
 pub mod rows;
-pub mod table;
 pub mod text_table;
+
+pub mod server_lines;
+pub mod table;
 
 pub mod facts;
 #[cfg(feature = "rivals")]
@@ -76,12 +109,21 @@ pub mod plot;
 pub mod section;
 
 #[cfg(feature = "rivals")]
+pub mod limit_rows;
+#[cfg(feature = "rivals")]
 pub mod rival_rows;
+#[cfg(feature = "rivals")]
+pub mod server_memory;
+
+#[cfg(feature = "rivals")]
+pub mod contest;
 
 #[cfg(feature = "rivals")]
 pub mod echo_results;
 #[cfg(feature = "rivals")]
 pub mod http_results;
+#[cfg(feature = "rivals")]
+pub mod rpc_results;
 #[cfg(feature = "rivals")]
 pub mod runtime_results;
 #[cfg(feature = "rivals")]

@@ -4,7 +4,7 @@
 
 use std::error::Error;
 use std::io;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use clap::Parser;
 use dhaga_benches::child::Hidden;
@@ -12,10 +12,10 @@ use dhaga_benches::contender::Contender;
 use dhaga_benches::facts::Facts;
 use dhaga_benches::pairs::{Comparison, Contestant, Course};
 use dhaga_benches::programs::{GO_NOT_FOUND, beside, build_go, exit_code};
-use dhaga_benches::progress;
 use dhaga_benches::section::Output;
 use dhaga_benches::tail_results::{TailCase, TailResults};
 use dhaga_benches::tail_work::Kind;
+use dhaga_benches::{progress, realtime};
 
 /// Compares the latency of servers of dhaga, Go and tokio with two workers, at a fixed rate, beside slow requests.
 ///
@@ -62,7 +62,7 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     let missing =
         if contenders.contains(&Contender::Go) { Vec::new() } else { vec![(Contender::Go, GO_NOT_FOUND.into())] };
     let facts = Facts::now("long_tail", options.rounds.into());
-    let (course, realtime) = (options.course(), may_run_at_real_time());
+    let (course, realtime) = (options.course(), realtime::is_allowed());
     let bar = progress::bar(options.cases.len() * usize::from(options.rounds) * course.runs(contestants.len()));
     let mut cases: Vec<TailCase> = Vec::new();
     // The cases take turns as well, since they are held against each other.
@@ -99,15 +99,6 @@ fn entrants() -> io::Result<Vec<(Contender, Contestant)>> {
     Ok(entrants)
 }
 
-/// Above all others of this machine, at the lowest of such priorities.
-const AT_REAL_TIME: &str = "chrt -f 1";
-
-fn may_run_at_real_time() -> bool {
-    let mut words = AT_REAL_TIME.split_whitespace();
-    let program = words.next().expect("the command has a first word");
-    Command::new(program).args(words).arg("true").status().is_ok_and(|status| status.success())
-}
-
 impl Options {
     fn load(&self, slow: Kind, realtime: bool) -> io::Result<String> {
         let program = beside("load_open")?;
@@ -117,7 +108,7 @@ impl Options {
             self.rate,
             slow.option()
         );
-        Ok(if realtime { format!("{AT_REAL_TIME} {load}") } else { load })
+        Ok(realtime::command(load, realtime))
     }
 
     /// One round.

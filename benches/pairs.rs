@@ -209,11 +209,20 @@ enum Counting {
 
 /// An address that nobody listens on. Another process may take it first; then the server says so
 /// and the run fails.
-fn free_address() -> io::Result<SocketAddr> {
+///
+/// # Errors
+///
+/// The kernel's.
+pub fn free_address() -> io::Result<SocketAddr> {
     TcpListener::bind(("127.0.0.1", 0))?.local_addr()
 }
 
-fn wait_until_listening(server: &mut Running, address: SocketAddr) -> io::Result<()> {
+/// Waits until `server` has begun to listen.
+///
+/// # Errors
+///
+/// When it ends instead; `TimedOut`.
+pub fn wait_until_listening(server: &mut Running, address: SocketAddr) -> io::Result<()> {
     let give_up_at = Instant::now() + START_MAX;
     while TcpStream::connect(address).is_err() {
         if server.has_ended()? {

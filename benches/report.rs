@@ -11,6 +11,7 @@ use clap::{Parser, ValueEnum};
 use dhaga_benches::echo_results::EchoResults;
 use dhaga_benches::http_results::HttpResults;
 use dhaga_benches::programs;
+use dhaga_benches::rpc_results::RpcResults;
 use dhaga_benches::runtime_results::RuntimeResults;
 use dhaga_benches::section::Section;
 use dhaga_benches::tail_results::TailResults;
@@ -20,7 +21,7 @@ use serde::de::DeserializeOwned;
 /// Measures all tables and writes docs/benchmarks.md with its plots and the single runs as JSON.
 ///
 /// Parts that are not measured are taken from the JSON of the last time, so the page can be refreshed part by part. About
-/// half an hour for everything, on a machine that should do nothing else; two minutes with --quick.
+/// an hour for everything, on a machine that should do nothing else; a few minutes with --quick.
 #[derive(Parser)]
 struct Options {
     /// Measure only these parts; the others are rendered from what was saved.
@@ -43,6 +44,8 @@ enum Part {
     Runtime,
     /// TCP echo servers.
     Echo,
+    /// RPC servers and clients.
+    Rpc,
     /// TLS echo servers.
     Tls,
     /// HTTP servers.
@@ -51,7 +54,7 @@ enum Part {
     LongTail,
 }
 
-const PARTS: [Part; 5] = [Part::Runtime, Part::Echo, Part::Tls, Part::Http, Part::LongTail];
+const PARTS: [Part; 6] = [Part::Runtime, Part::Echo, Part::Rpc, Part::Tls, Part::Http, Part::LongTail];
 
 fn main() -> ExitCode {
     programs::exit_code("report", run(&Options::parse()))
@@ -98,6 +101,7 @@ impl Part {
         match self {
             Part::Runtime => "runtime_table",
             Part::Echo => "echo_table",
+            Part::Rpc => "rpc_table",
             Part::Tls => "tls_table",
             Part::Http => "http_table",
             Part::LongTail => "long_tail",
@@ -112,7 +116,9 @@ impl Part {
         match self {
             Part::Runtime => &["--rounds", "2"],
             Part::Echo => &["--rounds", "2", "--seconds", "0.3", "--warm-up-seconds", "0.1", "--memory-rounds", "1"],
-            Part::Tls => &["--rounds", "2", "--seconds", "0.3", "--warm-up-seconds", "0.1", "--memory-rounds", "1"],
+            Part::Rpc | Part::Tls => {
+                &["--rounds", "2", "--seconds", "0.3", "--warm-up-seconds", "0.1", "--memory-rounds", "1"]
+            }
             Part::Http => &["--rounds", "2", "--seconds", "1"],
             Part::LongTail => &["--rounds", "2", "--seconds", "1"],
         }
@@ -133,6 +139,7 @@ impl Part {
         Ok(match self {
             Part::Runtime => saved::<RuntimeResults>(&file)?.map(|results| results.section()),
             Part::Echo => saved::<EchoResults>(&file)?.map(|results| results.section()),
+            Part::Rpc => saved::<RpcResults>(&file)?.map(|results| results.section()),
             Part::Tls => saved::<TlsResults>(&file)?.map(|results| results.section()),
             Part::Http => saved::<HttpResults>(&file)?.map(|results| results.section()),
             Part::LongTail => saved::<TailResults>(&file)?.map(|results| results.section()),
@@ -180,16 +187,16 @@ const HEAD: &str = "\
 <!-- Written by `report`; do not edit. -->
 # Benchmarks
 
-Dhaga beside Go, tokio, may and OS threads, on the same machine, in the same run. Everything below is written by
+Dhaga beside Go, tokio, may, OS threads, tarpc and tonic, on the same machine, in the same run. Everything below is written by
 
 ```sh
 benches/install_go.sh      # once: a Go toolchain, pinned and checked, into target/go
 cargo run --release -p dhaga-benches --features rivals --bin report
 ```
 
-`--only runtime` (`echo`, `tls`, `http`, `long-tail`) measures one part anew and renders the others from the JSON beside the plots; `--render` \
+`--only runtime` (`echo`, `rpc`, `tls`, `http`, `long-tail`) measures one part anew and renders the others from the JSON beside the plots; `--render` \
 measures nothing; `--quick` takes minutes and is only a glance. Each part is a program of its own (`runtime_table`, `echo_table`, \
-`tls_table`, `http_table`, `long_tail`) with more options in its `--help`. System calls are counted by `perf`, or else `strace`; \
+`rpc_table`, `tls_table`, `http_table`, `long_tail`) with more options in its `--help`. System calls are counted by `perf`, or else `strace`; \
 `http_table` wants `wrk` and `h2load` (`apt-get install wrk nghttp2-client`).
 
 **How a comparison counts.** The machine is noisy: the same program against itself differs from run to run. So contenders take \

@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 use crate::contender::Contender;
 use crate::pairs::Comparison;
 use crate::plot::{Bar, Panel, Scale};
-use crate::text_table::{NONE, TextTable, figure};
+use crate::server_lines;
+use crate::text_table::{NONE, TextTable};
 use crate::window::Report;
 
 /// One load.
@@ -75,10 +76,20 @@ impl RivalRow {
         format!("**{}.** {verdicts}dhaga's rate against itself: {:.2}–{:.2}.", self.title, itself.min, itself.max)
     }
 
+    fn position(&self, contender: Contender) -> Option<usize> {
+        self.contenders.iter().position(|&known| known == contender)
+    }
+
+    /// Ours divided by a rival's; NaN where the rival did not take part.
+    pub fn ratio(&self, rival: Contender, measure: Measure) -> f64 {
+        let ratio = |rival| self.comparison.ratio(rival, |report| measure.of(report)).median;
+        self.position(rival).map_or(f64::NAN, ratio)
+    }
+
     /// `None` where the rival did not take part.
     fn verdict(&self, goal: &RivalGoal) -> Option<String> {
-        let rival = self.contenders.iter().position(|&contender| contender == goal.against)?;
-        let ratio = self.comparison.ratio(rival, |report| goal.measure.of(report)).median;
+        let rival = self.position(goal.against)?;
+        let ratio = self.ratio(goal.against, goal.measure);
         let doubt = if self.is_disturbed(0) || self.is_disturbed(rival) { "doubtful, disturbed: " } else { "" };
         let met = if goal.measure.is_met(ratio, goal.ratio) { "met" } else { "MISSED" };
         let (what, name) = (goal.measure.name(), goal.against.name());
@@ -91,39 +102,13 @@ impl RivalRow {
 
     /// A line for each server.
     pub fn table(&self) -> TextTable {
-        let mut table = TextTable::new([
-            "server",
-            "requests/s",
-            "dhaga's rate / this",
-            "p50 ms",
-            "p99 ms",
-            "p99.9 ms",
-            "CPU µs/request",
-            "system calls/request",
-            "disturbed",
-        ]);
-        (0..self.contenders.len()).for_each(|index| table.push(self.line(index)));
+        let mut table = server_lines::table("dhaga's rate / this");
+        for (index, runs) in self.comparison.contestants.iter().enumerate() {
+            let ratio = self.comparison.ratio(index, |report| report.rate);
+            let ratio = if index == 0 { NONE.to_owned() } else { server_lines::written(ratio) };
+            table.push(server_lines::line(runs, ratio));
+        }
         table
-    }
-
-    fn line(&self, index: usize) -> Vec<String> {
-        let runs = &self.comparison.contestants[index];
-        let ratio = self.comparison.ratio(index, |report| report.rate);
-        let ratio = format!("{:.2} ({:.2}–{:.2})", ratio.median, ratio.min, ratio.max);
-        let millis = |value: fn(&Report) -> f64| figure(runs.median(value) / 1e3);
-        let disturbed = runs.median(|report| report.disturbed);
-        vec![
-            runs.name.clone(),
-            figure(runs.median(|report| report.rate)),
-            if index == 0 { NONE.to_owned() } else { ratio },
-            millis(|report| report.p50_us),
-            millis(|report| report.p99_us),
-            millis(|report| report.p999_us),
-            figure(runs.median(|report| report.server_cpu_us.unwrap_or(f64::NAN))),
-            runs.syscalls.map_or(NONE.to_owned(), |calls| format!("{calls:.2}")),
-            // Threads that wait for each other cannot be told from threads that wait for other processes.
-            if disturbed > 1.0 { NONE.to_owned() } else { format!("{:.0} %", disturbed * 100.0) },
-        ]
     }
 
     /// A bar for each server.

@@ -22,6 +22,8 @@ pub struct Goal {
     pub cpu_max: Option<f64>,
     /// The ratio of the 99th percentile is at most this.
     pub p99_max: Option<f64>,
+    /// System calls per request are at most this many, whatever the bare loop's are.
+    pub syscalls_max: Option<f64>,
 }
 
 /// The two ways in which a bare loop waits.
@@ -36,8 +38,8 @@ pub enum Limit {
 /// RPC: the server under a bare pipelining client.
 pub const RPC: [Row; 7] = [
     row(1, 1, of_limit(Limit::Dozing, 0.9)),
-    row(1, 64, of_limit(Limit::Dozing, 0.6).with_cpu(2.5)),
-    row(1, 1024, of_limit(Limit::Faster, 0.4).with_cpu(2.5)),
+    row(1, 64, of_limit(Limit::Dozing, 0.6).with_cpu(2.5).with_syscalls(0.2)),
+    row(1, 1024, of_limit(Limit::Faster, 0.4).with_cpu(2.5).with_syscalls(0.2)),
     row(100, 1, of_limit(Limit::Faster, 0.9)),
     row(100, 16, of_limit(Limit::Faster, 0.5)),
     row(1_000, 1, of_limit(Limit::Faster, 0.9)),
@@ -57,7 +59,7 @@ const fn row(connections: usize, in_flight: usize, goal: Goal) -> Row {
 }
 
 const fn of_limit(against: Limit, rate_min: f64) -> Goal {
-    Goal { against, rate_min, cpu_max: None, p99_max: None }
+    Goal { against, rate_min, cpu_max: None, p99_max: None, syscalls_max: None }
 }
 
 impl Goal {
@@ -67,6 +69,10 @@ impl Goal {
 
     const fn with_p99(self, p99_max: f64) -> Goal {
         Goal { p99_max: Some(p99_max), ..self }
+    }
+
+    const fn with_syscalls(self, syscalls_max: f64) -> Goal {
+        Goal { syscalls_max: Some(syscalls_max), ..self }
     }
 }
 

@@ -82,6 +82,12 @@ pub fn verdict(comparison: &Comparison, limit: usize, goal: &Goal) -> String {
     if let Some(p99_max) = goal.p99_max {
         text += &judged(", p99 <=", p99_max, comparison.ratio(limit, p99_us).median <= p99_max);
     }
+    if let Some(syscalls_max) = goal.syscalls_max {
+        text += &match comparison.contestants[0].syscalls {
+            Some(syscalls) => judged(", system calls <=", syscalls_max, syscalls <= syscalls_max),
+            None => format!(", system calls <= {syscalls_max} not counted"),
+        };
+    }
     text
 }
 

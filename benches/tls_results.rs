@@ -4,11 +4,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::contender::Contender;
 use crate::facts::Facts;
-use crate::plot::{Bar, Panel, Plot, Scale};
+use crate::plot::{Panel, Plot, Scale};
 use crate::rival_rows::{Measure, RivalGoal, RivalRow};
 use crate::section::Section;
-use crate::spread::Spread;
-use crate::text_table::{TextTable, count, figure};
+use crate::server_memory::{self, ServerMemory};
+use crate::text_table::TextTable;
 
 /// All rows.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -18,18 +18,7 @@ pub struct TlsResults {
     /// From small messages to large ones, from few connections to many.
     pub rows: Vec<RivalRow>,
     /// What an idle connection takes of each server's memory.
-    pub memory: Vec<TlsMemory>,
-}
-
-/// The memory of one server's connections.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct TlsMemory {
-    /// Whose.
-    pub contender: Contender,
-    /// How many connections were open.
-    pub connections: usize,
-    /// Bytes for each, one value a run.
-    pub bytes_each: Vec<f64>,
+    pub memory: Vec<ServerMemory>,
 }
 
 const GOALS: [RivalGoal; 1] = [RivalGoal { against: Contender::Tokio, measure: Measure::Rate, ratio: 1.0 }];
@@ -51,20 +40,16 @@ impl TlsResults {
     }
 
     fn memory_table(&self) -> (String, TextTable) {
-        let mut table = TextTable::new(["server", "bytes/connection", "connections"]);
-        for runs in &self.memory {
-            table.push([runs.contender.name().to_owned(), figure(runs.median()), count(runs.connections)]);
-        }
         let caption = "**Memory of an idle connection** after its handshake and one call: growth of the server's resident memory \
                        and page tables.";
-        (caption.to_owned(), table)
+        (caption.to_owned(), server_memory::table(&self.memory))
     }
 
     fn plot(&self) -> Plot {
         let mut panels: Vec<Panel> =
             self.rows.iter().map(|row| row.panel(Scale::Linear, |report| report.rate)).collect();
         if !self.memory.is_empty() {
-            panels.push(self.memory_panel());
+            panels.push(server_memory::panel("Memory of an idle connection, bytes", &self.memory, None));
         }
         Plot {
             name: "tls",
@@ -72,24 +57,6 @@ impl TlsResults {
             subtitle: "One worker on one core, the load on another. Longer is better, but for memory.".to_owned(),
             panels,
         }
-    }
-
-    fn memory_panel(&self) -> Panel {
-        let bars =
-            self.memory.iter().map(|runs| Bar::new(runs.contender.name(), runs.contender.colour(), runs.median()));
-        Panel {
-            title: "Memory of an idle connection, bytes".to_owned(),
-            bars: bars.collect(),
-            goal: None,
-            scale: Scale::Linear,
-            reach: Vec::new(),
-        }
-    }
-}
-
-impl TlsMemory {
-    fn median(&self) -> f64 {
-        Spread::of(self.bytes_each.iter().copied()).median
     }
 }
 

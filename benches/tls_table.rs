@@ -9,16 +9,15 @@ use std::process::ExitCode;
 use clap::Parser;
 use dhaga_benches::child::Hidden;
 use dhaga_benches::contender::Contender;
+use dhaga_benches::contest::{Contest, CourseOptions, Entrant, MemoryRuns};
 use dhaga_benches::facts::Facts;
-use dhaga_benches::pairs::{Comparison, Contestant, Course};
+use dhaga_benches::pairs::{Contestant, Course};
 use dhaga_benches::programs::{beside, exit_code};
-use dhaga_benches::progress;
 use dhaga_benches::rival_rows::RivalRow;
 use dhaga_benches::section::Output;
-use dhaga_benches::server_use::Counter;
+use dhaga_benches::server_memory::ServerMemory;
 use dhaga_benches::text_table::count;
-use dhaga_benches::tls_results::{TlsMemory, TlsResults};
-use indicatif::ProgressBar;
+use dhaga_benches::tls_results::TlsResults;
 
 /// Compares TLS echo servers on dhaga, tokio, may and threads, by alternating runs.
 ///
@@ -37,27 +36,14 @@ struct Options {
     /// Only these rivals.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = RIVALS)]
     contenders: Vec<Contender>,
-    /// Rounds. With fewer than ten the result is no more than a glance.
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..))]
-    rounds: u16,
-    /// The measured time of a run.
-    #[arg(long, default_value_t = 1.5)]
-    seconds: f64,
-    /// The time before it.
-    #[arg(long, default_value_t = 0.3)]
-    warm_up_seconds: f64,
+    #[command(flatten)]
+    course: CourseOptions,
     /// Runs in which memory is measured; 0 for none.
     #[arg(long, default_value_t = 3)]
     memory_rounds: u16,
     /// Idle connections of such a run.
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
     memory_connections: u32,
-    /// The servers' processor.
-    #[arg(long, default_value_t = 0)]
-    server_cpu: usize,
-    /// The load's processor.
-    #[arg(long, default_value_t = 1)]
-    load_cpu: usize,
     #[command(flatten)]
     output: Output,
 }
@@ -80,16 +66,17 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<(), Box<dyn Error>> {
-    let facts = Facts::now("tls_table", options.rounds.into());
-    let bar = progress::bar(options.runs());
+    let facts = Facts::now("tls_table", options.course.rounds.into());
+    let course = options.course.course();
+    let contest = Contest::new(course, options.runs(&course));
     let mut rows = Vec::new();
     for &message_bytes in &options.message_bytes {
         for &connections in &options.connections {
-            rows.push(options.row(message_bytes, connections, &bar)?);
+            rows.push(options.row(message_bytes, connections, &contest)?);
         }
     }
-    let memory = options.memory(&bar)?;
-    bar.finish_and_clear();
+    let memory = options.memory(&contest)?;
+    contest.end();
     let results = TlsResults { facts, rows, memory };
     options.output.publish(&results, &results.section())?;
     Ok(())
@@ -102,60 +89,41 @@ impl Options {
         std::iter::once(Contender::Dhaga).chain(self.contenders.iter().copied()).filter(takes_part).collect()
     }
 
-    fn contestant(contender: Contender, message_bytes: u32) -> io::Result<Contestant> {
-        let (program, buffer_bytes) = (beside("tls_server")?, message_bytes.max(BUFFER_BYTES_MIN));
-        let command =
-            format!("{program} --contender {} --addr {{addr}} --buffer-bytes {buffer_bytes}", contender.option());
-        Ok(Contestant::new(contender.name(), &command))
+    fn entrants(&self, connections: u32, message_bytes: u32) -> io::Result<Vec<Entrant>> {
+        let contenders = self.contenders(connections);
+        contenders.into_iter().map(|contender| entrant(contender, message_bytes)).collect()
     }
 
-    fn course(&self) -> Course {
-        Course {
-            rounds: self.rounds.into(),
-            seconds: self.seconds,
-            warm_up_seconds: self.warm_up_seconds,
-            server_cpu: Some(self.server_cpu),
-            load_cpu: Some(self.load_cpu),
-            syscalls: Counter::find().is_some(),
-        }
-    }
-
-    fn runs(&self) -> usize {
-        let of_rows = self.connections.iter().map(|&count| self.course().runs(self.contenders(count).len()));
+    fn runs(&self, course: &Course) -> usize {
+        let of_rows = self.connections.iter().map(|&count| course.runs(self.contenders(count).len()));
         let of_memory = usize::from(self.memory_rounds) * self.contenders(self.memory_connections).len();
         of_rows.sum::<usize>() * self.message_bytes.len() + of_memory
     }
 
-    fn row(&self, message_bytes: u32, connections: u32, bar: &ProgressBar) -> io::Result<RivalRow> {
-        let contenders = self.contenders(connections);
-        let contestants = contenders.iter().map(|&contender| Options::contestant(contender, message_bytes));
-        let contestants = contestants.collect::<io::Result<Vec<_>>>()?;
+    fn row(&self, message_bytes: u32, connections: u32, contest: &Contest) -> io::Result<RivalRow> {
         let program = beside("load_tls")?;
         let load = format!("{program} --addr {{addr}} --connections {connections} --message-bytes {message_bytes}");
         let plural = if connections == 1 { "" } else { "s" };
         let title =
             format!("{} bytes, {} connection{plural}", count(message_bytes as usize), count(connections as usize));
-        let told = format!("{title},");
-        let comparison = Comparison::run(&load, &contestants, &self.course(), |name| progress::step(bar, &told, name))?;
+        let (contenders, comparison) = contest.row(&title, &load, &self.entrants(connections, message_bytes)?)?;
         Ok(RivalRow { title, connections: connections as usize, contenders, comparison })
     }
 
-    fn memory(&self, bar: &ProgressBar) -> io::Result<Vec<TlsMemory>> {
-        let mut memory = Vec::new();
-        let connections = self.memory_connections;
-        let load = format!("{} --addr {{addr}} --pid {{pid}} --brief --connections {connections}", beside("idle_tls")?);
-        for contender in self.contenders(connections) {
-            let contestant = Options::contestant(contender, BUFFER_BYTES_MIN)?;
-            let mut bytes_each = Vec::new();
-            for _ in 0..self.memory_rounds {
-                progress::step(bar, "memory,", &contestant.name);
-                let answer = self.course().answer_of(&load, &contestant)?;
-                bytes_each.push(answer.trim().parse().map_err(io::Error::other)?);
-            }
-            memory.push(TlsMemory { contender, connections: connections as usize, bytes_each });
+    fn memory(&self, contest: &Contest) -> io::Result<Vec<ServerMemory>> {
+        // With no round nothing is measured, which is not a memory of nothing.
+        if self.memory_rounds == 0 {
+            return Ok(Vec::new());
         }
-        // With no round nothing was measured, which is not a memory of nothing.
-        memory.retain(|runs| !runs.bytes_each.is_empty());
-        Ok(memory)
+        let (load, connections) = (beside("idle_tls")?, self.memory_connections as usize);
+        let runs = MemoryRuns { load: &load, connections, rounds: self.memory_rounds };
+        let entrants = self.entrants(self.memory_connections, BUFFER_BYTES_MIN)?;
+        entrants.iter().map(|entrant| contest.memory(entrant, runs)).collect()
     }
+}
+
+fn entrant(contender: Contender, message_bytes: u32) -> io::Result<Entrant> {
+    let (program, buffer_bytes) = (beside("tls_server")?, message_bytes.max(BUFFER_BYTES_MIN));
+    let command = format!("{program} --contender {} --addr {{addr}} --buffer-bytes {buffer_bytes}", contender.option());
+    Ok((contender, Contestant::new(contender.name(), &command)))
 }

@@ -232,7 +232,8 @@ fn run_for(load: &mut impl Load, seconds: f64) -> io::Result<Duration> {
 }
 
 impl Found {
-    fn of(latencies: &Histogram<u64>, elapsed: Duration) -> Found {
+    /// What a histogram of nanoseconds says, of so long.
+    pub fn of(latencies: &Histogram<u64>, elapsed: Duration) -> Found {
         let quantile_us = |quantile| latencies.value_at_quantile(quantile) as f64 / 1e3;
         Found {
             requests: latencies.len(),

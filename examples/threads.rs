@@ -17,7 +17,7 @@ use dhaga_rpc::frame::{Cutter, Progress};
 use dhaga_rpc::in_flight::InFlight;
 use dhaga_rpc::message::{self, Message};
 use dhaga_rpc::service::respond_refusal;
-use dhaga_rpc::{CallError, Limits, Methods, encode};
+use dhaga_rpc::{CallError, ErrorProfile, Limits, Methods, encode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -130,11 +130,11 @@ impl Server {
     fn respond(&self, id: u32, method: &str, params: &[u8], out: &mut Vec<u8>) {
         let Some(handler) = self.methods.lookup(method) else {
             let method = method.to_owned();
-            return respond_refusal(&self.limits, id, Refusal::UnknownMethod { method }, out);
+            return respond_refusal(&self.limits, ErrorProfile::Text, id, Refusal::UnknownMethod { method }, out);
         };
-        let run = || handler.respond(&self.limits, id, params, &mut *out);
+        let run = || handler.respond(&self.limits, ErrorProfile::Text, id, params, &mut *out);
         if catch_unwind(AssertUnwindSafe(run)).is_err() {
-            respond_refusal(&self.limits, id, Refusal::HandlerPanicked, out);
+            respond_refusal(&self.limits, ErrorProfile::Text, id, Refusal::HandlerPanicked, out);
         }
     }
 

@@ -4,28 +4,38 @@
 //! has no worker: its calls are made by a dhaga on its behalf. A client with methods of its own has one connection in all,
 //! since whoever calls it would else call it several times. A client of a connection that is there already opens none.
 
+use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use dhaga::net::{TcpStream, ToSocketAddrs};
+use dhaga::net::unix::SocketAddr as UnixAddress;
+use dhaga::net::{TcpStream, ToSocketAddrs, UnixStream};
 use dhaga::park;
+use dhaga::process::Command;
 use dhaga::sync::LockTimeoutError;
 use dhaga::{Builder, Interrupt, JoinError, turn, with_deadline};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::connection::Connection;
+use crate::child::Minder;
+use crate::connection::{Connection, on_a_worker};
+use crate::description::Description;
 use crate::encode;
-use crate::error::{CallError, RemoteError};
-use crate::host::Host;
+use crate::error::{CALL_ERROR_KINDS, CallError, RefusedReason};
+use crate::host::{Host, Manner};
+use crate::introspection::{self, Health};
+use crate::layer::{self, Answered, Layer, Next};
 use crate::limits::Limits;
 use crate::message::{self, Message};
-use crate::peer::{self, Answer, Peer, Until};
+use crate::metrics::{Metrics, Row, Side, Table, Timing};
+use crate::peer::{self, Answer, Keeper, Peer, Until};
 use crate::probe::{self, PlainPeers, Probe, Verdict};
 use crate::service::{HandlerError, Methods, TypedHandler};
+use crate::transport::{Transport, unix_name};
 
 /// Calls methods of one server. Cheap to clone; all clones, on all threads, share its connections, which are closed when
 /// the last clone goes.
@@ -46,12 +56,14 @@ pub struct Client {
 }
 
 /// How a [`Client`] shall be.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone)]
 #[must_use = "a builder does nothing before `connect`"]
 pub struct ClientBuilder {
     methods: Methods,
     limits: Limits,
     extensions: Extensions,
+    layers: Vec<Arc<Layer<CallError>>>,
+    has_metrics: bool,
 }
 
 /// Whether a client asks its peer for what goes beyond plain MessagePack-RPC: deadlines, cancellation, metadata and traces
@@ -74,18 +86,50 @@ pub enum Extensions {
 struct Shared {
     limits: Arc<Limits>,
     route: Route,
+    around: Around,
+}
+
+/// What is done around each call.
+#[derive(Default)]
+struct Around {
+    /// The outermost first.
+    layers: Vec<Arc<Layer<CallError>>>,
+    metrics: Option<Table>,
 }
 
 /// Where a client finds a connection.
+#[expect(clippy::large_enum_variant, reason = "there are few clients, and the large one is the usual one")]
 enum Route {
     Dialled(Dialled),
     /// One that was open when the client was made. While it is open, its worker keeps it.
     Open(Weak<Connection<Peer>>),
+    /// As `Open`, but it goes with the client.
+    Own(Own),
+}
+
+/// A connection that ends with its client.
+struct Own {
+    connection: Arc<Connection<Peer>>,
+    probe: Option<Arc<Probe>>,
+    extensions: Extensions,
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        self.connection.end();
+    }
+}
+
+/// Where a server listens.
+#[derive(Debug)]
+enum Target {
+    Tcp(Box<[SocketAddr]>),
+    Unix(UnixAddress),
 }
 
 /// Connections that are opened when used.
 struct Dialled {
-    addresses: Box<[SocketAddr]>,
+    target: Target,
     host: Arc<Host>,
     extensions: Extensions,
     plain: PlainPeers,
@@ -174,6 +218,22 @@ impl ClientBuilder {
         self
     }
 
+    /// Puts `layer` around each call, inside of those that are there already; see [`layer`](crate::layer). It runs where the
+    /// call is made, within its deadline.
+    pub fn layer<F>(mut self, layer: F) -> Self
+    where
+        F: Fn(&layer::Call<'_>, &mut Next<'_, CallError>) -> Result<Answered, CallError> + Send + Sync + 'static,
+    {
+        self.layers.push(Arc::new(layer));
+        self
+    }
+
+    /// Whether calls are counted and timed, for [`Client::metrics`]. Default: they are.
+    pub fn metrics(mut self, has_metrics: bool) -> Self {
+        self.has_metrics = has_metrics;
+        self
+    }
+
     /// Replaces the limits, the timeout among them. Default: [`Limits::default`].
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
@@ -187,13 +247,35 @@ impl ClientBuilder {
     /// [`CallError::Connect`] when no address of the name answers; [`CallError::DeadlineExceeded`] when none does within
     /// the call timeout; [`CallError::PlainPeer`] if extensions are required and it has none.
     pub fn connect(self, address: impl ToSocketAddrs) -> Result<Client, CallError> {
-        self.limits.check().map_err(CallError::ApiMisuse)?;
-        let limits = Arc::new(self.limits);
-        let deadline = deadline_in(limits.call_timeout);
+        let deadline = deadline_in(self.limits.call_timeout);
         let addresses = until(deadline, || Ok(address.to_socket_addrs()?.collect())).map_err(connect_error)?;
-        let host = Host::new(self.methods, limits.clone());
+        self.dial(Target::Tcp(addresses), deadline)
+    }
+
+    /// As [`ClientBuilder::connect`], to the server that listens at `path` on this host.
+    ///
+    /// # Errors
+    ///
+    /// As [`ClientBuilder::connect`]: `NotFound` is inside if nothing is there, `ConnectionRefused` if nobody listens.
+    pub fn connect_unix(self, path: impl AsRef<Path>) -> Result<Client, CallError> {
+        let address = UnixAddress::from_pathname(path).map_err(connect_error)?;
+        let deadline = deadline_in(self.limits.call_timeout);
+        self.dial(Target::Unix(address), deadline)
+    }
+
+    /// What a client of this builder has around its calls.
+    fn around(&self) -> Around {
+        let table = || Table::new(CALL_ERROR_KINDS, std::iter::empty(), METHODS_COUNTED_MAX);
+        Around { layers: self.layers.clone(), metrics: self.has_metrics.then(table) }
+    }
+
+    fn dial(self, target: Target, deadline: Option<Instant>) -> Result<Client, CallError> {
+        self.limits.check().map_err(CallError::ApiMisuse)?;
+        let around = self.around();
+        let limits = Arc::new(self.limits);
+        let host = Host::new(self.methods, limits.clone(), Manner::default());
         let dialled = Dialled {
-            addresses,
+            target,
             host,
             extensions: self.extensions,
             plain: PlainPeers::default(),
@@ -201,9 +283,91 @@ impl ClientBuilder {
             connecting: dhaga::sync::Mutex::new(()),
         };
         let route = Route::Dialled(dialled);
-        let client = Client { shared: Arc::new(Shared { limits, route }) };
+        let client = Client { shared: Arc::new(Shared { limits, route, around }) };
         client.in_dhaga(move |shared| shared.open(deadline))?;
         Ok(client)
+    }
+
+    /// Calls whoever is at the other end of `transport`: one connection for all calls, from any worker and thread, and no other
+    /// when it ends. Dropping the last clone of the client closes it.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError::Connect`] with what the kernel says to a descriptor that cannot be waited for.
+    pub fn over(self, transport: Transport) -> Result<Client, CallError> {
+        self.limits.check().map_err(CallError::ApiMisuse)?;
+        let around = self.around();
+        Ok(Client::owning(self.open(transport, None)?, around))
+    }
+
+    /// Starts the program of `command` and calls it over its standard input and output: one connection for all calls, from any
+    /// worker and thread. The program serves there, as by [`ServerBuilder::serve`] over [`Transport::stdio`], or as
+    /// `nvim --embed --headless` does. Suspends. What it writes to standard error goes where `command` says, by default to ours.
+    ///
+    /// When the child ends or closes its output, all calls fail with [`CallError::Disconnected`], whose source is a
+    /// [`ChildEnded`](crate::ChildEnded) with its exit status; it is not started again. When the last clone of the client goes, what
+    /// was sent leaves, the child's standard input is closed, and if it has not ended within
+    /// [`CHILD_GRACE`](crate::CHILD_GRACE), it is killed. In any case its status is collected in the background, so that it is
+    /// no zombie. At the end of its runtime the child is killed at once.
+    ///
+    /// `command` keeps the settings that are made for this: piped streams, and that the child is killed when it is dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError::Connect`] when it cannot be started, with what the kernel says.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use dhaga::process::Command;
+    /// use dhaga_rpc::Client;
+    ///
+    /// let nvim = Client::spawn(Command::new("nvim").args(["--embed", "--headless"]))?;
+    /// assert_eq!(nvim.call::<_, i64>("nvim_eval", ("6 * 7",))?, 42);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// [`ServerBuilder::serve`]: crate::ServerBuilder::serve
+    pub fn spawn(self, command: &mut Command) -> Result<Client, CallError> {
+        self.limits.check().map_err(CallError::ApiMisuse)?;
+        let (transport, minder) = Minder::start(command).map_err(connect_error)?;
+        let around = self.around();
+        let own = self.open(transport, Some(minder.keeper()))?;
+        minder.begin(&own.connection).map_err(connect_error)?;
+        Ok(Client::owning(own, around))
+    }
+
+    /// Begins to listen to a transport, on the caller's worker or on any.
+    fn open(self, transport: Transport, keeper: Option<Box<dyn Keeper>>) -> Result<Own, CallError> {
+        let (limits, extensions) = (Arc::new(self.limits), self.extensions);
+        let side = Peer::new(Host::new(self.methods, limits.clone(), Manner::default()), keeper);
+        side.prepare_to_call();
+        let opened = on_a_worker(move || {
+            let connection = Connection::open(transport, side, limits).map_err(connect_error)?;
+            let probe = extensions.ask(&connection, &PlainPeers::default())?;
+            Ok(Own { connection, probe, extensions })
+        });
+        opened.map_err(connect_error)?
+    }
+}
+
+impl Default for ClientBuilder {
+    fn default() -> Self {
+        Self {
+            methods: Methods::default(),
+            limits: Limits::default(),
+            extensions: Extensions::default(),
+            layers: Vec::new(),
+            has_metrics: true,
+        }
+    }
+}
+
+impl fmt::Debug for ClientBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { methods, limits, extensions, .. } = self;
+        let mut shown = f.debug_struct("ClientBuilder");
+        shown.field("methods", methods).field("limits", limits).field("extensions", extensions).finish_non_exhaustive()
     }
 }
 
@@ -217,6 +381,47 @@ impl Client {
         Self::builder().connect(address)
     }
 
+    /// As [`Client::connect`], to the server that listens at `path` on this host; see [`ServerBuilder::bind_unix`].
+    ///
+    /// # Errors
+    ///
+    /// As [`ClientBuilder::connect_unix`].
+    ///
+    /// [`ServerBuilder::bind_unix`]: crate::ServerBuilder::bind_unix
+    pub fn connect_unix(path: impl AsRef<Path>) -> Result<Self, CallError> {
+        Self::builder().connect_unix(path)
+    }
+
+    /// Calls over a connection that is open already, with the default limits; see [`ClientBuilder::over`].
+    ///
+    /// # Errors
+    ///
+    /// As [`ClientBuilder::over`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dhaga_rpc::{Client, Server, Transport};
+    ///
+    /// let (near, far) = Transport::pair()?;
+    /// let server = Server::builder().method("add", |a: i64, b: i64| Ok(a + b)).serve(far)?;
+    /// assert_eq!(Client::over(near)?.call::<_, i64>("add", (20, 22))?, 42);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn over(transport: Transport) -> Result<Self, CallError> {
+        Self::builder().over(transport)
+    }
+
+    /// Starts a program and calls it over its standard input and output, with the default limits; see
+    /// [`ClientBuilder::spawn`].
+    ///
+    /// # Errors
+    ///
+    /// As [`ClientBuilder::spawn`].
+    pub fn spawn(command: &mut Command) -> Result<Self, CallError> {
+        Self::builder().spawn(command)
+    }
+
     /// Sets out to build a client.
     pub fn builder() -> ClientBuilder {
         ClientBuilder::default()
@@ -224,13 +429,25 @@ impl Client {
 
     /// A client of a connection that has ended.
     pub(crate) fn of_nobody() -> Self {
-        Self { shared: Arc::new(Shared { limits: Arc::default(), route: Route::Open(Weak::new()) }) }
+        Self {
+            shared: Arc::new(Shared {
+                limits: Arc::default(),
+                route: Route::Open(Weak::new()),
+                around: Around::default(),
+            }),
+        }
     }
 
     /// Calls whoever is at the other end of a connection that is open.
     pub(crate) fn of_connection(connection: &Arc<Connection<Peer>>) -> Self {
         let route = Route::Open(Arc::downgrade(connection));
-        Self { shared: Arc::new(Shared { limits: connection.limits.clone(), route }) }
+        Self { shared: Arc::new(Shared { limits: connection.limits.clone(), route, around: Around::default() }) }
+    }
+
+    /// A client with which the connection ends.
+    fn owning(own: Own, around: Around) -> Self {
+        let limits = own.connection.limits.clone();
+        Self { shared: Arc::new(Shared { limits, route: Route::Own(own), around }) }
     }
 
     /// Calls `method` and waits for its result. `params` is a tuple or list; `()` for no arguments. Parks a dhaga, blocks
@@ -267,7 +484,7 @@ impl Client {
     {
         let limits = &*self.shared.limits;
         let encode = |out: &mut Vec<u8>, id| encode::encode_request(out, limits, id, method, params);
-        let answer = self.request(until, encode)?;
+        let answer = self.request(method, until, encode)?;
         Ok(message::decode(&answer, limits)?)
     }
 
@@ -287,9 +504,9 @@ impl Client {
         let limits = &*self.shared.limits;
         let until = timeout.map_or_else(|| untold(limits.call_timeout), told);
         let encode = |out: &mut Vec<u8>, id| encode::encode_request(out, limits, id, method, &params);
-        let answer = match self.request(until, encode) {
+        let answer = match self.request(method, until, encode) {
             Err(CallError::Disconnected { maybe_executed, .. }) if is_idempotent || !maybe_executed => {
-                self.request(until, encode)?
+                self.request(method, until, encode)?
             }
             answer => answer?,
         };
@@ -304,7 +521,7 @@ impl Client {
     pub fn call_raw(&self, method: &str, params: &[u8]) -> Result<Vec<u8>, CallError> {
         let limits = &*self.shared.limits;
         let encode = |out: &mut Vec<u8>, id| encode::encode_request_raw(out, limits, id, method, params);
-        let answer = self.request(untold(limits.call_timeout), encode)?;
+        let answer = self.request(method, untold(limits.call_timeout), encode)?;
         Ok(answer.into_vec())
     }
 
@@ -319,7 +536,17 @@ impl Client {
         let deadline = deadline_in(limits.call_timeout);
         let mut message = Vec::new();
         encode::encode_notification(&mut message, &limits, method, &params)?;
-        self.in_dhaga(move |shared| peer::notify(&shared.connection(deadline)?, deadline, &message))
+        let mut count = Count::begin(&self.shared, method);
+        count.bytes_out.set(message.len());
+        let send = |message: Vec<u8>| {
+            self.in_dhaga(move |shared| peer::notify(&shared.connection(deadline)?, deadline, &message))
+        };
+        let outcome = match self.shared.around.layers.is_empty() {
+            true => send(message),
+            false => self.in_layers(method, true, || send(message.clone()).map(|()| Answered::new(0))).map(drop),
+        };
+        count.end(0, outcome.as_ref().err());
+        outcome
     }
 
     /// Connections that are open now: one for each worker that has called.
@@ -327,10 +554,79 @@ impl Client {
         match &self.shared.route {
             Route::Dialled(dialled) => dialled.links().iter().filter(|link| link.is_usable()).count(),
             Route::Open(connection) => usize::from(connection.upgrade().is_some_and(|open| is_usable(&open))),
+            Route::Own(own) => usize::from(is_usable(&own.connection)),
         }
     }
 
-    fn request<E>(&self, until: Until, encode: E) -> Result<Answer, CallError>
+    /// What was counted of each method that this client and its clones have called. Nothing for one of
+    /// [`Server::peers`](crate::Server::peers), or if it was built without.
+    pub fn metrics(&self) -> Metrics {
+        self.shared
+            .around
+            .metrics
+            .as_ref()
+            .map_or_else(|| Metrics::none(Side::Client), |table| table.snapshot(Side::Client))
+    }
+
+    /// Asks the server what it serves. One of another make may not know.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::call`].
+    pub fn describe(&self) -> Result<Description, CallError> {
+        self.call(introspection::DESCRIBE, ())
+    }
+
+    /// Asks the server how it is. One of another make may not know.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::call`].
+    pub fn health(&self) -> Result<Health, CallError> {
+        self.call(introspection::HEALTH, ())
+    }
+
+    /// One call, counted and within the layers.
+    fn request<E>(&self, method: &str, until: Until, encode: E) -> Result<Answer, CallError>
+    where
+        E: Fn(&mut Vec<u8>, u32) -> Result<(), encode::EncodeError>,
+    {
+        let mut count = Count::begin(&self.shared, method);
+        let encode = |out: &mut Vec<u8>, id| {
+            let before = out.len();
+            encode(out, id)?;
+            count.bytes_out.set(out.len() - before);
+            Ok(())
+        };
+        let answer = match self.shared.around.layers.is_empty() {
+            true => self.send_request(until, encode),
+            false => {
+                let mut answer = None;
+                let send = || {
+                    let got = self.send_request(until, encode)?;
+                    Ok(Answered::new(answer.insert(got).len()))
+                };
+                let outcome = self.in_layers(method, false, send);
+                outcome.and_then(|_| answer.ok_or(CallError::ApiMisuse("a layer succeeded where nothing was called")))
+            }
+        };
+        count.end(answer.as_ref().map_or(0, |answer| answer.len()), answer.as_ref().err());
+        answer
+    }
+
+    /// Runs `send` within the layers.
+    fn in_layers(
+        &self,
+        method: &str,
+        is_notification: bool,
+        mut send: impl FnMut() -> Result<Answered, CallError>,
+    ) -> Result<Answered, CallError> {
+        let peer = || self.shared.describe_peer();
+        let call = layer::Call::new(method, is_notification, &peer);
+        layer::run(&self.shared.around.layers, &call, &mut send)
+    }
+
+    fn send_request<E>(&self, until: Until, encode: E) -> Result<Answer, CallError>
     where
         E: Fn(&mut Vec<u8>, u32) -> Result<(), encode::EncodeError>,
     {
@@ -382,9 +678,39 @@ impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shown = f.debug_struct("Client");
         if let Route::Dialled(dialled) = &self.shared.route {
-            shown.field("addresses", &dialled.addresses);
+            shown.field("target", &dialled.target);
         }
         shown.field("connections", &self.connections()).finish_non_exhaustive()
+    }
+}
+
+/// Methods that a client counts apart, by the names that its own program calls: more than services have.
+const METHODS_COUNTED_MAX: usize = 512;
+
+/// A call that was counted when it began. Whatever becomes of it, its end is counted.
+struct Count<'a> {
+    row: Option<&'a Row>,
+    timing: Option<Timing>,
+    bytes_out: Cell<usize>,
+}
+
+impl<'a> Count<'a> {
+    fn begin(shared: &'a Shared, method: &str) -> Self {
+        let row = shared.around.metrics.as_ref().map(|table| table.row_named(method));
+        Self { row, timing: row.and_then(|row| row.begin(None)), bytes_out: Cell::new(0) }
+    }
+
+    fn end(&mut self, bytes_in: usize, error: Option<&CallError>) {
+        if let Some(row) = self.row.take() {
+            row.end(self.timing, bytes_in, self.bytes_out.get(), error.map(CallError::kind));
+        }
+    }
+}
+
+impl Drop for Count<'_> {
+    /// The caller unwinds.
+    fn drop(&mut self) {
+        self.end(0, Some(&CallError::Panicking));
     }
 }
 
@@ -394,7 +720,17 @@ const TRIES_MAX: usize = 3;
 impl Shared {
     /// Whether calls need no dhaga but the caller's, if it is one at all.
     fn serves_here(&self) -> bool {
-        turn::worker_id().is_some() || matches!(self.route, Route::Open(_))
+        turn::worker_id().is_some() || matches!(self.route, Route::Open(_) | Route::Own(_))
+    }
+
+    fn describe_peer(&self) -> String {
+        match &self.route {
+            Route::Open(connection) => {
+                connection.upgrade().map_or_else(|| "a peer that has gone".to_owned(), |open| open.describe_peer())
+            }
+            Route::Own(own) => own.connection.describe_peer(),
+            Route::Dialled(dialled) => dialled.describe_peer(),
+        }
     }
 
     /// One call, where it is served.
@@ -402,25 +738,25 @@ impl Shared {
     where
         E: Fn(&mut Vec<u8>, u32) -> Result<(), encode::EncodeError>,
     {
-        let (mut tries, mut was_refused) = (1, false);
+        let (mut tries, mut refused) = (1, None);
         loop {
             park::check()?;
-            let connection = self.connection(until.at)?;
+            let connection = match (self.connection(until.at), &refused) {
+                // It says more than that nobody else is there.
+                (Err(CallError::Connect(_)), Some(refused)) => return Err(CallError::clone(refused)),
+                (found, _) => found?,
+            };
             match peer::call(&connection, until, &encode) {
                 Err(error) if error.is_stale() && tries < TRIES_MAX => tries += 1,
-                Err(CallError::Remote(error)) if !was_refused && self.may_call_elsewhere(&error) => {
-                    was_refused = true;
+                Err(error @ CallError::Refused { reason: RefusedReason::ShuttingDown, .. })
+                    if refused.is_none() && matches!(self.route, Route::Dialled(_)) =>
+                {
+                    refused = Some(error);
                     connection.leave();
                 }
                 result => return result,
             }
         }
-    }
-
-    /// Whether a call was refused by a peer that ends, and another may be dialled.
-    #[cold]
-    fn may_call_elsewhere(&self, error: &RemoteError) -> bool {
-        matches!(self.route, Route::Dialled(_)) && error.is_refused()
     }
 
     /// A first connection. What the peer says to `$/hello` need not be waited for if it makes no difference.
@@ -438,6 +774,7 @@ impl Shared {
                 .upgrade()
                 .filter(|open| is_usable(open))
                 .ok_or(CallError::Disconnected { maybe_executed: false, source: None }),
+            Route::Own(own) => own.connection(deadline),
         }
     }
 }
@@ -446,6 +783,38 @@ impl Drop for Dialled {
     fn drop(&mut self) {
         let links = std::mem::take(self.links.get_mut().unwrap_or_else(PoisonError::into_inner));
         links.iter().for_each(|link| link.connection.end());
+    }
+}
+
+impl Own {
+    /// The connection, when it is known what the peer is.
+    fn connection(&self, deadline: Option<Instant>) -> Result<Arc<Connection<Peer>>, CallError> {
+        let is_required = self.extensions == Extensions::Require;
+        if let Some(probe) = self.probe.as_ref().filter(|probe| is_required || !probe.is_over()) {
+            self.extensions.check(&self.connection, probe.wait(deadline)?)?;
+        }
+        // Whether it has ended, and why, turns out when something is to be sent.
+        Ok(self.connection.clone())
+    }
+}
+
+impl Extensions {
+    /// Has the peer asked for extensions, if it shall be.
+    fn ask(self, connection: &Arc<Connection<Peer>>, plain: &PlainPeers) -> Result<Option<Arc<Probe>>, CallError> {
+        match self {
+            Self::Plain => Ok(None),
+            Self::Auto if connection.peer_name().is_some_and(|name| plain.contains(&name)) => Ok(None),
+            Self::Auto => probe::start(connection, Some(plain.clone())).map(Some),
+            // To remember it would be to refuse it for ever.
+            Self::Require => probe::start(connection, None).map(Some),
+        }
+    }
+
+    fn check(self, connection: &Connection<Peer>, verdict: Verdict) -> Result<(), CallError> {
+        match verdict {
+            Verdict::Plain if self == Self::Require => Err(CallError::PlainPeer { peer: connection.describe_peer() }),
+            Verdict::Plain | Verdict::Extended => Ok(()),
+        }
     }
 }
 
@@ -467,6 +836,13 @@ fn is_usable(connection: &Connection<Peer>) -> bool {
 }
 
 impl Dialled {
+    fn describe_peer(&self) -> String {
+        match &self.target {
+            Target::Tcp(addresses) => addresses.first().map_or_else(|| "nobody".to_owned(), ToString::to_string),
+            Target::Unix(address) => unix_name(Ok(address.clone())).unwrap_or_else(|| "a Unix socket".to_owned()),
+        }
+    }
+
     fn links(&self) -> MutexGuard<'_, Vec<Link>> {
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -502,13 +878,8 @@ impl Dialled {
         probe: &Probe,
         deadline: Option<Instant>,
     ) -> Result<(), CallError> {
-        match probe.wait(deadline)? {
-            Verdict::Plain if self.extensions == Extensions::Require => {
-                Err(CallError::PlainPeer { peer: connection.describe_peer() })
-            }
-            // A plain peer that has closed is dialled anew, and not asked again.
-            Verdict::Plain | Verdict::Extended => Ok(()),
-        }
+        // A plain peer that has closed is dialled anew, and not asked again.
+        self.extensions.check(connection, probe.wait(deadline)?)
     }
 
     /// Whether the server may call us.
@@ -528,33 +899,25 @@ impl Dialled {
         if self.existing().is_some() {
             return Ok(());
         }
-        let stream = self.dial(deadline)?;
+        let transport = self.dial(deadline)?;
         let side = Peer::new(self.host.clone(), None);
-        let connection = Connection::open(stream, side, self.host.limits.clone())
+        let connection = Connection::open(transport, side, self.host.limits.clone())
             .map_err(|error| CallError::Connect(Arc::new(error)))?;
         let worker = turn::worker_id().ok_or(CallError::ApiMisuse("a connection is opened on a worker"))?;
-        let probe = self.ask(&connection)?;
+        let probe = self.extensions.ask(&connection, &self.plain)?;
         let mut links = self.links();
         links.retain(|link| link.worker != worker && !self.is_called());
         links.push(Link { worker, connection, probe });
         Ok(())
     }
 
-    /// Has the peer asked for extensions, if it shall be.
-    fn ask(&self, connection: &Arc<Connection<Peer>>) -> Result<Option<Arc<Probe>>, CallError> {
-        let address = connection.peer().ok();
-        match self.extensions {
-            Extensions::Plain => Ok(None),
-            Extensions::Auto if address.is_some_and(|address| self.plain.contains(address)) => Ok(None),
-            Extensions::Auto => probe::start(connection, Some(self.plain.clone())).map(Some),
-            // To remember it would be to refuse it for ever.
-            Extensions::Require => probe::start(connection, None).map(Some),
-        }
-    }
-
     /// Connects to the first of the addresses that answers.
-    fn dial(&self, deadline: Option<Instant>) -> Result<TcpStream, CallError> {
-        until(deadline, || TcpStream::connect(&self.addresses[..])).map_err(connect_error)
+    fn dial(&self, deadline: Option<Instant>) -> Result<Transport, CallError> {
+        let dialled = until(deadline, || match &self.target {
+            Target::Tcp(addresses) => TcpStream::connect(&addresses[..]).map(Transport::from),
+            Target::Unix(address) => UnixStream::connect_addr(address).map(Transport::from),
+        });
+        dialled.map_err(connect_error)
     }
 }
 

@@ -1,4 +1,4 @@
-//! One socket: reading on demand, one outgoing buffer, flushed once a turn.
+//! One transport: reading on demand, one outgoing buffer, flushed once a turn.
 //!
 //! An idle connection is this struct and a source in its worker's reactor: no dhaga, no stack, no buffer.
 //!
@@ -11,20 +11,19 @@
 //! There is one reader at a time. It gives the connection back before it runs the side's work, which is user code.
 
 use std::io;
-use std::net::Shutdown;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use dhaga::net::TcpStream;
 use dhaga::turn::{self, AtEnd, OnReady};
-use dhaga::yield_now;
+use dhaga::{Builder, JoinError, yield_now};
 
 use crate::error::Cause;
 use crate::frame::FrameError;
 use crate::incoming::{Flow, Incoming};
 use crate::limits::Limits;
 use crate::outbox::{Appended, Flushed, NoRoom, Outbox};
+use crate::transport::Transport;
 
 /// What a connection is for: the floor above, which gets to know what happens here.
 pub(crate) trait Side: Send + Sync + Sized + 'static {
@@ -46,15 +45,17 @@ pub(crate) trait Side: Send + Sync + Sized + 'static {
     fn drained(connection: &Arc<Connection<Self>>);
     /// The peer sends no more. Called once.
     fn end_of_input(connection: &Arc<Connection<Self>>, was_unfinished: bool);
+    /// The transport refuses what is to be sent: the side closes the connection, at once or later.
+    fn broken(connection: &Arc<Connection<Self>>, error: io::Error);
     /// The connection is closed, for the reason given. Called once.
     fn closed(connection: &Arc<Connection<Self>>, reason: Option<Cause>);
 }
 
-/// One socket and what is unfinished in either direction.
+/// One transport and what is unfinished in either direction.
 pub(crate) struct Connection<S> {
     pub(crate) side: S,
     pub(crate) limits: Arc<Limits>,
-    stream: TcpStream,
+    transport: Transport,
     outbox: Outbox,
     incoming: Mutex<Incoming>,
     /// A reader runs, or is to be resumed by the side.
@@ -82,21 +83,21 @@ impl<S: Side> Connection<S> {
     /// # Errors
     ///
     /// What the kernel said when the socket was registered.
-    pub(crate) fn open(stream: TcpStream, side: S, limits: Arc<Limits>) -> io::Result<Arc<Self>> {
-        stream.set_nodelay(true)?;
+    pub(crate) fn open(transport: Transport, side: S, limits: Arc<Limits>) -> io::Result<Arc<Self>> {
+        transport.prepare()?;
         let connection = Arc::new(Self {
             side,
             outbox: Outbox::new(limits.unsent_bytes_max),
             limits,
-            stream,
+            transport,
             incoming: Mutex::default(),
             is_reading: AtomicBool::new(false),
             is_closed: AtomicBool::new(false),
             reads: AtomicU64::new(0),
         });
         let listening = Arc::new(Listening(connection.clone()));
-        if let Err(error) = turn::on_ready(&connection.stream, listening) {
-            turn::stop_on_ready(&connection.stream);
+        if let Err(error) = connection.transport.on_ready(listening) {
+            connection.transport.stop_on_ready();
             return Err(error);
         }
         Ok(connection)
@@ -107,12 +108,13 @@ impl<S: Side> Connection<S> {
         (self.incoming().is_unfinished(), self.reads.load(Ordering::Relaxed))
     }
 
-    pub(crate) fn peer(&self) -> io::Result<std::net::SocketAddr> {
-        self.stream.peer_addr()
-    }
-
     pub(crate) fn is_closed(&self) -> bool {
         self.is_closed.load(Ordering::SeqCst)
+    }
+
+    /// Whether a reader runs, has yet to run, or waits for the side: bytes of the peer may be there that nobody has looked at.
+    pub(crate) fn is_reading(&self) -> bool {
+        self.is_reading.load(Ordering::SeqCst)
     }
 
     /// Whether everything was handed to the socket.
@@ -168,14 +170,14 @@ impl<S: Side> Connection<S> {
 
     /// Hands what is unsent to the socket; what that does not take, a writer waits with.
     pub(crate) fn flush(self: &Arc<Self>) {
-        match self.outbox.flush(&self.stream) {
+        match self.outbox.flush(&self.transport) {
             Flushed::Done => S::drained(self),
-            Flushed::Broken(error) => self.close(Some(Arc::new(error))),
+            Flushed::Broken(error) => S::broken(self, error),
             Flushed::Full => {
                 let connection = self.clone();
-                let started = turn::spawn(move || match connection.outbox.write_rest(&connection.stream) {
+                let started = turn::spawn(move || match connection.outbox.write_rest(&connection.transport) {
                     Ok(()) => S::drained(&connection),
-                    Err(error) => connection.close(Some(Arc::new(error))),
+                    Err(error) => S::broken(&connection, error),
                 });
                 if let Err(error) = started {
                     self.close(Some(Arc::new(error)));
@@ -217,11 +219,11 @@ impl<S: Side> Connection<S> {
     /// Ends the right to read. Returns whether an event came meanwhile, and the caller has the right again.
     fn give_back(&self) -> bool {
         self.is_reading.store(false, Ordering::SeqCst);
-        turn::is_readable(&self.stream) && !self.is_reading.swap(true, Ordering::SeqCst)
+        self.transport.is_readable() && !self.is_reading.swap(true, Ordering::SeqCst)
     }
 
     fn read_once(self: &Arc<Self>, buffer: &mut [u8]) -> Step {
-        match turn::try_read(&self.stream, buffer) {
+        match self.transport.try_read(buffer) {
             Ok(None) => Step::Drained,
             Ok(Some(0)) => {
                 S::end_of_input(self, self.incoming().is_unfinished());
@@ -241,7 +243,7 @@ impl<S: Side> Connection<S> {
 
     /// A short read leaves the bit set only if the peer has closed or an event came: then there is no event to wait for.
     fn has_news(&self) -> bool {
-        turn::is_readable(&self.stream)
+        self.transport.is_readable()
     }
 
     fn cut(self: &Arc<Self>, bytes: &[u8], then: Step) -> Step {
@@ -283,8 +285,13 @@ impl<S: Side> Connection<S> {
         self.close(Some(Arc::new(error)));
     }
 
+    /// What the peer has listened at; `None` if it has gone, or if it has no name.
+    pub(crate) fn peer_name(&self) -> Option<String> {
+        self.transport.peer_name()
+    }
+
     pub(crate) fn describe_peer(&self) -> String {
-        self.peer().map_or_else(|_| "a peer that has gone".to_owned(), |address| address.to_string())
+        self.transport.to_string()
     }
 
     /// Ends the connection at once, in both directions. Whoever waits for it learns the reason.
@@ -292,17 +299,36 @@ impl<S: Side> Connection<S> {
         if self.is_closed.swap(true, Ordering::SeqCst) {
             return;
         }
-        turn::stop_on_ready(&self.stream);
+        self.transport.stop_on_ready();
         // What is buffered and belongs to nobody who waits still has a chance to leave.
         if reason.is_none() {
             // It fails when the peer was faster.
-            let _ = self.outbox.flush(&self.stream);
+            let _ = self.outbox.flush(&self.transport);
         }
-        self.outbox.close();
-        // Before the peer can see it: who asks then finds it counted.
+        // Before the peer can see it: who asks then finds it counted. And before nothing more is taken: who is told that finds
+        // out why.
         S::closed(self, reason);
-        // It fails when the peer was faster: either way the connection is down.
-        let _ = self.stream.shutdown(Shutdown::Both);
+        self.outbox.close();
+        self.transport.close();
+    }
+}
+
+/// Runs `f` in a dhaga: the caller's own, or one that a plain thread waits for.
+///
+/// # Errors
+///
+/// Those of the scope around it, and that there is no room for a dhaga.
+pub(crate) fn on_a_worker<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    if turn::worker_id().is_some() {
+        return Ok(f());
+    }
+    match Builder::new().name("rpc open").spawn(f)?.join() {
+        Ok(done) => Ok(done),
+        Err(JoinError::Stopped(interrupt, handle)) => {
+            handle.cancel();
+            Err(interrupt.into())
+        }
+        Err(error) => Err(io::Error::other(error.to_string())),
     }
 }
 

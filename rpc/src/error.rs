@@ -5,6 +5,7 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rmpv::Value;
 use serde::de::DeserializeOwned;
@@ -18,9 +19,19 @@ pub type Cause = Arc<dyn Error + Send + Sync>;
 pub enum CallError<E = Infallible> {
     /// The method answered with its own error.
     App(E),
-    /// The remote handler answered with another error, which may also come from the library at its side: no such method,
-    /// wrong arguments, a panic. Ask the [`RemoteError`] what it says.
+    /// The remote handler answered with another error, or the library at its side did after the handler had begun: a panic,
+    /// an answer that could not be sent. Ask the [`RemoteError`] what it says. Of a peer that answers with mere texts it may
+    /// also be a refusal.
     Remote(RemoteError),
+    /// The library at the peer's side refused the call before its handler began: surely nothing was executed.
+    Refused {
+        /// Why, and so whether it makes sense to call again: see [`RefusedReason::is_passing`].
+        reason: RefusedReason,
+        /// What the peer asks to wait before that, 60 s at most.
+        retry_after: Option<Duration>,
+        /// What it says.
+        answer: RemoteError,
+    },
     /// The deadline passed first. The call may have been executed.
     DeadlineExceeded,
     /// The scope of the caller was cancelled. The call may have been executed.
@@ -70,10 +81,12 @@ impl CallError {
     /// The same error where methods have one of their own: that of the peer's answer, if it is an `E`.
     pub fn typed<E: DeserializeOwned>(self) -> CallError<E> {
         match self {
+            Self::Remote(remote) if remote.is_from_library() => CallError::Remote(remote),
             Self::Remote(remote) => match remote.decode() {
                 Ok(error) => CallError::App(error),
                 Err(_) => CallError::Remote(remote),
             },
+            Self::Refused { reason, retry_after, answer } => CallError::Refused { reason, retry_after, answer },
             Self::DeadlineExceeded => CallError::DeadlineExceeded,
             Self::Cancelled => CallError::Cancelled,
             Self::Panicking => CallError::Panicking,
@@ -96,14 +109,15 @@ impl<E> CallError<E> {
     pub fn maybe_executed(&self) -> bool {
         match self {
             Self::Disconnected { maybe_executed, .. } => *maybe_executed,
-            Self::Remote(error) => !error.is_refused(),
             Self::App(_)
+            | Self::Remote(_)
             | Self::DeadlineExceeded
             | Self::Cancelled
             | Self::Panicking
             | Self::Malformed(_)
             | Self::Decode(_) => true,
-            Self::Connect(_)
+            Self::Refused { .. }
+            | Self::Connect(_)
             | Self::Overloaded { .. }
             | Self::TooManyInFlight { .. }
             | Self::TooLarge { .. }
@@ -119,7 +133,7 @@ impl<E> CallError<E> {
         match self {
             Self::Connect(_) | Self::Overloaded { .. } | Self::TooManyInFlight { .. } => true,
             Self::Disconnected { maybe_executed, .. } => !maybe_executed,
-            Self::Remote(error) => error.is_refused(),
+            Self::Refused { reason, .. } => reason.is_passing(),
             _ => false,
         }
     }
@@ -130,6 +144,7 @@ impl<E: fmt::Display> fmt::Display for CallError<E> {
         match self {
             Self::App(error) => write!(f, "the method answered with an error: {error}"),
             Self::Remote(error) => write!(f, "the remote handler answered with an error: {error}"),
+            Self::Refused { answer, .. } => write!(f, "the peer refused the call: {answer}"),
             Self::DeadlineExceeded => write!(f, "the deadline passed before the peer answered"),
             Self::Cancelled => write!(f, "the caller was cancelled while it waited for the answer"),
             Self::Panicking => write!(f, "the caller unwinds from a panic and may not wait for an answer"),
@@ -176,6 +191,98 @@ impl<E: fmt::Debug + fmt::Display> Error for CallError<E> {
     }
 }
 
+/// Names of the kinds of errors that a client counts.
+pub(crate) const CALL_ERROR_KINDS: &[&str] = &[
+    "remote",
+    "refused",
+    "deadline",
+    "cancelled",
+    "panicking",
+    "connect",
+    "disconnected",
+    "malformed",
+    "overloaded",
+    "too_many_in_flight",
+    "too_large",
+    "decode",
+    "encode",
+    "misuse",
+    "plain_peer",
+];
+
+impl CallError {
+    /// A refusal by a layer of our own side: see [`CallError::Refused`].
+    pub fn denied(reason: impl fmt::Display) -> Self {
+        let mut raw = Vec::new();
+        rmp::encode::write_str(&mut raw, &reason.to_string()).expect("a vector takes everything");
+        Self::Refused { reason: RefusedReason::Denied, retry_after: None, answer: RemoteError::of_library(raw) }
+    }
+
+    /// Of what kind it is: a number in [`CALL_ERROR_KINDS`].
+    pub(crate) fn kind(&self) -> u8 {
+        match self {
+            Self::App(_) | Self::Remote(_) => 0,
+            Self::Refused { .. } => 1,
+            Self::DeadlineExceeded => 2,
+            Self::Cancelled => 3,
+            Self::Panicking => 4,
+            Self::Connect(_) => 5,
+            Self::Disconnected { .. } => 6,
+            Self::Malformed(_) => 7,
+            Self::Overloaded { .. } => 8,
+            Self::TooManyInFlight { .. } => 9,
+            Self::TooLarge { .. } => 10,
+            Self::Decode(_) => 11,
+            Self::Encode(_) => 12,
+            Self::ApiMisuse(_) => 13,
+            Self::PlainPeer { .. } => 14,
+        }
+    }
+}
+
+/// Why a peer refused a call before its handler began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum RefusedReason {
+    /// What came was no request. A mistake of the library's at one of the two sides.
+    InvalidRequest,
+    /// The server has no such method.
+    UnknownMethod,
+    /// An argument is missing or has another type.
+    InvalidArguments,
+    /// The server ends. Another one, or the same after its start, may take the call.
+    ShuttingDown,
+    /// The server has no room for more calls now.
+    Overloaded,
+    /// The server does not let this caller call this.
+    Denied,
+    /// It was given up before it began.
+    Cancelled,
+    /// Its deadline had passed before it began.
+    TooLate,
+}
+
+impl RefusedReason {
+    /// Whether the same call may be taken later.
+    pub fn is_passing(self) -> bool {
+        matches!(self, Self::ShuttingDown | Self::Overloaded)
+    }
+}
+
+/// In which form a server's errors travel. All forms are read by every [`Client`](crate::Client).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ErrorProfile {
+    /// Texts, which every peer can show. What the server's library says cannot be told from what a method says.
+    #[default]
+    Text,
+    /// `[code, text]` as Neovim does: 1 for a call that is wrong in itself, 0 for everything else.
+    CodeText,
+    /// `{code, name, message, data}`, in which nothing is lost: refusals arrive as [`CallError::Refused`]. Errors of methods
+    /// stand in `data`. The codes are listed in `docs/protocol.md`.
+    Map,
+}
+
 /// The error value of an answer, as the peer sent it.
 ///
 /// Peers write errors as text, as `[code, text]` (Neovim), or as a map with `code` and `message`; `Display` shows each of
@@ -183,6 +290,7 @@ impl<E: fmt::Debug + fmt::Display> Error for CallError<E> {
 #[derive(Clone, PartialEq, Eq)]
 pub struct RemoteError {
     raw: Arc<[u8]>,
+    is_from_library: bool,
 }
 
 /// Characters of a peer's error text that are shown: the peer must not fill our logs.
@@ -195,7 +303,17 @@ const DECODED_DEPTH_MAX: usize = 34;
 impl RemoteError {
     /// An error from its encoded value.
     pub fn from_raw(raw: impl Into<Arc<[u8]>>) -> Self {
-        Self { raw: raw.into() }
+        Self { raw: raw.into(), is_from_library: false }
+    }
+
+    /// What no method has said.
+    pub(crate) fn of_library(raw: impl Into<Arc<[u8]>>) -> Self {
+        Self { raw: raw.into(), is_from_library: true }
+    }
+
+    /// Whether surely the library at the peer's side says it, and no method.
+    pub fn is_from_library(&self) -> bool {
+        self.is_from_library
     }
 
     /// The encoded MessagePack value.
@@ -225,14 +343,6 @@ impl RemoteError {
         }
     }
 
-    /// Whether the peer says that it ends and has not run the call, which therefore may be called again, elsewhere or later.
-    pub fn is_refused(&self) -> bool {
-        match self.decode().ok() {
-            Some(Value::Map(entries)) => entry(&entries, "name").is_some_and(|name| name.as_str() == Some(REFUSED)),
-            _ => false,
-        }
-    }
-
     /// The number in the value, if it has the form `[code, text]` or a map with `code`.
     pub fn code(&self) -> Option<i64> {
         match self.decode().ok()? {
@@ -243,9 +353,6 @@ impl RemoteError {
     }
 }
 
-/// The name of an error that says: not run.
-pub(crate) const REFUSED: &str = "REFUSED";
-
 fn entry<'v>(entries: &'v [(Value, Value)], key: &str) -> Option<&'v Value> {
     entries.iter().find(|(name, _)| name.as_str() == Some(key)).map(|(_, value)| value)
 }
@@ -253,8 +360,8 @@ fn entry<'v>(entries: &'v [(Value, Value)], key: &str) -> Option<&'v Value> {
 impl fmt::Display for RemoteError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = match (self.text(), self.code()) {
-            (Some(text), Some(code)) => format!("{text} (code {code})"),
-            (Some(text), None) => text,
+            (Some(text), Some(code)) if !self.is_from_library => format!("{text} (code {code})"),
+            (Some(text), _) => text,
             (None, _) => match self.decode::<Value>() {
                 Ok(value) => value.to_string(),
                 Err(_) => format!("a value of {} bytes", self.raw.len()),
@@ -280,7 +387,7 @@ impl fmt::Debug for RemoteError {
 
 impl Error for RemoteError {}
 
-/// What a server answers when no handler could: sent as its text.
+/// What a server answers when no handler could: sent in the form of the connection's [`ErrorProfile`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Refusal {
@@ -319,6 +426,11 @@ pub enum Refusal {
     Cancelled,
     /// The deadline of the caller had passed before it began.
     TooLate,
+    /// The server does not let this caller call this.
+    Denied {
+        /// Why not.
+        reason: String,
+    },
 }
 
 impl Refusal {
@@ -346,6 +458,7 @@ impl fmt::Display for Refusal {
             Self::ShuttingDown => write!(f, "the server is shutting down"),
             Self::Cancelled => write!(f, "the call was cancelled before it began"),
             Self::TooLate => write!(f, "the deadline of the call had passed before it began"),
+            Self::Denied { reason } => write!(f, "the server does not allow this call: {reason}"),
         }
     }
 }
@@ -391,6 +504,10 @@ mod tests {
         assert!(matches!(error.decode::<bool>(), Err(CallError::Decode(_))));
     }
 
+    fn refused(reason: RefusedReason) -> CallError {
+        CallError::Refused { reason, retry_after: None, answer: remote(&"not now".into()) }
+    }
+
     #[test]
     fn only_what_surely_was_not_executed_is_retryable() {
         let source = || Arc::new(io::Error::from(io::ErrorKind::ConnectionReset));
@@ -403,6 +520,10 @@ mod tests {
             (CallError::Overloaded { limit: 1 }, false, true),
             (CallError::TooManyInFlight { limit: 1 }, false, true),
             (CallError::TooLarge { limit: 1 }, false, false),
+            (refused(RefusedReason::Overloaded), false, true),
+            (refused(RefusedReason::ShuttingDown), false, true),
+            (refused(RefusedReason::UnknownMethod), false, false),
+            (refused(RefusedReason::Denied), false, false),
         ];
         for (error, maybe_executed, retryable) in cases {
             assert_eq!(error.maybe_executed(), maybe_executed, "{error}");

@@ -48,12 +48,16 @@ impl Caps {
     pub(crate) const GOAWAY: Self = Self(1 << 2);
 
     /// Those that we know, by name.
-    const NAMES: [(&str, Self); 3] = [("meta", Self::META), ("cancel", Self::CANCEL), ("goaway", Self::GOAWAY)];
+    const NAMES: [(&str, Self); 4] =
+        [("meta", Self::META), ("cancel", Self::CANCEL), ("goaway", Self::GOAWAY), ("errors", Self::ERRORS)];
+
+    /// Errors travel as maps.
+    pub(crate) const ERRORS: Self = Self(1 << 6);
 
     /// The set is known to both sides, even if it is empty.
     const AGREED: Self = Self(1 << 7);
 
-    pub(crate) fn from_bits(bits: u8) -> Self {
+    pub(crate) fn of_bits(bits: u8) -> Self {
         Self(bits)
     }
 

@@ -8,14 +8,14 @@
 //!
 //! The buffer is taken out of the lock while a message is encoded: that runs the user's `Serialize`, which might wait.
 
-use std::io::{self, Write};
+use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use dhaga::net::TcpStream;
 use dhaga::park::{self, Parked, WaitReason};
 use dhaga::{Interrupt, turn};
 
+use crate::transport::Transport;
 use crate::waiters::Waiters;
 
 /// Capacity that a worker keeps for the next buffer. A larger one, from a large message, is freed.
@@ -186,7 +186,7 @@ impl Outbox {
     }
 
     /// Writes as much as the socket takes.
-    pub(crate) fn flush(&self, stream: &TcpStream) -> Flushed {
+    pub(crate) fn flush(&self, transport: &Transport) -> Flushed {
         let mut state = self.lock();
         state.is_dirty = false;
         if state.has_writer || state.is_closed {
@@ -197,7 +197,7 @@ impl Outbox {
             if written == state.buffer.len() {
                 break Flushed::Done;
             }
-            match turn::try_write(stream, &state.buffer[written..]) {
+            match transport.try_write(&state.buffer[written..]) {
                 Ok(Some(count)) => written += count,
                 Ok(None) => break Flushed::Full,
                 Err(error) => break Flushed::Broken(error),
@@ -225,8 +225,7 @@ impl Outbox {
     /// # Errors
     ///
     /// The connection broke, or the peer took nothing for [`UNSENT_MUST_MOVE_WITHIN`].
-    pub(crate) fn write_rest(&self, mut stream: &TcpStream) -> io::Result<()> {
-        stream.set_write_timeout(Some(UNSENT_MUST_MOVE_WITHIN))?;
+    pub(crate) fn write_rest(&self, transport: &Transport) -> io::Result<()> {
         loop {
             let batch = self.take_batch();
             if batch.is_empty() {
@@ -234,10 +233,29 @@ impl Outbox {
             }
             let mut rest = &batch[..];
             while !rest.is_empty() {
-                let count = stream.write(rest).map_err(stalled)?;
+                let count = self.write_some(transport, rest)?;
                 rest = &rest[count..];
                 self.note_written(count);
             }
+        }
+    }
+
+    /// Waits until the transport takes something.
+    fn write_some(&self, transport: &Transport, bytes: &[u8]) -> io::Result<usize> {
+        let patience = park::now() + UNSENT_MUST_MOVE_WITHIN;
+        loop {
+            if let Some(count) = transport.try_write(bytes)? {
+                return Ok(count);
+            }
+            // Our own end of a pipe tells nobody that it is closed.
+            if self.lock().is_closed {
+                return Err(io::ErrorKind::NotConnected.into());
+            }
+            let left = patience.saturating_duration_since(park::now());
+            if left.is_zero() {
+                return Err(stalled());
+            }
+            transport.wait_for_room(left)?;
         }
     }
 
@@ -307,14 +325,9 @@ impl Drop for Place<'_> {
     }
 }
 
-fn stalled(error: io::Error) -> io::Error {
-    match error.kind() {
-        io::ErrorKind::WouldBlock => {
-            let seconds = UNSENT_MUST_MOVE_WITHIN.as_secs();
-            io::Error::new(io::ErrorKind::TimedOut, format!("the peer took none of its bytes for {seconds} s"))
-        }
-        _ => error,
-    }
+fn stalled() -> io::Error {
+    let seconds = UNSENT_MUST_MOVE_WITHIN.as_secs();
+    io::Error::new(io::ErrorKind::TimedOut, format!("the peer took none of its bytes for {seconds} s"))
 }
 
 impl State {
@@ -352,7 +365,7 @@ mod tests {
     fn the_rest_of_a_half_sent_message_goes_first_and_nobody_encodes_into_it() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port can be had");
         let address = listener.local_addr().expect("it is bound");
-        let stream = TcpStream::connect(address).expect("it listens");
+        let stream = dhaga::net::TcpStream::connect(address).expect("it listens").into();
         let outbox = Outbox::new(usize::MAX);
         outbox.append(|buffer| buffer.resize(LARGE, 1));
         assert!(matches!(outbox.flush(&stream), Flushed::Full));

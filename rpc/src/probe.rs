@@ -1,11 +1,10 @@
 //! Asks the peer of a new connection for extensions, while the calls wait.
 //!
 //! A dhaga of its own asks, so that who gives up waiting leaves the question to the next caller. What is remembered of plain
-//! peers is an address each; a client has those only that its name stands for.
+//! peers is an address each, as text; a client has those only that its name stands for.
 
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -22,16 +21,16 @@ const CLOSE_REMEMBERED: Duration = Duration::from_secs(60);
 
 /// The addresses that have turned out to be plain, and until when they count as such; `None`: for good.
 #[derive(Clone, Default)]
-pub(crate) struct PlainPeers(Arc<Mutex<HashMap<SocketAddr, Option<Instant>>>>);
+pub(crate) struct PlainPeers(Arc<Mutex<HashMap<String, Option<Instant>>>>);
 
 impl PlainPeers {
-    pub(crate) fn contains(&self, address: SocketAddr) -> bool {
+    pub(crate) fn contains(&self, name: &str) -> bool {
         let peers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        peers.get(&address).is_some_and(|until| until.is_none_or(|until| park::now() < until))
+        peers.get(name).is_some_and(|until| until.is_none_or(|until| park::now() < until))
     }
 
-    fn insert(&self, address: SocketAddr, until: Option<Instant>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(address, until);
+    fn insert(&self, name: String, until: Option<Instant>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name, until);
     }
 }
 
@@ -81,7 +80,7 @@ struct Asking {
     probe: Arc<Probe>,
     connection: Arc<Connection<Peer>>,
     /// Asked for while it is connected. `None`: it is gone already.
-    address: Option<SocketAddr>,
+    name: Option<String>,
     /// `None`: a plain peer is of no use, and its connection is closed.
     plain: Option<PlainPeers>,
     since: Instant,
@@ -94,8 +93,8 @@ struct Asking {
 /// There is no room for a dhaga.
 pub(crate) fn start(connection: &Arc<Connection<Peer>>, plain: Option<PlainPeers>) -> Result<Arc<Probe>, CallError> {
     let probe = Arc::new(Probe { verdict: OnceLock::new(), over: Semaphore::new(0) });
-    let (address, since) = (connection.peer().ok(), park::now());
-    let asking = Asking { probe: probe.clone(), connection: connection.clone(), address, plain, since };
+    let (name, since) = (connection.peer_name(), park::now());
+    let asking = Asking { probe: probe.clone(), connection: connection.clone(), name, plain, since };
     match turn::spawn_here(move || asking.ask()) {
         Ok(()) => Ok(probe),
         Err(error) => {
@@ -112,9 +111,9 @@ impl Asking {
             return self.probe.end(Verdict::Extended);
         }
         log::debug!("{} is a plain peer", self.connection.describe_peer());
-        if let (Some(plain), true, Some(address)) = (&self.plain, is_peers_word(&answer), self.address) {
+        if let (Some(plain), true, Some(name)) = (&self.plain, is_peers_word(&answer), &self.name) {
             let was_closed = matches!(answer, Err(CallError::Disconnected { .. }));
-            plain.insert(address, was_closed.then(|| park::now() + CLOSE_REMEMBERED));
+            plain.insert(name.clone(), was_closed.then(|| park::now() + CLOSE_REMEMBERED));
         }
     }
 }

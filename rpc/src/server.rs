@@ -2,25 +2,34 @@
 //!
 //! ```text
 //!   accept loop ──▶ the worker with the fewest connections ──▶ Connection<Peer>
+//!   serve ────────▶ the caller's worker, or any ─────────────▶ Connection<Peer>
 //! ```
 
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use dhaga::net::{TcpListener, TcpStream, ToSocketAddrs};
-use dhaga::sync::{OwnedSemaphorePermit, Semaphore};
+use dhaga::net::unix::SocketAddr as UnixAddress;
+use dhaga::net::{TcpListener, ToSocketAddrs, UnixListener};
+use dhaga::sync::channel::RecvError;
+use dhaga::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use dhaga::{Builder, JoinHandle, Runtime, park, turn};
 
 use crate::client::Client;
-use crate::connection::Connection;
-use crate::host::Host;
+use crate::connection::{Connection, on_a_worker};
+use crate::error::{Cause, ErrorProfile};
+use crate::host::{Host, Manner};
+use crate::introspection::{self, Health, HealthStatus, Reports, ReportsLater};
+use crate::layer::{self, Answered, Next};
 use crate::limits::Limits;
+use crate::metrics::{Metrics, Side};
 use crate::peer::{Breach, Keeper, Peer};
 use crate::service::{HandlerError, Methods, TypedHandler};
+use crate::transport::Transport;
 
 /// The pause of an accept loop after an error. Where the kernel refuses a descriptor, the accept itself makes longer ones.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(5);
@@ -30,6 +39,9 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 const DRAIN_INTERVAL: Duration = Duration::from_millis(2);
 
 /// A MessagePack-RPC server. Each request is run by a dhaga of its own, so a handler may wait as it likes.
+///
+/// It listens on TCP by [`ServerBuilder::bind`] or at a path by [`ServerBuilder::bind_unix`], or serves over one connection that
+/// is there already by [`ServerBuilder::serve`]; `A` is what its address is.
 ///
 /// Dropping it stops accepting and closes its connections; [`Server::shutdown`] lets the calls in flight finish first. When
 /// the runtime that it lives on is shut down, it accepts nothing more and refuses new requests, and the calls in flight have
@@ -43,18 +55,20 @@ const DRAIN_INTERVAL: Duration = Duration::from_millis(2);
 /// assert_eq!(client.call::<_, i64>("add", (20, 22))?, 42);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub struct Server {
+pub struct Server<A = SocketAddr> {
     shared: Arc<Shared>,
-    address: SocketAddr,
+    address: A,
     acceptor: Option<JoinHandle<()>>,
 }
 
 /// How a [`Server`] shall be: its methods and its limits.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 #[must_use = "a builder does nothing before `bind`"]
 pub struct ServerBuilder {
     methods: Methods,
     limits: Limits,
+    manner: Manner,
+    is_introspected: bool,
 }
 
 /// What a server has done and holds; see [`Server::stats`].
@@ -80,6 +94,7 @@ struct Shared {
     room: Arc<Semaphore>,
     connections: Mutex<Registry>,
     watched: Mutex<Watched>,
+    wants_calls: AtomicBool,
 }
 
 /// The open connections, and how many each worker has.
@@ -153,13 +168,43 @@ impl ServerBuilder {
         self
     }
 
+    /// In which form errors travel to plain peers. Default: [`ErrorProfile::Text`]. Those with extensions get
+    /// [`ErrorProfile::Map`] at any rate.
+    pub fn error_profile(mut self, profile: ErrorProfile) -> Self {
+        self.manner.errors = profile;
+        self
+    }
+
+    /// Puts `layer` around each handler, inside of those that are there already; see [`layer`](crate::layer). It runs in the
+    /// dhaga of the handler.
+    pub fn layer<F>(mut self, layer: F) -> Self
+    where
+        F: Fn(&layer::Call<'_>, &mut Next<'_, HandlerError>) -> Result<Answered, HandlerError> + Send + Sync + 'static,
+    {
+        self.manner.layers.push(Arc::new(layer));
+        self
+    }
+
+    /// Whether calls are counted and timed, for [`Server::metrics`]. Default: they are.
+    pub fn metrics(mut self, has_metrics: bool) -> Self {
+        self.manner.has_metrics = has_metrics;
+        self
+    }
+
+    /// Whether the requests `$/describe`, `$/health` and `$/stats` are answered, to any peer that asks and that no layer
+    /// keeps from it. Default: they are.
+    pub fn introspection(mut self, is_introspected: bool) -> Self {
+        self.is_introspected = is_introspected;
+        self
+    }
+
     /// Listens on `address` and serves, in dhagas of the caller's runtime or else of the default one.
     ///
     /// # Errors
     ///
     /// What the kernel says: `AddrInUse`, `PermissionDenied`, out of descriptors.
     pub fn bind(self, address: impl ToSocketAddrs) -> io::Result<Server> {
-        self.start(TcpListener::bind(address)?, |builder, loop_| builder.spawn(loop_))
+        self.listen(TcpListener::bind(address)?)
     }
 
     /// As [`ServerBuilder::bind`], in dhagas of `runtime`.
@@ -171,21 +216,144 @@ impl ServerBuilder {
         self.start(TcpListener::bind(address)?, |builder, loop_| builder.spawn_on(runtime, loop_))
     }
 
-    fn start(
-        self,
-        listener: TcpListener,
-        spawn: impl FnOnce(Builder, Box<dyn FnOnce() + Send>) -> Result<JoinHandle<()>, dhaga::SpawnError>,
-    ) -> io::Result<Server> {
+    /// Listens at `path`, where it makes a socket, for clients on this host; see [`ServerBuilder::bind`]. Who may write to the
+    /// socket may connect: its permissions, and those of the folder, say who.
+    ///
+    /// The socket stays at its path when the server goes, and also when it is killed. Nothing else should lie there, so a server
+    /// that starts removes what its predecessor has left.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says: `AddrInUse` if there is something at the path, be it a server or what one has left behind.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dhaga_rpc::{Client, Server};
+    ///
+    /// # let folder = std::env::temp_dir().join(format!("dhaga-bind-unix-{}", std::process::id()));
+    /// # std::fs::create_dir_all(&folder)?;
+    /// # let path = folder.join("add.socket");
+    /// if path.try_exists()? {
+    ///     std::fs::remove_file(&path)?;
+    /// }
+    /// let server = Server::builder().method("add", |a: i64, b: i64| Ok(a + b)).bind_unix(&path)?;
+    /// let client = Client::connect_unix(&path)?;
+    /// assert_eq!(client.call::<_, i64>("add", (20, 22))?, 42);
+    /// # drop(server);
+    /// # std::fs::remove_dir_all(&folder)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn bind_unix(self, path: impl AsRef<Path>) -> io::Result<Server<UnixAddress>> {
+        self.listen(listen_at(path.as_ref())?)
+    }
+
+    /// As [`ServerBuilder::bind_unix`], in dhagas of `runtime`.
+    ///
+    /// # Errors
+    ///
+    /// As [`ServerBuilder::bind_unix`].
+    pub fn bind_unix_on(self, runtime: &Runtime, path: impl AsRef<Path>) -> io::Result<Server<UnixAddress>> {
+        self.start(listen_at(path.as_ref())?, |builder, loop_| builder.spawn_on(runtime, loop_))
+    }
+
+    /// As [`ServerBuilder::bind`], with a listener that is there already: one with options of its own, at an abstract address, or
+    /// handed over by whoever started the program.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dhaga::net::TcpListener;
+    ///
+    /// let listener = TcpListener::options().backlog(64).bind("127.0.0.1:0")?;
+    /// let server = dhaga_rpc::Server::builder().method("add", |a: i64, b: i64| Ok(a + b)).listen(listener)?;
+    /// # let client = dhaga_rpc::Client::connect(server.local_addr())?;
+    /// # assert_eq!(client.call::<_, i64>("add", (20, 22))?, 42);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn listen<L: Listener>(self, listener: L) -> io::Result<Server<L::Address>> {
+        self.start(listener, |builder, loop_| builder.spawn(loop_))
+    }
+
+    /// Serves over one connection that is open already, in dhagas of the caller's runtime or else of the default one: over
+    /// [`Transport::stdio`] a program that its peer has started, over one end of a [`Transport::pair`] a test.
+    ///
+    /// The limits are those of any other connection, but that the peer may be silent at first: it is no stranger.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says to a descriptor that cannot be waited for.
+    ///
+    /// # Examples
+    ///
+    /// A program that serves whoever has started it, and ends when that one closes its standard input:
+    ///
+    /// ```no_run
+    /// use dhaga_rpc::{Server, Transport};
+    ///
+    /// Server::builder().method("add", |a: i64, b: i64| Ok(a + b)).serve(Transport::stdio()?)?.wait()?;
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    ///
+    /// A test without a port:
+    ///
+    /// ```
+    /// use dhaga_rpc::{Client, Server, Transport};
+    ///
+    /// let (near, far) = Transport::pair()?;
+    /// let server = Server::builder().method("add", |a: i64, b: i64| Ok(a + b)).serve(far)?;
+    /// let client = Client::over(near)?;
+    /// assert_eq!(client.call::<_, i64>("add", (20, 22))?, 42);
+    /// drop(client);
+    /// server.wait()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn serve(self, transport: Transport) -> io::Result<Server<OneConnection>> {
+        let shared = self.shared()?;
+        let room = shared.room.clone().try_acquire_owned();
+        let room = room.map_err(|_| io::Error::other("Limits::connections_max leaves no room for a connection"))?;
+        let (ending, ended) = oneshot::channel();
+        let server = shared.clone();
+        on_a_worker(move || {
+            server.accepted.fetch_add(1, Ordering::Relaxed);
+            let (worker, key) = server.registry().place();
+            let ending = Some(Mutex::new(Some(ending)));
+            open(transport, Place { server, worker, key, ending, _room: room }).map(drop)
+        })??;
+        Ok(Server { shared, address: OneConnection { ended: Some(ended) }, acceptor: None })
+    }
+
+    fn shared(self) -> io::Result<Arc<Shared>> {
         self.limits.check().map_err(|reason| io::Error::new(io::ErrorKind::InvalidInput, reason))?;
-        let address = listener.local_addr()?;
         let room = Arc::new(Semaphore::new(self.limits.connections_max));
+        let reports = ReportsLater::new();
+        let methods = match self.is_introspected {
+            true => introspection::add(self.methods, &reports),
+            false => self.methods,
+        };
         let shared = Arc::new(Shared {
-            host: Host::new(self.methods, Arc::new(self.limits)),
+            host: Host::new(methods, Arc::new(self.limits), self.manner),
             accepted: AtomicU64::new(0),
             room,
             connections: Mutex::default(),
             watched: Mutex::default(),
+            wants_calls: AtomicBool::new(true),
         });
+        reports.set(Arc::downgrade(&shared));
+        Ok(shared)
+    }
+
+    fn start<L: Listener>(
+        self,
+        listener: L,
+        spawn: impl FnOnce(Builder, Box<dyn FnOnce() + Send>) -> Result<JoinHandle<()>, dhaga::SpawnError>,
+    ) -> io::Result<Server<L::Address>> {
+        let shared = self.shared()?;
+        let address = listener.address()?;
         let accepting = shared.clone();
         let builder = Builder::new().name("rpc accept").detached();
         let acceptor = spawn(builder, Box::new(move || accepting.accept_loop(&listener)))?;
@@ -193,9 +361,91 @@ impl ServerBuilder {
     }
 }
 
+impl Default for ServerBuilder {
+    fn default() -> Self {
+        Self {
+            methods: Methods::default(),
+            limits: Limits::default(),
+            manner: Manner { has_metrics: true, ..Manner::default() },
+            is_introspected: true,
+        }
+    }
+}
+
 impl fmt::Debug for ServerBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ServerBuilder").field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+/// What a server accepts connections from: a [`TcpListener`] or a [`UnixListener`] of `dhaga::net`.
+#[expect(private_bounds, reason = "only what yields transports can be listened to")]
+pub trait Listener: Accept {
+    /// What the address of such a server is.
+    type Address;
+
+    /// The address it listens on.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    fn address(&self) -> io::Result<Self::Address>;
+}
+
+trait Accept: Send + 'static {
+    fn accept(&self) -> io::Result<Transport>;
+}
+
+impl Listener for TcpListener {
+    type Address = SocketAddr;
+
+    fn address(&self) -> io::Result<SocketAddr> {
+        self.local_addr()
+    }
+}
+
+impl Accept for TcpListener {
+    fn accept(&self) -> io::Result<Transport> {
+        Ok(self.accept()?.0.into())
+    }
+}
+
+impl Listener for UnixListener {
+    type Address = UnixAddress;
+
+    fn address(&self) -> io::Result<UnixAddress> {
+        self.local_addr()
+    }
+}
+
+impl Accept for UnixListener {
+    fn accept(&self) -> io::Result<Transport> {
+        Ok(self.accept()?.0.into())
+    }
+}
+
+fn listen_at(path: &Path) -> io::Result<UnixListener> {
+    UnixListener::bind(path).map_err(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => io::Error::new(
+            io::ErrorKind::AddrInUse,
+            format!(
+                "there is something at {} already: if it is a socket that nobody listens on any more, remove the file",
+                path.display()
+            ),
+        ),
+        _ => error,
+    })
+}
+
+/// Of a [`Server`] that serves over one connection, which has no address.
+pub struct OneConnection {
+    /// Taken when it is waited for.
+    ended: Option<oneshot::Receiver<Option<Cause>>>,
+}
+
+impl fmt::Debug for OneConnection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OneConnection")
     }
 }
 
@@ -209,17 +459,56 @@ impl Server {
     pub fn local_addr(&self) -> SocketAddr {
         self.address
     }
+}
 
+impl Server<UnixAddress> {
+    /// The address it listens at: a path, or an abstract name.
+    pub fn local_addr(&self) -> &UnixAddress {
+        &self.address
+    }
+}
+
+impl Server<OneConnection> {
+    /// Waits until the connection has ended: the peer has closed its side, what it asked for is answered, and the answers have
+    /// left. Suspends.
+    ///
+    /// # Errors
+    ///
+    /// Why the connection was closed, if it was not in good order: the peer broke the protocol, or the connection broke. Those
+    /// of the scope around it, and then the connection is closed.
+    pub fn wait(mut self) -> io::Result<()> {
+        match self.address.ended.take().map_or(Err(RecvError::Disconnected), oneshot::Receiver::recv) {
+            Ok(None) => Ok(()),
+            Ok(Some(cause)) => Err(error_of(cause)),
+            Err(RecvError::Interrupted(interrupt)) => Err(interrupt.into()),
+            Err(RecvError::Disconnected) => Err(io::Error::other("the connection was never opened")),
+        }
+    }
+}
+
+/// The kernel's own errors as they were.
+fn error_of(cause: Cause) -> io::Error {
+    match cause.downcast_ref::<io::Error>() {
+        Some(error) => io::Error::new(error.kind(), cause.to_string()),
+        None => io::Error::new(io::ErrorKind::InvalidData, cause),
+    }
+}
+
+impl<A> Server<A> {
     /// Counters, as they are now.
     pub fn stats(&self) -> ServerStats {
-        let host = &self.shared.host;
-        ServerStats {
-            connections: self.shared.registry().open.len(),
-            accepted: self.shared.accepted.load(Ordering::Relaxed),
-            in_flight: host.in_flight.load(Ordering::Relaxed),
-            ignored: host.ignored.load(Ordering::Relaxed),
-            closed_for_fault: host.closed_for_fault.load(Ordering::Relaxed),
-        }
+        self.shared.stats()
+    }
+
+    /// What was counted of each method until now. Nothing if the server was built without.
+    pub fn metrics(&self) -> Metrics {
+        self.shared.metrics()
+    }
+
+    /// Says how the server is, to who asks by [`Client::health`]: before it ends, so that a balancer sends new calls to
+    /// others. The calls that come are served all the same. A server that is shut down is draining at any rate.
+    pub fn set_health(&self, status: HealthStatus) {
+        self.shared.wants_calls.store(status == HealthStatus::Serving, Ordering::SeqCst);
     }
 
     /// A client for each connection that is open now, in no special order: to notify them all, or to call one. Each goes
@@ -276,7 +565,7 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl<A> Drop for Server<A> {
     fn drop(&mut self) {
         self.stop_accepting();
         let open = self.shared.registry().close();
@@ -284,7 +573,7 @@ impl Drop for Server {
     }
 }
 
-impl fmt::Debug for Server {
+impl<A: fmt::Debug> fmt::Debug for Server<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Server").field("address", &self.address).field("stats", &self.stats()).finish_non_exhaustive()
     }
@@ -312,12 +601,22 @@ struct Place {
     worker: usize,
     /// Key in the registry.
     key: usize,
+    /// Whom to tell of the end.
+    ending: Option<Mutex<Option<oneshot::Sender<Option<Cause>>>>>,
     _room: OwnedSemaphorePermit,
 }
 
 impl Keeper for Place {
     fn watch(&self, connection: &Arc<Connection<Peer>>) {
         self.server.watch(connection, self.server.host.limits.frame_must_grow_within);
+    }
+
+    fn closed(&self, reason: Option<&Cause>) {
+        let ending = self.ending.as_ref().map(|ending| ending.lock().unwrap_or_else(PoisonError::into_inner).take());
+        if let Some(ending) = ending.flatten() {
+            // Nobody may wait.
+            let _ = ending.send(reason.cloned());
+        }
     }
 }
 
@@ -329,7 +628,44 @@ impl Drop for Place {
     }
 }
 
+impl Reports for Shared {
+    fn health(&self) -> Health {
+        let is_serving = self.wants_calls.load(Ordering::SeqCst) && !self.host.is_draining.load(Ordering::SeqCst);
+        let status = if is_serving { HealthStatus::Serving } else { HealthStatus::Draining };
+        let ServerStats { in_flight, connections, .. } = self.stats();
+        Health::new(status, in_flight, connections)
+    }
+
+    fn counters(&self) -> (Vec<(&'static str, u64)>, Metrics) {
+        let ServerStats { connections, accepted, in_flight, ignored, closed_for_fault } = self.stats();
+        let counters = vec![
+            ("connections", connections as u64),
+            ("accepted", accepted),
+            ("in_flight", in_flight as u64),
+            ("ignored", ignored),
+            ("closed_for_fault", closed_for_fault),
+        ];
+        (counters, self.metrics())
+    }
+}
+
 impl Shared {
+    fn stats(&self) -> ServerStats {
+        let host = &self.host;
+        ServerStats {
+            connections: self.registry().open.len(),
+            accepted: self.accepted.load(Ordering::Relaxed),
+            in_flight: host.in_flight.load(Ordering::Relaxed),
+            ignored: host.ignored.load(Ordering::Relaxed),
+            closed_for_fault: host.closed_for_fault.load(Ordering::Relaxed),
+        }
+    }
+
+    fn metrics(&self) -> Metrics {
+        let table = self.host.metrics.as_ref();
+        table.map_or_else(|| Metrics::none(Side::Server), |table| table.snapshot(Side::Server))
+    }
+
     fn registry(&self) -> MutexGuard<'_, Registry> {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -344,10 +680,10 @@ impl Shared {
     }
 
     /// Accepts until it is cancelled, or its runtime shut down. No error of the kernel ends it.
-    fn accept_loop(self: &Arc<Self>, listener: &TcpListener) {
+    fn accept_loop(self: &Arc<Self>, listener: &impl Accept) {
         while let Ok(room) = self.room.clone().acquire_owned() {
             match listener.accept() {
-                Ok((stream, _)) => self.adopt(stream, room),
+                Ok(transport) => self.adopt(transport, room),
                 Err(error) if is_end(&error) => return,
                 Err(error) => {
                     log::warn!("accept failed and is tried again: {error}");
@@ -358,14 +694,14 @@ impl Shared {
     }
 
     /// Hands a new connection to the worker that has the fewest.
-    fn adopt(self: &Arc<Self>, stream: TcpStream, room: OwnedSemaphorePermit) {
+    fn adopt(self: &Arc<Self>, transport: Transport, room: OwnedSemaphorePermit) {
         self.accepted.fetch_add(1, Ordering::Relaxed);
         let (worker, key) = self.registry().place();
-        let place = Place { server: self.clone(), worker, key, _room: room };
-        let opened = turn::spawn_at(worker, move || {
-            if let Err(error) = open(stream, place) {
-                log::warn!("a connection was lost as soon as it was accepted: {error}");
-            }
+        let place = Place { server: self.clone(), worker, key, ending: None, _room: room };
+        let server = self.clone();
+        let opened = turn::spawn_at(worker, move || match open(transport, place) {
+            Ok(connection) => server.watch(&connection, server.host.limits.first_frame_within),
+            Err(error) => log::warn!("a connection was lost as soon as it was accepted: {error}"),
         });
         if let Err(error) = opened {
             log::error!("a connection was closed because no dhaga could be spawned for it: {error}");
@@ -423,8 +759,8 @@ impl Watch {
         let (is_unfinished, reads) = connection.progress();
         let has_grown = reads != self.reads;
         let is_owing = is_unfinished || reads == 0;
-        // A frame that waits for room of ours is not the peer's fault.
-        let is_ours = connection.side.holds_peer_up();
+        // What came and waits for room of ours, or for the reader's turn on a busy worker, is not the peer's fault.
+        let is_ours = connection.is_reading();
         if is_owing && (has_grown || is_ours) {
             self.reads = reads;
             self.overdue = now + limits.frame_must_grow_within;
@@ -448,20 +784,18 @@ fn is_end(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|inner| inner.is::<dhaga::Cancelled>() || inner.is::<dhaga::ShuttingDown>())
 }
 
-/// On the connection's own worker: from here its socket is listened to.
-fn open(stream: TcpStream, place: Place) -> io::Result<()> {
+/// On the connection's own worker: from here its transport is listened to.
+fn open(transport: Transport, place: Place) -> io::Result<Arc<Connection<Peer>>> {
     let (server, key) = (place.server.clone(), place.key);
     let host = server.host.clone();
     let limits = host.limits.clone();
-    let connection = Connection::open(stream, Peer::new(host, Some(Box::new(place))), limits)?;
+    let connection = Connection::open(transport, Peer::new(host, Some(Box::new(place))), limits)?;
     let mut registry = server.registry();
     registry.open[key] = Arc::downgrade(&connection);
     let is_closed = registry.is_closed;
     drop(registry);
     if is_closed {
         connection.close(None);
-        return Ok(());
     }
-    server.watch(&connection, server.host.limits.first_frame_within);
-    Ok(())
+    Ok(connection)
 }

@@ -19,8 +19,10 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::description::{DescribedService, Description, ServiceDescription};
 use crate::encode::{self, EncodeError};
-use crate::error::{REFUSED, Refusal};
+use crate::error::{ErrorProfile, Refusal};
+use crate::error_form;
 use crate::extension;
 use crate::limits::Limits;
 use crate::message::{self, Decoder, NIL};
@@ -33,13 +35,22 @@ const REASON_CHARS_MAX: usize = 200;
 /// The map hashes with SipHash and its keys are ours, so a peer can neither flood it nor learn its order.
 #[derive(Clone, Default)]
 pub struct Methods {
-    by_name: HashMap<Box<str>, Arc<Handler>>,
+    by_name: HashMap<Box<str>, Entry>,
+    services: Vec<&'static ServiceDescription>,
+}
+
+#[derive(Clone)]
+struct Entry {
+    handler: Arc<Handler>,
+    /// From 0, in the order in which the methods came.
+    number: u32,
 }
 
 /// One method: decodes the arguments, runs the function, encodes its result.
 pub struct Handler {
     name: Box<str>,
     run: Box<Run>,
+    is_inline: bool,
 }
 
 type Run = dyn Fn(Call<'_, '_>) -> Result<(), HandlerError> + Send + Sync;
@@ -75,7 +86,29 @@ impl Methods {
     where
         F: TypedHandler<Args>,
     {
-        self.add(name, Box::new(move |call| f.run(call)))
+        self.add(name, Box::new(move |call| f.run(call)), false)
+    }
+
+    /// As [`method`](Methods::method), for a function that promises never to wait: it runs in the dhaga that reads the
+    /// connection, and no other one is made ready to go on with the requests behind it. That saves a spawn for each read
+    /// that brings several requests, and nothing where requests come one at a time.
+    ///
+    /// If `f` waits nevertheless, requests behind it on the connection may wait with it. Builds with debug assertions are
+    /// stricter: there a wait in `f` panics and names itself, as under [`no_suspend`](dhaga::no_suspend); the caller gets the
+    /// answer that the handler panicked.
+    ///
+    /// # Panics
+    ///
+    /// As [`method`](Methods::method).
+    pub fn method_inline<Args, F>(self, name: &str, f: F) -> Self
+    where
+        F: TypedHandler<Args>,
+    {
+        let run = move |call: Call<'_, '_>| {
+            let _promise = cfg!(debug_assertions).then(dhaga::no_suspend);
+            f.run(call)
+        };
+        self.add(name, Box::new(run), true)
     }
 
     /// Adds the function `f` as `name`, which gets the encoded array of arguments and appends one encoded value as its
@@ -93,7 +126,7 @@ impl Methods {
             f(call.params, &mut result)?;
             call.answer(|out, limits, id| encode::encode_response_ok_raw(out, limits, id, &result))
         };
-        self.add(name, Box::new(run))
+        self.add(name, Box::new(run), false)
     }
 
     /// Adds all methods of `other`.
@@ -102,17 +135,44 @@ impl Methods {
     ///
     /// When both have a method of the same name.
     pub fn merge(mut self, other: Self) -> Self {
-        for (name, handler) in other.by_name {
-            assert!(!self.by_name.contains_key(&name), "the method {name:?} is registered twice");
-            self.by_name.insert(name, handler);
+        for (name, Entry { handler, .. }) in other.by_name {
+            self.insert(&name, handler);
         }
+        self.services.extend(other.services);
         self
     }
 
     /// The handler of a method, if there is one.
     #[inline]
     pub fn lookup(&self, name: &str) -> Option<&Arc<Handler>> {
-        self.by_name.get(name)
+        self.by_name.get(name).map(|entry| &entry.handler)
+    }
+
+    /// As [`lookup`](Methods::lookup), with a number: those of all methods are counted from 0 without a gap.
+    #[inline]
+    pub(crate) fn lookup_numbered(&self, name: &str) -> Option<(&Arc<Handler>, u32)> {
+        self.by_name.get(name).map(|entry| (&entry.handler, entry.number))
+    }
+
+    /// The names, by number.
+    pub(crate) fn names_numbered(&self) -> Vec<&str> {
+        let mut names = vec![""; self.by_name.len()];
+        self.by_name.iter().for_each(|(name, entry)| names[entry.number as usize] = name);
+        names
+    }
+
+    /// Notes what a trait says of methods that are there.
+    pub(crate) fn described(mut self, service: &'static ServiceDescription) -> Self {
+        self.services.push(service);
+        self
+    }
+
+    /// What is to be known of the methods, except for those of the protocol.
+    pub(crate) fn describe(&self) -> Description {
+        let mut methods: Vec<_> =
+            self.names().filter(|name| !name.starts_with(extension::PREFIX)).map(str::to_owned).collect();
+        methods.sort_unstable();
+        Description { services: self.services.iter().copied().map(DescribedService::from).collect(), methods }
     }
 
     /// Whether there is none.
@@ -125,27 +185,63 @@ impl Methods {
         self.by_name.keys().map(AsRef::as_ref)
     }
 
-    fn add(mut self, name: &str, run: Box<Run>) -> Self {
+    fn add(mut self, name: &str, run: Box<Run>, is_inline: bool) -> Self {
         assert!(!name.starts_with(extension::PREFIX), "the method {name:?} has a name reserved for the protocol");
-        let before = self.by_name.insert(name.into(), Arc::new(Handler { name: name.into(), run }));
-        assert!(before.is_none(), "the method {name:?} is registered twice");
+        self.insert(name, Arc::new(Handler { name: name.into(), run, is_inline }));
         self
+    }
+
+    /// Adds a method of the protocol.
+    pub(crate) fn protocol<Args, F>(mut self, name: &str, f: F) -> Self
+    where
+        F: TypedHandler<Args>,
+    {
+        debug_assert!(name.starts_with(extension::PREFIX));
+        let run = Box::new(move |call: Call<'_, '_>| f.run(call));
+        self.insert(name, Arc::new(Handler { name: name.into(), run, is_inline: true }));
+        self
+    }
+
+    fn insert(&mut self, name: &str, handler: Arc<Handler>) {
+        let number = u32::try_from(self.by_name.len()).expect("a program has fewer methods");
+        let before = self.by_name.insert(name.into(), Entry { handler, number });
+        assert!(before.is_none(), "the method {name:?} is registered twice");
     }
 }
 
 impl Handler {
-    /// The name of the method.
-    pub fn name(&self) -> &str {
+    /// Under which it was registered.
+    pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Whether its function promises never to wait.
+    #[inline]
+    pub fn is_inline(&self) -> bool {
+        self.is_inline
     }
 
     /// Runs the call and appends the whole answer frame, an error answer if the handler failed. Suspends where the function
     /// of the handler does. A panic passes through, and nothing is appended.
-    pub fn respond(&self, limits: &Limits, id: u32, params: &[u8], out: &mut dyn Outgoing) {
-        let call = Call { params, limits, reply: Some(Reply { id, out: &mut *out }) };
-        if let Err(error) = (self.run)(call) {
-            out.lend(&mut |out| error.respond(limits, id, out));
+    pub fn respond(&self, limits: &Limits, errors: ErrorProfile, id: u32, params: &[u8], out: &mut dyn Outgoing) {
+        if let Err(error) = self.answer(limits, id, params, out) {
+            out.lend(&mut |out| error.respond(limits, errors, id, out));
         }
+    }
+
+    /// As [`respond`](Handler::respond); if the handler fails, nothing is appended, and the caller answers.
+    ///
+    /// # Errors
+    ///
+    /// What the answer shall say.
+    pub(crate) fn answer(
+        &self,
+        limits: &Limits,
+        id: u32,
+        params: &[u8],
+        out: &mut dyn Outgoing,
+    ) -> Result<(), HandlerError> {
+        (self.run)(Call { params, limits, reply: Some(Reply { id, out }) })
     }
 
     /// Runs the call of a notification, and drops its result.
@@ -159,20 +255,8 @@ impl Handler {
 }
 
 /// Appends the answer of a request that met no handler or whose handler gave no answer.
-pub fn respond_refusal(limits: &Limits, id: u32, refusal: Refusal, out: &mut Vec<u8>) {
-    HandlerError::from(refusal).respond(limits, id, out);
-}
-
-/// As [`respond_refusal`], in the form by which a caller's library knows that nothing was run: see
-/// [`RemoteError::is_refused`](crate::RemoteError::is_refused).
-pub(crate) fn respond_refused(limits: &Limits, id: u32, refusal: &Refusal, out: &mut Vec<u8>) {
-    #[derive(Serialize)]
-    struct Refused<'a> {
-        name: &'a str,
-        message: String,
-    }
-    let refused = Refused { name: REFUSED, message: refusal.to_string() };
-    HandlerError::value(&refused).respond(limits, id, out);
+pub fn respond_refusal(limits: &Limits, errors: ErrorProfile, id: u32, refusal: Refusal, out: &mut Vec<u8>) {
+    HandlerError::refusal(refusal).respond(limits, errors, id, out);
 }
 
 /// One run of a handler.
@@ -203,7 +287,7 @@ impl<'a> Call<'a, '_> {
         };
         let mut outcome = Ok(());
         out.lend(&mut |out| outcome = encode(out, self.limits, id));
-        outcome.map_err(|error| Refusal::BadResult { reason: error.to_string() }.into())
+        outcome.map_err(|error| HandlerError::refusal(Refusal::BadResult { reason: error.to_string() }))
     }
 }
 
@@ -217,8 +301,8 @@ struct Arguments<'a> {
 
 impl<'a> Arguments<'a> {
     fn new(params: &'a [u8], limits: &'a Limits) -> Result<Self, HandlerError> {
-        let (left, header_bytes) = message::array_header(params)
-            .ok_or_else(|| Refusal::BadRequest { reason: "params must be an array".to_owned() })?;
+        let no_array = || HandlerError::refusal(Refusal::BadRequest { reason: "params must be an array".to_owned() });
+        let (left, header_bytes) = message::array_header(params).ok_or_else(no_array)?;
         Ok(Self { decoder: message::decoder(&params[header_bytes..], limits), limits, index: 0, left })
     }
 
@@ -237,7 +321,7 @@ impl<'a> Arguments<'a> {
                 Err(error) => error.to_string().chars().take(REASON_CHARS_MAX).collect(),
             }
         };
-        Err(Refusal::BadArgument { index, reason }.into())
+        Err(HandlerError::refusal(Refusal::BadArgument { index, reason }))
     }
 }
 
@@ -288,6 +372,8 @@ pub struct HandlerError {
 enum Answer {
     Text(String),
     Value(Vec<u8>),
+    /// The library's own.
+    Refusal(Refusal),
 }
 
 impl HandlerError {
@@ -305,18 +391,68 @@ impl HandlerError {
         }
     }
 
-    /// Appends the error answer. When the error itself cannot be sent, a text says why.
-    fn respond(&self, limits: &Limits, id: u32, out: &mut Vec<u8>) {
+    /// A refusal of one who may not call this: see [`CallError::Refused`](crate::CallError::Refused). `reason` is told to the caller.
+    pub fn denied(reason: impl fmt::Display) -> Self {
+        Self::refusal(Refusal::Denied { reason: reason.to_string() })
+    }
+
+    /// Of what kind it is: a number in [`ERROR_KINDS`].
+    pub(crate) fn kind(&self) -> u8 {
+        match &self.answer {
+            Answer::Text(_) | Answer::Value(_) => 0,
+            Answer::Refusal(refusal) => kind_of(refusal),
+        }
+    }
+
+    /// What the library says in the handler's place.
+    pub(crate) fn refusal(refusal: Refusal) -> Self {
+        Self { answer: Answer::Refusal(refusal) }
+    }
+
+    /// Appends the error answer. When the error itself cannot be sent, another says why.
+    pub(crate) fn respond(&self, limits: &Limits, errors: ErrorProfile, id: u32, out: &mut Vec<u8>) {
         let sent = match &self.answer {
-            Answer::Text(text) => encode::encode_response_err(out, limits, id, text.as_str()),
-            Answer::Value(raw) => encode::encode_response_err_raw(out, limits, id, raw),
+            Answer::Text(text) => error_form::respond_text(out, limits, errors, id, text),
+            Answer::Value(raw) => error_form::respond_value(out, limits, errors, id, raw),
+            Answer::Refusal(refusal) => error_form::respond_refusal(out, limits, errors, id, refusal),
         };
         if let Err(error) = sent {
             let refusal = Refusal::BadResult { reason: error.to_string() };
-            if let Err(error) = encode::encode_response_err(out, limits, id, &refusal.to_string()) {
+            if let Err(error) = error_form::respond_refusal(out, limits, errors, id, &refusal) {
                 log::error!("request {id} stays without an answer: not even its error fits into a frame: {error}");
             }
         }
+    }
+}
+
+/// Names of the kinds of errors that a server counts.
+pub(crate) const ERROR_KINDS: &[&str] = &[
+    "application",
+    "unknown_method",
+    "invalid_request",
+    "invalid_arguments",
+    "panicked",
+    "overloaded",
+    "unsendable",
+    "shutting_down",
+    "denied",
+    "cancelled",
+    "too_late",
+];
+
+/// The number of a refusal's kind.
+pub(crate) fn kind_of(refusal: &Refusal) -> u8 {
+    match refusal {
+        Refusal::UnknownMethod { .. } => 1,
+        Refusal::BadRequest { .. } => 2,
+        Refusal::BadArgument { .. } => 3,
+        Refusal::HandlerPanicked => 4,
+        Refusal::TooManyInFlight { .. } => 5,
+        Refusal::BadResult { .. } => 6,
+        Refusal::ShuttingDown => 7,
+        Refusal::Denied { .. } => 8,
+        Refusal::Cancelled => 9,
+        Refusal::TooLate => 10,
     }
 }
 
@@ -336,6 +472,7 @@ impl fmt::Display for HandlerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.answer {
             Answer::Text(text) => f.write_str(text),
+            Answer::Refusal(refusal) => refusal.fmt(f),
             Answer::Value(raw) => crate::error::RemoteError::from_raw(raw.as_slice()).fmt(f),
         }
     }
@@ -415,8 +552,11 @@ mod tests {
         };
         let mut out = b"before".to_vec();
         match methods().lookup(method) {
-            Some(handler) => handler.respond(&limits(), 9, params, &mut out),
-            None => respond_refusal(&limits(), 9, Refusal::UnknownMethod { method: method.to_owned() }, &mut out),
+            Some(handler) => handler.respond(&limits(), ErrorProfile::Text, 9, params, &mut out),
+            None => {
+                let refusal = Refusal::UnknownMethod { method: method.to_owned() };
+                respond_refusal(&limits(), ErrorProfile::Text, 9, refusal, &mut out);
+            }
         }
         match Message::parse(out.strip_prefix(b"before").expect("the buffer is only appended to"), &limits()) {
             Ok(Message::Response { id: 9, outcome: Ok(result) }) => Ok(decode(result, &limits()).expect("one value")),
@@ -527,7 +667,8 @@ mod tests {
         let limits = limits();
         let raw = [0x91, 0xa1, 0xff];
         let mut out = Vec::new();
-        methods().lookup("number").expect("it is registered").respond(&limits, 1, &raw, &mut out);
+        let number = methods().lookup("number").expect("it is registered").clone();
+        number.respond(&limits, ErrorProfile::Text, 1, &raw, &mut out);
         let text = String::from_utf8_lossy(&out);
         assert!(text.contains("argument 0 does not fit the method"), "{text}");
         let value: Value = decode(&raw[1..], &limits).expect("the library reads it as bin");

@@ -130,9 +130,10 @@ pub(crate) fn run_detached(f: impl FnOnce() + Send + 'static) {
     }
 }
 
-/// As [`run_detached`], for a job of a library, where nobody can wait: over the limit it is dropped.
-pub(crate) fn submit_at_once(job: Job) {
-    POOL.submit_at_once(job);
+/// As [`run_detached`], for a job of a library, where nobody can wait: it is queued beyond the limit, too. The caller has a
+/// limit of its own for such jobs.
+pub(crate) fn submit_at_any_rate(job: Job) {
+    POOL.submit_at_any_rate(job);
 }
 
 /// The pool of threads for [`blocking`], [`spawn_blocking`] and files. There is one in a process, whatever runtimes it has:

@@ -30,7 +30,7 @@
 //! |---|---|
 //! | 0 | `atomic`: what threads share, real or modelled; `fork`: what a forked process is told; `stack`: guarded stacks, reused; `overflow`: names the dhaga that overflowed |
 //! | 1 | `coroutine`: a stack and a closure |
-//! | 2 | `interrupt`, `context`, `ambient`, `frame`: cancellation, deadlines and values, and the code they are in force for; `local_slots`; `job`, `handshake`: what was spawned; `timer`; `task`, `ready_queue`; `audit`: what a runtime holds; `phase`, `stuck`: how far its shutdown has come, and who has not stopped; `run_queue`: how other threads reach a worker, by its `inbox` and as `thieves` |
+//! | 2 | `interrupt`, `context`, `ambient`, `frame`: cancellation, deadlines and values, and the code they are in force for; `local_slots`; `job`, `handshake`: what was spawned; `blocks`: memory for it; `timer`; `task`, `ready_queue`; `audit`: what a runtime holds; `phase`, `stuck`: how far its shutdown has come, and who has not stopped; `run_queue`: how other threads reach a worker, by its `inbox` and as `thieves` |
 //! | 3 | `reactor`: who became ready; `front`: where an idle worker serves for one that is late; `extensions` |
 //! | 4 | `scheduler`: the loop |
 //! | 5 | `relay`: a wake for a future; `plain_thread`; `around`: what is around the caller; [`park`]: the one way to wait; `owner`: who holds something |
@@ -79,6 +79,7 @@ mod coroutine;
 
 mod ambient;
 mod audit;
+mod blocks;
 mod context;
 mod frame;
 mod handshake;

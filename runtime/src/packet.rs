@@ -17,11 +17,13 @@ use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
 use crate::ambient::Ambient;
+use crate::blocks::Blocks;
 use crate::context::Node;
 use crate::handshake::{Ended, Handshake};
 use crate::job::{Head, Home, Job, JobRef, Label, Operations, Unwound, Wish, quietly};
 use crate::park::{self, Unparker};
 use crate::run_queue::Address;
+use crate::scheduler::worker;
 
 /// How a dhaga ended.
 pub(crate) enum Ending<T> {
@@ -71,7 +73,7 @@ impl<F: FnOnce() -> T, T> Packet<F, T> {
             handshake: Handshake::new(is_detached),
         };
         let payload = UnsafeCell::new(Payload { closure: ManuallyDrop::new(closure) });
-        NonNull::from(Box::leak(Box::new(Self { prefix, payload }))).cast()
+        Blocks::put(blocks(), Self { prefix, payload }).cast()
     }
 
     /// # Safety
@@ -149,10 +151,20 @@ impl<F: FnOnce() -> T, T> Packet<F, T> {
     }
 
     unsafe fn free(head: NonNull<Head>) {
-        // SAFETY: it was made by `allocate` from a box of this type, and nobody refers to it any more. The payload, a union,
-        // drops nothing: what was in it was taken.
-        drop(unsafe { Box::from_raw(head.cast::<Self>().as_ptr()) });
+        let packet = head.cast::<Self>();
+        // SAFETY: `allocate` made it for this type, and nobody refers to it any more. The payload, a union, drops nothing: what
+        // was in it was taken.
+        unsafe {
+            packet.drop_in_place();
+            Blocks::free(blocks(), packet);
+        }
     }
+}
+
+/// Those of the caller's worker.
+#[inline(always)]
+fn blocks() -> Option<&'static Blocks> {
+    worker().map(|worker| &worker.blocks)
 }
 
 fn wake(home: Home) {

@@ -203,10 +203,23 @@ impl Builder {
         F: FnOnce() -> T + 'static,
         T: 'static,
     {
+        self.spawn_local_at(Location::caller(), f)
+    }
+
+    /// As [`Builder::spawn_local`], for somebody else's code, which was given to us at `site`.
+    pub(crate) fn spawn_local_at<F, T>(
+        self,
+        site: &'static Location<'static>,
+        f: F,
+    ) -> Result<JoinHandle<T>, SpawnError>
+    where
+        F: FnOnce() -> T + 'static,
+        T: 'static,
+    {
         if worker().is_none() {
             return Err(SpawnError::NoWorker);
         }
-        let plan = self.check(Location::caller())?;
+        let plan = self.check(site)?;
         // SAFETY: `submit_here` puts the job into the queue of this thread's worker that nobody steals from, or drops it here.
         let (job, handle) = unsafe { packet::pair_unchecked(plan, f) };
         submit_here(job)?;
@@ -214,13 +227,17 @@ impl Builder {
     }
 
     /// As [`Builder::spawn`], on a worker of the caller's runtime, from 0.
-    #[track_caller]
-    pub(crate) fn spawn_at<F, T>(self, worker: usize, f: F) -> Result<JoinHandle<T>, SpawnError>
+    pub(crate) fn spawn_at<F, T>(
+        self,
+        worker: usize,
+        site: &'static Location<'static>,
+        f: F,
+    ) -> Result<JoinHandle<T>, SpawnError>
     where
         F: FnOnce() -> T + Send + 'static,
         T: Send + 'static,
     {
-        let (job, handle) = packet::pair(self.check(Location::caller())?, f);
+        let (job, handle) = packet::pair(self.check(site)?, f);
         submit_at(worker, job)?;
         Ok(JoinHandle { handle })
     }

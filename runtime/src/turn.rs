@@ -11,10 +11,13 @@ use std::io;
 use std::panic::Location;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::net::TcpStream;
+use crate::reactor::Direction;
 
 pub use crate::front::AtEnd;
+pub use crate::io::take::take_stdio;
+pub use crate::net::on_demand::{Input, Output};
 pub use crate::reactor::OnReady;
 pub use crate::region::Region;
 use crate::runtime::{SpawnError, submit, submit_at, submit_here};
@@ -29,20 +32,20 @@ pub fn at_end(work: Arc<dyn AtEnd>) {
     }
 }
 
-/// Calls `callback` for each event that makes `stream` readable, from now on: on the worker with which the stream is
-/// registered, which is the caller's if nobody has waited for it before, or on an idle one of the same runtime while a dhaga
-/// keeps that one from its sockets. Bytes that are there already count as an event.
+/// Calls `callback` for each event that makes `input` readable, from now on: on the worker with which it is registered, which
+/// is the caller's if nobody has waited for it before, or on an idle one of the same runtime while a dhaga keeps that one from
+/// its sockets. Bytes that are there already count as an event.
 ///
 /// # Errors
 ///
 /// What the kernel says to the registration; an error in words on a plain thread.
-pub fn on_ready(stream: &TcpStream, callback: Arc<dyn OnReady>) -> io::Result<()> {
-    stream.on_ready(callback)
+pub fn on_ready(input: &impl Input, callback: Arc<dyn OnReady>) -> io::Result<()> {
+    input.source().on_ready(callback)
 }
 
 /// Takes the callback away again, and drops it.
-pub fn stop_on_ready(stream: &TcpStream) {
-    stream.stop_callbacks();
+pub fn stop_on_ready(input: &impl Input) {
+    input.source().stop_callbacks();
 }
 
 /// Reads what is there. `None`: nothing is, and an event will tell when something comes.
@@ -50,22 +53,40 @@ pub fn stop_on_ready(stream: &TcpStream) {
 /// # Errors
 ///
 /// What the kernel says.
-pub fn try_read(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<Option<usize>> {
-    stream.try_read(buffer)
+#[inline]
+pub fn try_read(input: &impl Input, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    input.try_read(buffer)
 }
 
-/// Writes what the kernel takes. `None`: it takes nothing now; a plain `write` waits until it does.
+/// Whether an event may have come that no read has answered.
+#[inline]
+pub fn is_readable(input: &impl Input) -> bool {
+    input.source().is_ready(Direction::Read)
+}
+
+/// Writes what the kernel takes. `None`: it takes nothing now; [`wait_for_room`] waits until it does.
 ///
 /// # Errors
 ///
 /// What the kernel says.
-pub fn try_write(stream: &TcpStream, bytes: &[u8]) -> io::Result<Option<usize>> {
-    stream.try_write(bytes)
+#[inline]
+pub fn try_write(output: &impl Output, bytes: &[u8]) -> io::Result<Option<usize>> {
+    output.try_write(bytes)
 }
 
-/// Whether an event may have come that no read has answered.
-pub fn is_readable(stream: &TcpStream) -> bool {
-    stream.is_readable()
+/// Waits until the kernel may take something, for `timeout` at most, or until somebody calls [`rouse_writers`]. May return
+/// early: call it in a loop with [`try_write`]. Suspends.
+///
+/// # Errors
+///
+/// Those of the scope around it, and what the kernel says to the registration.
+pub fn wait_for_room(output: &impl Output, timeout: Duration) -> io::Result<()> {
+    output.wait_for_room(timeout)
+}
+
+/// Wakes one who waits in [`wait_for_room`], who tries again: for an end of which no event tells, such as the caller's own.
+pub fn rouse_writers(output: &impl Output) {
+    output.source().rouse(Direction::Write);
 }
 
 /// Starts a dhaga without a handle, which inherits neither deadline nor cancellation, on any worker.

@@ -55,15 +55,11 @@ pub(crate) fn expand(service: &Service) -> TokenStream {
 fn method(method: &Method) -> TokenStream {
     let Method { ident, attributes, conditions, name, arguments, outcome, options } = method;
     let parameters = arguments.iter().map(|Argument { ident, ty, .. }| quote!(#ident: #ty));
-    let sent = arguments.iter().map(|Argument { ident, form, .. }| match form {
-        Form::Bytes => quote!(::dhaga_rpc::__private::Bytes::new(&#ident)),
-        Form::BorrowedBytes => quote!(::dhaga_rpc::__private::Bytes::new(#ident)),
-        Form::Plain | Form::BorrowedText => quote!(#ident),
-    });
+    let sent = arguments.iter().map(sent);
     let sent = quote!((#(#sent,)*));
     let (returned, call) = match outcome {
         Outcome::Nothing => (quote!((), ::dhaga_rpc::CallError), quote!(self.client.notify(#name, #sent))),
-        Outcome::Answer { value, error, form } => {
+        Outcome::Answer { value, error, form, is_optional } => {
             let is_idempotent = options.is_idempotent;
             let timeout = match options.timeout {
                 None => quote!(::core::option::Option::None),
@@ -73,8 +69,11 @@ fn method(method: &Method) -> TokenStream {
                 }
             };
             let call = quote!(::dhaga_rpc::__private::call(&self.client, #name, #sent, #timeout, #is_idempotent));
-            let call = match form {
-                Form::Bytes => quote!(::core::result::Result::map(#call, ::dhaga_rpc::__private::ByteBuf::into_vec)),
+            let call = match (form, is_optional) {
+                (Form::Bytes, false) => {
+                    quote!(::core::result::Result::map(#call, ::dhaga_rpc::__private::ByteBuf::into_vec))
+                }
+                (Form::Bytes, true) => quote!(::core::result::Result::map(#call, ::dhaga_rpc::__private::into_vec)),
                 _ => call,
             };
             (quote!(#value, ::dhaga_rpc::CallError<#error>), call)
@@ -87,5 +86,22 @@ fn method(method: &Method) -> TokenStream {
         pub fn #ident(&self, #(#parameters),*) -> ::core::result::Result<#returned> {
             #call
         }
+    }
+}
+
+/// An argument as it is given to serde.
+fn sent(argument: &Argument) -> TokenStream {
+    let Argument { ident, form, is_optional, .. } = argument;
+    match (form, is_optional) {
+        (Form::Bytes, false) => quote!(::dhaga_rpc::__private::Bytes::new(&#ident)),
+        (Form::BorrowedBytes, false) => quote!(::dhaga_rpc::__private::Bytes::new(#ident)),
+        (Form::Bytes, true) => {
+            let borrowed = quote!(::core::option::Option::as_deref(&#ident));
+            quote!(::core::option::Option::map(#borrowed, ::dhaga_rpc::__private::Bytes::new))
+        }
+        (Form::BorrowedBytes, true) => {
+            quote!(::core::option::Option::map(#ident, ::dhaga_rpc::__private::Bytes::new))
+        }
+        (Form::Plain | Form::BorrowedText, _) => quote!(#ident),
     }
 }

@@ -8,6 +8,7 @@ use crate::model::{Argument, Method, Outcome, Service, unraw};
 pub(crate) fn expand(service: &Service) -> TokenStream {
     let name = service.name.clone().unwrap_or_else(|| service.ident.to_string());
     let methods = service.methods.iter().map(|Method { conditions, name, arguments, outcome, options, .. }| {
+        let required = arguments.iter().rposition(Argument::is_required).map_or(0, |last| last + 1);
         let arguments = arguments.iter().map(|Argument { ident, ty, .. }| {
             let (name, ty) = (unraw(ident), text(ty));
             quote!((#name, #ty))
@@ -22,7 +23,7 @@ pub(crate) fn expand(service: &Service) -> TokenStream {
         let is_idempotent = options.is_idempotent;
         quote! {
             #(#conditions)*
-            ::dhaga_rpc::__private::method_description(#name, &[#(#arguments),*], #outcome, #is_idempotent)
+            ::dhaga_rpc::__private::method_description(#name, &[#(#arguments),*], #required, #outcome, #is_idempotent)
         }
     });
     quote!(::dhaga_rpc::__private::service_description(#name, &[#(#methods),*]))

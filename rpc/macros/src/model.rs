@@ -6,7 +6,7 @@ use syn::{
     Safety, Signature, TraitItem, TraitItemFn, Type, Visibility,
 };
 
-use crate::options::{MethodOptions, ServiceOptions};
+use crate::options::{ArgumentOptions, DefaultValue, MethodOptions, ServiceOptions};
 
 /// Arguments of a method at most: as many as a handler can have. More belong into a struct.
 const ARGUMENTS_MAX: usize = 8;
@@ -38,9 +38,14 @@ pub(crate) struct Argument {
     /// As the trait has it.
     pub(crate) ty: Type,
     pub(crate) form: Form,
+    /// Whether it is an `Option<_>` around what has the form.
+    pub(crate) is_optional: bool,
+    /// What the method gets instead of nil.
+    pub(crate) default: Option<DefaultValue>,
 }
 
 /// How a value travels.
+#[derive(Clone, Copy)]
 pub(crate) enum Form {
     /// By its own `Serialize`.
     Plain,
@@ -54,7 +59,7 @@ pub(crate) enum Form {
 
 pub(crate) enum Outcome {
     /// Answered with a value or an error.
-    Answer { value: Box<Type>, error: Box<Type>, form: Form },
+    Answer { value: Box<Type>, error: Box<Type>, form: Form, is_optional: bool },
     /// Not answered.
     Nothing,
 }
@@ -105,13 +110,14 @@ impl Service {
 impl Method {
     fn of(function: &mut TraitItemFn, service: Option<&str>) -> syn::Result<Self> {
         let options = MethodOptions::take_from(&mut function.attrs)?;
+        let of_arguments = function.sig.inputs.iter_mut().map(take_options).collect::<syn::Result<Vec<_>>>()?;
         check_signature(&function.sig)?;
         if let Some(body) = &function.default {
             return Err(error(body, "a method of a service has no body here: what it does is up to the server"));
         }
-        let mut inputs = function.sig.inputs.iter();
+        let mut inputs = function.sig.inputs.iter().zip(of_arguments);
         match inputs.next() {
-            Some(FnArg::Receiver(Receiver { kind: ReceiverKind::Reference(_, _, None), .. })) => {}
+            Some((FnArg::Receiver(Receiver { kind: ReceiverKind::Reference(_, _, None), .. }), _)) => {}
             _ => {
                 return Err(error(
                     &function.sig.ident,
@@ -120,6 +126,7 @@ impl Method {
             }
         }
         let arguments = inputs.map(Argument::of).collect::<syn::Result<Vec<_>>>()?;
+        check_defaults(&arguments)?;
         if arguments.len() > ARGUMENTS_MAX {
             let text = format!("a method has {ARGUMENTS_MAX} arguments at most: put them into a struct");
             return Err(error(&function.sig.inputs, &text));
@@ -164,37 +171,78 @@ fn check_signature(signature: &Signature) -> syn::Result<()> {
     Ok(())
 }
 
+/// Takes our attributes out of an argument: the compiler knows none of them.
+fn take_options(input: &mut FnArg) -> syn::Result<ArgumentOptions> {
+    match input {
+        FnArg::Typed(typed) => ArgumentOptions::take_from(&mut typed.attrs),
+        FnArg::Receiver(receiver) => match receiver.attrs.iter().find(|attribute| attribute.path().is_ident("rpc")) {
+            Some(attribute) => {
+                Err(error(attribute, "`&self` does not travel: options of the method stand above its `fn`"))
+            }
+            None => Ok(ArgumentOptions::default()),
+        },
+    }
+}
+
+/// A caller can leave out arguments at the end only, since the others are known by their places.
+fn check_defaults(arguments: &[Argument]) -> syn::Result<()> {
+    let mut rest = arguments.iter().skip_while(|argument| argument.default.is_none());
+    let Some(first) = rest.next() else { return Ok(()) };
+    match rest.find(|argument| argument.is_required()) {
+        Some(after) => {
+            let text = format!(
+                "a caller can leave arguments out at the end only: `{after}` comes after `{first}`, which has a default, so \
+                give `{after}` one, too, or write it before `{first}`",
+                after = after.ident,
+                first = first.ident,
+            );
+            Err(error(&after.ident, &text))
+        }
+        None => Ok(()),
+    }
+}
+
 impl Argument {
-    fn of(input: &FnArg) -> syn::Result<Self> {
+    fn of((input, options): (&FnArg, ArgumentOptions)) -> syn::Result<Self> {
         let FnArg::Typed(typed) = input else {
             return Err(error(input, "`self` comes first"));
         };
         let Pat::Ident(pattern) = &*typed.pat else {
             return Err(error(&typed.pat, "an argument has a name, by which the description of the service knows it"));
         };
-        let form = match &*typed.ty {
-            Type::Reference(reference) if reference.mutability.is_some() => {
-                return Err(error(reference, "the server has a copy: what it changes would not come back"));
-            }
-            Type::Reference(reference) => match &*reference.elem {
-                Type::Path(path) if path.path.is_ident("str") => Form::BorrowedText,
-                Type::Slice(slice) if is_byte(&slice.elem) => Form::BorrowedBytes,
-                _ => return Err(error(reference, "only `&str` and `&[u8]` can be borrowed: take others by value")),
-            },
-            Type::ImplTrait(ty) => {
-                return Err(error(ty, "the types of a method must be known: `impl` says too little"));
-            }
-            other => Form::of(other),
-        };
-        Ok(Self { ident: pattern.ident.clone(), ty: (*typed.ty).clone(), form })
+        let (inner, is_optional) = inside_option(&typed.ty);
+        let form = Form::of_argument(&inner)?;
+        let (ident, ty) = (pattern.ident.clone(), (*typed.ty).clone());
+        Ok(Self { ident, ty, form, is_optional, default: options.default })
+    }
+
+    /// Whether each caller must give it.
+    pub(crate) fn is_required(&self) -> bool {
+        self.default.is_none() && !self.is_optional
     }
 }
 
 impl Form {
+    /// Of a type that comes back as it was given.
     fn of(ty: &Type) -> Self {
         match arguments_of(ty, "Vec").as_deref() {
             Some([element]) if is_byte(element) => Self::Bytes,
             _ => Self::Plain,
+        }
+    }
+
+    fn of_argument(ty: &Type) -> syn::Result<Self> {
+        match ty {
+            Type::Reference(reference) if reference.mutability.is_some() => {
+                Err(error(reference, "the server has a copy: what it changes would not come back"))
+            }
+            Type::Reference(reference) => match &*reference.elem {
+                Type::Path(path) if path.path.is_ident("str") => Ok(Self::BorrowedText),
+                Type::Slice(slice) if is_byte(&slice.elem) => Ok(Self::BorrowedBytes),
+                _ => Err(error(reference, "only `&str` and `&[u8]` can be borrowed: take others by value")),
+            },
+            Type::ImplTrait(ty) => Err(error(ty, "the types of a method must be known: `impl` says too little")),
+            other => Ok(Self::of(other)),
         }
     }
 }
@@ -217,17 +265,34 @@ impl Outcome {
                 "a method returns `Result<T, E>`; one that nobody waits for is marked `#[rpc(notify)]`",
             )),
             (ReturnType::Type(_, ty), false) => match arguments_of(ty, "Result").as_deref() {
-                Some([value, fault]) => Ok(Self::Answer {
-                    form: Form::of(value),
-                    value: Box::new(value.clone()),
-                    error: Box::new(fault.clone()),
-                }),
+                Some([value, fault]) => Self::answer(value, fault),
                 _ => Err(error(
                     ty,
                     "a method returns `Result<T, E>` with both types written out: either may be what travels",
                 )),
             },
         }
+    }
+
+    fn answer(value: &Type, fault: &Type) -> syn::Result<Self> {
+        let (inner, is_optional) = inside_option(value);
+        for ty in [&inner, fault] {
+            if let Type::Reference(reference) = ty {
+                let text = "what is borrowed does not come back from a server: return a `String`, a `Vec<u8>` or another \
+                    type of its own";
+                return Err(error(reference, text));
+            }
+        }
+        let form = Form::of(&inner);
+        Ok(Self::Answer { form, is_optional, value: Box::new(value.clone()), error: Box::new(fault.clone()) })
+    }
+}
+
+/// The type in an `Option`, or the type itself; and which it was.
+fn inside_option(ty: &Type) -> (Type, bool) {
+    match arguments_of(ty, "Option").as_deref() {
+        Some([inner]) => (inner.clone(), true),
+        _ => (ty.clone(), false),
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use syn::meta::ParseNestedMeta;
 use syn::parse::{Parse, ParseStream, Parser};
-use syn::{Attribute, LitStr};
+use syn::{Attribute, Expr, LitStr, Token};
 
 /// Of a service.
 #[derive(Default)]
@@ -19,7 +19,21 @@ pub(crate) struct MethodOptions {
     pub(crate) name: Option<String>,
     pub(crate) is_idempotent: bool,
     pub(crate) is_notification: bool,
+    pub(crate) is_inline: bool,
     pub(crate) timeout: Option<Duration>,
+}
+
+/// Of an argument.
+#[derive(Default)]
+pub(crate) struct ArgumentOptions {
+    pub(crate) default: Option<DefaultValue>,
+}
+
+/// What an argument is that the caller left out.
+pub(crate) enum DefaultValue {
+    /// As its type has it.
+    OfType,
+    Value(Box<Expr>),
 }
 
 impl Parse for ServiceOptions {
@@ -53,16 +67,47 @@ impl MethodOptions {
             !std::mem::replace(&mut self.is_idempotent, true)
         } else if meta.path.is_ident("notify") {
             !std::mem::replace(&mut self.is_notification, true)
+        } else if meta.path.is_ident("inline") {
+            !std::mem::replace(&mut self.is_inline, true)
+        } else if meta.path.is_ident("default") {
+            return Err(meta.error(
+                "a default belongs to an argument: write it inside of the parentheses, before the argument's name",
+            ));
         } else if meta.path.is_ident("name") {
             self.name.replace(wire_name(meta)?).is_none()
         } else if meta.path.is_ident("timeout") {
             self.timeout.replace(duration(&meta.value()?.parse()?)?).is_none()
         } else {
             return Err(meta.error(
-                "a method has the options `idempotent`, `notify`, `name = \"…\"` and `timeout = \"2s\"`, and no other",
+                "a method has the options `idempotent`, `inline`, `notify`, `name = \"…\"` and `timeout = \"2s\"`, and no other",
             ));
         };
         if is_new { Ok(()) } else { Err(meta.error("this option is given twice")) }
+    }
+}
+
+impl ArgumentOptions {
+    /// Takes the `#[rpc(…)]` attributes out of `attributes`.
+    pub(crate) fn take_from(attributes: &mut Vec<Attribute>) -> syn::Result<Self> {
+        let mut options = Self::default();
+        for attribute in attributes.extract_if(.., |attribute| attribute.path().is_ident("rpc")) {
+            attribute.parse_nested_meta(|meta| options.read(&meta))?;
+        }
+        Ok(options)
+    }
+
+    fn read(&mut self, meta: &ParseNestedMeta<'_>) -> syn::Result<()> {
+        if !meta.path.is_ident("default") {
+            return Err(meta.error("an argument has the options `default` and `default = …`, and no other"));
+        }
+        let default = match meta.input.peek(Token![=]) {
+            true => DefaultValue::Value(meta.value()?.parse()?),
+            false => DefaultValue::OfType,
+        };
+        match self.default.replace(default) {
+            None => Ok(()),
+            Some(_) => Err(meta.error("this option is given twice")),
+        }
     }
 }
 

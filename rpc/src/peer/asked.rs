@@ -22,14 +22,16 @@ pub(crate) struct Asked {
     handler: Arc<Handler>,
     /// `None`: a notification.
     id: Option<u32>,
-    params: Params,
+    /// The number of its method.
+    number: u32,
     /// What it is charged.
-    cost: usize,
+    cost: u32,
+    params: Params,
     meta: Option<Box<Meta>>,
 }
 
 /// Encoded arguments. Many are short, and need no allocation of their own.
-enum Params {
+pub(super) enum Params {
     Short {
         len: u8,
         bytes: [u8; SHORT_MAX],
@@ -43,7 +45,7 @@ enum Params {
 const SHORT_MAX: usize = 22;
 
 impl Params {
-    fn new(params: &[u8]) -> Self {
+    pub(super) fn new(params: &[u8]) -> Self {
         if params.len() > SHORT_MAX {
             return Self::Long(Box::new(Mutex::new(params.into())));
         }
@@ -52,12 +54,12 @@ impl Params {
         Self::Short { len: params.len() as u8, bytes }
     }
 
-    fn with(&self, f: impl FnOnce(&[u8])) {
+    fn with<R>(&self, f: impl FnOnce(&[u8]) -> R) -> R {
         match self {
             Self::Short { len, bytes } => f(&bytes[..usize::from(*len)]),
             Self::Long(params) => {
                 let params = std::mem::take(&mut *params.lock().unwrap_or_else(PoisonError::into_inner));
-                f(&params);
+                f(&params)
             }
         }
     }
@@ -66,14 +68,24 @@ impl Params {
 impl Asked {
     pub(super) fn new(
         connection: &Arc<Connection<Peer>>,
-        handler: &Arc<Handler>,
+        handler: Arc<Handler>,
+        number: u32,
         id: Option<u32>,
-        params: &[u8],
+        params: Params,
         cost: usize,
         meta: Option<Box<Meta>>,
-    ) -> Request {
-        let connection = Arc::downgrade(connection);
-        Region::new(Self { connection, handler: handler.clone(), id, params: Params::new(params), cost, meta })
+    ) -> Self {
+        let cost = u32::try_from(cost).unwrap_or(u32::MAX);
+        Self { connection: Arc::downgrade(connection), handler, number, id, params, cost, meta }
+    }
+
+    /// The number of its method.
+    pub(super) fn number(&self) -> u32 {
+        self.number
+    }
+
+    pub(super) fn is_inline(&self) -> bool {
+        self.handler.is_inline()
     }
 
     pub(super) fn id(&self) -> Option<u32> {
@@ -81,7 +93,7 @@ impl Asked {
     }
 
     pub(super) fn cost(&self) -> usize {
-        self.cost
+        self.cost as usize
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
@@ -89,8 +101,8 @@ impl Asked {
     }
 
     /// Hands the arguments to the handler, once.
-    pub(super) fn with_params(&self, f: impl FnOnce(&Handler, &[u8])) {
-        self.params.with(|params| f(&self.handler, params));
+    pub(super) fn with_params<R>(&self, f: impl FnOnce(&Handler, &[u8]) -> R) -> R {
+        self.params.with(|params| f(&self.handler, params))
     }
 
     /// `None`: it has gone.

@@ -16,7 +16,8 @@ use dhaga::turn::Region;
 use super::{Asked, Breach, Peer};
 use crate::connection::Connection;
 use crate::encode;
-use crate::error::{CallError, RemoteError};
+use crate::error::CallError;
+use crate::error_form;
 use crate::extension::{CANCEL, Caps, OF_SENDER};
 use crate::in_flight::{Full, InFlight};
 use crate::limits::Limits;
@@ -67,7 +68,7 @@ where
         };
     };
     if !connection.send(write) {
-        return Err(CallError::Disconnected { maybe_executed: false, source: None });
+        return Err(connection.why_ended());
     }
     encoded?;
     pending.is_sent = true;
@@ -114,9 +115,9 @@ pub(crate) fn notify(
     message: &[u8],
 ) -> Result<(), CallError> {
     connection.wait_for_room(deadline).map_err(overloaded(connection))?;
-    match connection.send(|out| out.extend_from_slice(message)) {
+    match !connection.is_closed() && connection.send(|out| out.extend_from_slice(message)) {
         true => Ok(()),
-        false => Err(CallError::Disconnected { maybe_executed: false, source: None }),
+        false => Err(connection.why_ended()),
     }
 }
 
@@ -327,27 +328,33 @@ impl Calling {
     }
 
     /// Takes an answer. Returns whether it is tolerable, if nobody waits for it.
-    fn complete(&self, id: u32, outcome: Result<&[u8], &[u8]>, unknown_per_second: u32) -> bool {
+    fn complete(&self, id: u32, outcome: Result<&[u8], &[u8]>, limits: &Limits) -> bool {
         let mut calls = self.calls();
         let Some(slot) = calls.in_flight.complete(id) else {
-            return calls.count_unknown(unknown_per_second);
+            return calls.count_unknown(limits.unknown_answers_per_second_max);
         };
         calls.waiting.wake_one();
         drop(calls);
         slot.fill(match outcome {
             Ok(result) => Ok(result.into()),
-            Err(error) => Err(CallError::Remote(RemoteError::from_raw(error))),
+            Err(error) => Err(error_form::read(error, limits)),
         });
         true
     }
 }
 
 impl Connection<Peer> {
+    /// What a call that comes too late is told.
+    pub(crate) fn why_ended(&self) -> CallError {
+        let known = self.side.calling().calls().ended.clone();
+        known.map_or(CallError::Disconnected { maybe_executed: false, source: None }, CallError::before_sending)
+    }
+
     #[inline]
     pub(super) fn take_answer(self: &Arc<Self>, id: u32, outcome: Result<&[u8], &[u8]>) {
         let Some(calling) = self.side.calling.get() else { return self.side.host.count_ignored() };
-        let limit = self.limits.unknown_answers_per_second_max;
-        if !calling.complete(id, outcome, limit) {
+        if !calling.complete(id, outcome, &self.limits) {
+            let limit = self.limits.unknown_answers_per_second_max;
             self.close_for_breach(Breach::TooManyUnknown { limit });
         }
         self.close_if_left();
@@ -376,7 +383,9 @@ impl CallError {
     /// Out of time: the peer knows our deadline, and what it says after that is most often that it has met it.
     fn unless_late(self, deadline: Option<Instant>) -> Self {
         match self {
-            Self::Remote(_) if deadline.is_some_and(|deadline| deadline <= park::now()) => Self::DeadlineExceeded,
+            Self::Remote(_) | Self::Refused { .. } if deadline.is_some_and(|deadline| deadline <= park::now()) => {
+                Self::DeadlineExceeded
+            }
             error => error,
         }
     }

@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use crate::connection::{Connection, Side};
-use crate::error::{CallError, Cause};
+use crate::error::{CallError, Cause, ErrorProfile};
 use crate::extension::{Caps, PREFIX};
 use crate::frame::FrameError;
 use crate::host::Host;
@@ -60,6 +60,13 @@ pub(crate) struct Peer {
 pub(crate) trait Keeper: Send + Sync {
     /// The peer has begun a frame, and owes the rest of it.
     fn watch(&self, connection: &Arc<Connection<Peer>>);
+    /// The peer sends no more, or takes no more. Returns whether the keeper finds out why, and closes the connection then.
+    fn ends(&self) -> bool {
+        false
+    }
+
+    /// The connection is closed, for the reason given. Called once.
+    fn closed(&self, reason: Option<&Cause>);
 }
 
 impl Peer {
@@ -78,14 +85,22 @@ impl Peer {
         }
     }
 
+    /// In which form errors are answered.
+    fn errors(&self) -> ErrorProfile {
+        match self.caps().has(Caps::ERRORS) {
+            true => ErrorProfile::Map,
+            false => self.host.manner.errors,
+        }
+    }
+
     /// Whether the peer may yet answer a call that begins now.
     pub(crate) fn may_be_called(&self) -> bool {
         !self.is_ended.load(Ordering::SeqCst) && !self.is_leaving.load(Ordering::Relaxed)
     }
 
-    /// Whether a frame is unfinished because we have no room for it, which is not the peer's fault.
-    pub(crate) fn holds_peer_up(&self) -> bool {
-        self.serving.get().is_some_and(|serving| serving.is_waiting())
+    /// Prepares for the first call, so that whatever ends the connection is noted for it.
+    pub(crate) fn prepare_to_call(&self) {
+        self.calling();
     }
 
     /// Notes that the keeper looks at the connection. Returns whether it did before.
@@ -234,11 +249,22 @@ impl Side for Peer {
         if was_unfinished {
             log::debug!("{} closed in the middle of a frame", connection.describe_peer());
         }
+        if connection.side.keeper.as_ref().is_some_and(|keeper| keeper.ends()) {
+            return;
+        }
         connection.side.is_ended.store(true, Ordering::SeqCst);
         connection.close_if_done();
         if !connection.is_closed() {
             // What it has asked for goes on. It is made if need be, so that a call which begins just now finds it ended.
             connection.side.calling().fail(&CallError::Disconnected { maybe_executed: true, source: None });
+        }
+    }
+
+    fn broken(connection: &Arc<Connection<Self>>, error: io::Error) {
+        let is_gone = error.kind() == io::ErrorKind::BrokenPipe;
+        let keeper = connection.side.keeper.as_ref().filter(|_| is_gone);
+        if !keeper.is_some_and(|keeper| keeper.ends()) {
+            connection.close(Some(Arc::new(error)));
         }
     }
 
@@ -258,10 +284,13 @@ impl Side for Peer {
             }
         }
         if let Some(calling) = peer.calling.get() {
-            calling.fail(&match reason {
+            calling.fail(&match reason.clone() {
                 Some(cause) if is_breach(&cause) => CallError::Malformed(cause),
                 source => CallError::Disconnected { maybe_executed: true, source },
             });
+        }
+        if let Some(keeper) = &peer.keeper {
+            keeper.closed(reason.as_ref());
         }
     }
 }

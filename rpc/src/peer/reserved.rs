@@ -19,7 +19,7 @@ impl Peer {
     /// The extensions that both sides know of.
     #[inline]
     pub(crate) fn caps(&self) -> Caps {
-        Caps::from_bits(self.caps.load(Ordering::Relaxed))
+        Caps::of_bits(self.caps.load(Ordering::Relaxed))
     }
 
     fn agree_on(&self, caps: Caps) {
@@ -64,7 +64,13 @@ impl Connection<Peer> {
     fn answer_hello(&self, id: u32, out: &mut Vec<u8>) {
         if let Err(error) = encode::encode_response_ok(out, &self.limits, id, &Hello::new(&self.limits)) {
             self.side.agree_on(Caps::NONE);
-            respond_refusal(&self.limits, id, Refusal::BadResult { reason: error.to_string() }, out);
+            respond_refusal(
+                &self.limits,
+                self.side.errors(),
+                id,
+                Refusal::BadResult { reason: error.to_string() },
+                out,
+            );
         }
     }
 

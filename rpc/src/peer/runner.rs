@@ -11,8 +11,11 @@ use super::asked::{Request, moot};
 use super::serving::{Serving, State};
 use crate::connection::Connection;
 use crate::error::Refusal;
+use crate::layer::{self, Answered};
+use crate::limits::QUEUED_FRAME_OVERHEAD_BYTES;
+use crate::metrics::Timing;
 use crate::outbox::Appended;
-use crate::service::{Handler, respond_refusal};
+use crate::service::{Handler, HandlerError, kind_of, respond_refusal};
 
 /// How long a runner goes on before it lets others of its worker run: the runtime's own measure for a batch.
 const RUN_MAX: Duration = Duration::from_micros(100);
@@ -32,6 +35,14 @@ struct Current {
     /// `None`: a notification.
     id: Option<u32>,
     cost: usize,
+    counted: Option<Counted>,
+}
+
+/// A request that was counted when it began, and not yet when it ended.
+struct Counted {
+    /// The number of its method.
+    method: u32,
+    timing: Option<Timing>,
 }
 
 impl<'a> Runner<'a> {
@@ -43,10 +54,9 @@ impl<'a> Runner<'a> {
     pub(super) fn run(mut self) {
         let (mut answer, mut slice) = (Vec::new(), Slice::default());
         while let Some(request) = self.next(&mut answer) {
-            match moot(&request) {
-                Some(refusal) => self.refuse(&request, refusal, &mut answer),
-                None => self.serve(&request, &mut answer),
-            }
+            self.count_begin(&request);
+            let error = self.serve(&request, &mut answer);
+            self.count_end(answer.len(), error);
             drop(request);
             if slice.is_over() {
                 yield_now();
@@ -54,24 +64,75 @@ impl<'a> Runner<'a> {
         }
     }
 
-    /// Runs the handler within what its caller has left of time, where a cancel reaches it.
-    fn serve(&self, request: &Request, answer: &mut Vec<u8>) {
-        let run = |handler: &Handler, params: &[u8]| match request.id() {
-            Some(id) => handler.respond(&self.connection.limits, id, params, answer),
-            None => self.notify(handler, params),
+    /// Runs one request within what its caller has left of time, where a cancel reaches it, and leaves its answer in `answer`.
+    /// Returns the kind of its error, if there is one.
+    fn serve(&self, request: &Request, answer: &mut Vec<u8>) -> Option<u8> {
+        let run = |handler: &Handler, params: &[u8]| match self.connection.side.host.manner.layers.is_empty() {
+            true => self.handle(request, handler, params, answer),
+            false => self.handle_in_layers(request, handler, params, answer),
         };
-        request.run(request.deadline(), || request.with_params(run));
+        let outcome = match moot(request) {
+            Some(refusal) => Err(HandlerError::refusal(refusal)),
+            None => request.run(request.deadline(), || request.with_params(run)),
+        };
+        let error = outcome.err()?;
+        answer.clear();
+        match request.id() {
+            Some(id) => error.respond(&self.connection.limits, self.connection.side.errors(), id, answer),
+            None => log::debug!("a notification of {} failed: {error}", self.connection.describe_peer()),
+        }
+        Some(error.kind())
     }
 
-    fn refuse(&self, request: &Request, refusal: Refusal, answer: &mut Vec<u8>) {
-        if let Some(id) = request.id() {
-            respond_refusal(&self.connection.limits, id, refusal, answer);
+    fn handle(
+        &self,
+        request: &Request,
+        handler: &Handler,
+        params: &[u8],
+        answer: &mut Vec<u8>,
+    ) -> Result<(), HandlerError> {
+        match request.id() {
+            Some(id) => handler.answer(&self.connection.limits, id, params, answer),
+            None => handler.notify(&self.connection.limits, params),
         }
     }
 
-    fn notify(&self, handler: &Handler, params: &[u8]) {
-        if let Err(error) = handler.notify(&self.connection.limits, params) {
-            log::debug!("a notification of {} failed: {error}", self.connection.describe_peer());
+    #[cold]
+    fn handle_in_layers(
+        &self,
+        request: &Request,
+        handler: &Handler,
+        params: &[u8],
+        answer: &mut Vec<u8>,
+    ) -> Result<(), HandlerError> {
+        let peer = || self.connection.describe_peer();
+        let call = layer::Call::new(handler.name(), request.id().is_none(), &peer);
+        let mut last = || {
+            answer.clear();
+            self.handle(request, handler, params, answer).map(|()| Answered::new(answer.len()))
+        };
+        layer::run(&self.connection.side.host.manner.layers, &call, &mut last)?;
+        match request.id().is_some() && answer.is_empty() {
+            true => {
+                let reason = "a layer said so without a handler".to_owned();
+                Err(HandlerError::refusal(Refusal::BadResult { reason }))
+            }
+            false => Ok(()),
+        }
+    }
+
+    fn count_begin(&mut self, request: &Request) {
+        if let (Some(table), Some(current)) = (&self.connection.side.host.metrics, &mut self.current) {
+            let timing = table.row(request.number()).begin(None);
+            current.counted = Some(Counted { method: request.number(), timing });
+        }
+    }
+
+    fn count_end(&mut self, bytes_out: usize, error: Option<u8>) {
+        let Some(current) = &mut self.current else { return };
+        if let (Some(table), Some(counted)) = (&self.connection.side.host.metrics, current.counted.take()) {
+            let bytes_in = current.cost - QUEUED_FRAME_OVERHEAD_BYTES;
+            table.row(counted.method).end(counted.timing, bytes_in, bytes_out, error);
         }
     }
 
@@ -81,8 +142,10 @@ impl<'a> Runner<'a> {
             let mut state = self.serving.state();
             if let Some(appended) = self.settle(&mut state, answer) {
                 let next = state.pending.pop_front();
-                self.current = next.as_ref().map(|next| Current { id: next.id(), cost: next.cost() });
-                self.let_go(state, appended);
+                self.current = next.as_ref().map(|next| Current { id: next.id(), cost: next.cost(), counted: None });
+                // What never waits is soon over: the runner itself goes on with what is behind it.
+                let goes_on = next.as_ref().is_some_and(|next| next.is_inline());
+                self.let_go(state, appended, goes_on);
                 return next;
             }
             drop(state);
@@ -107,8 +170,11 @@ impl<'a> Runner<'a> {
         Some(Settled::One(appended))
     }
 
-    fn let_go(&self, state: MutexGuard<'_, State>, settled: Settled) {
-        self.serving.ensure_successor(self.connection, state);
+    fn let_go(&self, state: MutexGuard<'_, State>, settled: Settled, goes_on: bool) {
+        match goes_on {
+            true => drop(state),
+            false => self.serving.ensure_successor(self.connection, state),
+        }
         if let Settled::One(appended) = settled {
             let peer = &self.connection.side;
             self.connection.note(appended);
@@ -162,16 +228,19 @@ enum Settled {
 impl Drop for Runner<'_> {
     /// A handler panicked, or the runtime's shutdown unwinds it. Others go on with what is pending.
     fn drop(&mut self) {
-        let Some(current) = self.current.take() else { return };
+        let Some(id) = self.current.as_ref().map(|current| current.id) else { return };
         let mut answer = Vec::new();
-        if let Some(id) = current.id {
-            respond_refusal(&self.connection.limits, id, Refusal::HandlerPanicked, &mut answer);
+        if let Some(id) = id {
+            let (limits, errors) = (&self.connection.limits, self.connection.side.errors());
+            respond_refusal(limits, errors, id, Refusal::HandlerPanicked, &mut answer);
         }
+        self.count_end(answer.len(), Some(kind_of(&Refusal::HandlerPanicked)));
+        let Some(current) = self.current.take() else { return };
         let mut state = self.serving.state();
         // Without regard to the limit: nothing may wait here.
         let appended = self.connection.append(&answer);
         state.release(current.id, current.cost);
-        self.let_go(state, Settled::One(appended));
+        self.let_go(state, Settled::One(appended), false);
     }
 }
 

@@ -8,20 +8,20 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use dhaga::turn;
+use dhaga::turn::{self, Region};
 
-use super::asked::{Asked, Request};
+use super::asked::{Asked, Params, Request};
 use super::runner::Successor;
 use super::{Breach, Peer};
 use crate::connection::Connection;
 use crate::error::{Cause, Refusal};
-use crate::extension::{Caps, PREFIX};
+use crate::extension::PREFIX;
 use crate::id_hash::IdHash;
 use crate::incoming::Flow;
 use crate::limits::{Limits, QUEUED_FRAME_OVERHEAD_BYTES};
 use crate::message::{Message, MessageError};
 use crate::meta::{Announced, Meta};
-use crate::service::{respond_refusal, respond_refused};
+use crate::service::respond_refusal;
 
 /// Capacity that an idle connection may keep in each of its collections.
 const KEPT_MAX: usize = 8;
@@ -132,13 +132,7 @@ impl Connection<Peer> {
     }
 
     pub(super) fn refuse(self: &Arc<Self>, id: u32, refusal: Refusal) {
-        match refusal {
-            // The caller's library knows it by its name, and calls again elsewhere.
-            Refusal::ShuttingDown if self.side.caps().has(Caps::GOAWAY) => {
-                self.send(|out| respond_refused(&self.limits, id, &refusal, out))
-            }
-            refusal => self.send(|out| respond_refusal(&self.limits, id, refusal, out)),
-        };
+        self.send(|out| respond_refusal(&self.limits, self.side.errors(), id, refusal, out));
     }
 
     fn room(&self, state: &State) -> Room {
@@ -213,25 +207,32 @@ impl Connection<Peer> {
             Ok(Message::Notification { method, params }) => (None, method, params),
             Ok(Message::Response { .. }) => return Err(Reject::Ignore),
             Err(MessageError { request_id: Some(id), flaw }) => {
-                return Err(Reject::Refuse(id, Refusal::BadRequest { reason: flaw.to_string() }));
+                let refusal = Refusal::BadRequest { reason: flaw.to_string() };
+                host.count_refused(None, frame.len(), &refusal);
+                return Err(Reject::Refuse(id, refusal));
             }
             Err(error) => return Err(Reject::Close(Arc::new(error))),
         };
-        let handler = match (host.methods.lookup(method), id) {
-            (Some(handler), _) => handler,
-            (None, Some(id)) => return Err(Reject::Refuse(id, Refusal::UnknownMethod { method: method.to_owned() })),
-            (None, None) => return Err(Reject::Ignore),
+        let refuse = |number, refusal| {
+            host.count_refused(number, frame.len(), &refusal);
+            Err(id.map_or(Reject::Ignore, |id| Reject::Refuse(id, refusal)))
         };
-        let refuse = |refusal| Err(id.map_or(Reject::Ignore, |id| Reject::Refuse(id, refusal)));
-        if host.is_draining.load(Ordering::Relaxed) || dhaga::is_shutting_down() {
-            return refuse(Refusal::ShuttingDown);
+        let Some((handler, number)) = host.methods.lookup_numbered(method) else {
+            return refuse(None, Refusal::UnknownMethod { method: method.to_owned() });
+        };
+        let is_ending = host.is_draining.load(Ordering::Relaxed) || dhaga::is_shutting_down();
+        // Who watches a server over wants to see it end.
+        if is_ending && !method.starts_with(PREFIX) {
+            return refuse(Some(number), Refusal::ShuttingDown);
         }
         let limit = self.limits.in_flight_per_server_max;
         if host.in_flight.fetch_add(1, Ordering::SeqCst) >= limit {
             host.in_flight.fetch_sub(1, Ordering::SeqCst);
-            return refuse(Refusal::TooManyInFlight { limit });
+            return refuse(Some(number), Refusal::TooManyInFlight { limit });
         }
-        Ok(Asked::new(self, handler, id, params, frame.len() + QUEUED_FRAME_OVERHEAD_BYTES, meta))
+        let cost = frame.len() + QUEUED_FRAME_OVERHEAD_BYTES;
+        let asked = Asked::new(self, handler.clone(), number, id, Params::new(params), cost, meta);
+        Ok(Region::new(asked))
     }
 }
 
@@ -330,7 +331,7 @@ impl Serving {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn is_waiting(&self) -> bool {
+    fn is_waiting(&self) -> bool {
         self.is_waiting.load(Ordering::SeqCst)
     }
 

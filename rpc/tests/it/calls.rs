@@ -45,7 +45,7 @@ fn call_in_every_way(client: &Client) {
         Err("the remote handler answered with an error: why".to_owned())
     });
     assert!(client.notify("add", (1, 2)).is_ok());
-    assert!(matches!(client.call::<_, i64>("nothing", ()), Err(CallError::Remote(_))));
+    assert!(matches!(client.call::<_, i64>("nothing", ()), Err(CallError::Refused { .. })));
     assert!(matches!(client.call::<_, String>("add", (1, 2)), Err(CallError::Decode(_))));
     assert!(matches!(client.call::<_, i64>("add", 1), Err(CallError::ApiMisuse(_) | CallError::Encode(_))));
     assert!(client.call_raw("add", &[0xc1]).is_err());

@@ -199,7 +199,7 @@ impl Peer {
     /// Says that it knows the extensions that we know.
     pub fn extended(address: SocketAddr) -> Self {
         let mut peer = Self::connect(address);
-        let caps = ["meta", "cancel", "goaway"].map(Value::from).to_vec();
+        let caps = ["meta", "cancel", "goaway", "errors"].map(Value::from).to_vec();
         let hello = Value::Map(vec![("v".into(), 1.into()), ("caps".into(), Value::Array(caps))]);
         peer.ask(0, "$/hello", vec![hello]).expect("our server knows it");
         peer
@@ -231,6 +231,13 @@ impl Peer {
 
     pub fn receive(&mut self) -> Value {
         rmpv::decode::read_value(&mut self.0).expect("a whole message comes in time")
+    }
+
+    /// As many bytes as asked for.
+    pub fn receive_bytes(&mut self, count: usize) -> Vec<u8> {
+        let mut bytes = vec![0; count];
+        self.0.read_exact(&mut bytes).expect("so many bytes come in time");
+        bytes
     }
 
     /// The id of the next answer and what it says.
@@ -357,6 +364,11 @@ const CHILD: &str = "DHAGA_TEST_CHILD";
 
 /// Runs `body` in a process of its own, with as many descriptors as given, and expects it to succeed there.
 pub fn in_child(test: &str, descriptors: usize, body: impl FnOnce()) {
+    in_limited_child(test, &format!("ulimit -n {descriptors}"), body);
+}
+
+/// As [`in_child`], with what a shell may be told of limits.
+pub fn in_limited_child(test: &str, limits: &str, body: impl FnOnce()) {
     if std::env::var(CHILD).is_ok_and(|child| child == test) {
         thread::spawn(|| {
             thread::sleep(DEADLINE);
@@ -366,7 +378,7 @@ pub fn in_child(test: &str, descriptors: usize, body: impl FnOnce()) {
         return body();
     }
     let binary = std::env::current_exe().expect("the test binary exists");
-    let command = format!("ulimit -n {descriptors} && exec \"$0\" \"$@\"");
+    let command = format!("{limits} && exec \"$0\" \"$@\"");
     let output: Output = Command::new("sh")
         .args(["-c", &command])
         .arg(binary)

@@ -18,7 +18,7 @@ use dhaga_rpc::encode::{
 };
 use dhaga_rpc::frame::{Cutter, FrameError, Progress};
 use dhaga_rpc::message::{Message, decode};
-use dhaga_rpc::{CallError, Client, Limits, RemoteError, Server, Value};
+use dhaga_rpc::{CallError, Client, Extensions, Limits, RemoteError, Server, Value};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
@@ -277,6 +277,8 @@ enum Due {
     /// Bytes of a blob.
     Bytes(usize),
     Error(&'static str),
+    /// One answer, whatever it says.
+    Some,
 }
 
 /// A peer of the server that does as a script says.
@@ -328,7 +330,7 @@ pub fn server(served: &Served, data: &[u8]) {
 
 impl Caller<'_> {
     fn act(&mut self, action: u8, script: &mut Script<'_>) {
-        match action % 16 {
+        match action % 20 {
             0 => self.flush(),
             1 => self.ask("echo", script.number().into()),
             2 => self.ask("held", script.number().into()),
@@ -356,11 +358,25 @@ impl Caller<'_> {
                 });
             }
             14 => self.ask_twice(script.number() as u32),
-            _ => {
+            15 => {
                 let nested = vec![0x91; script.number()];
                 self.do_wrong(|unsent| unsent.extend(nested));
             }
+            16 => self.ask_for("$/hello", vec![hello(script.number())], Due::Some),
+            17 => self.cancel(script.number() as u32),
+            18 => {
+                let bytes = reserved(script);
+                self.do_wrong(|unsent| unsent.extend(bytes));
+            }
+            _ => self.ask_for("$/nothing", vec![], Due::Error("no method")),
         }
+    }
+
+    /// Takes a request back, which may be answered already.
+    fn cancel(&mut self, id: u32) {
+        let id = id % self.next_id.max(1);
+        self.put(&notification("$/cancelRequest", vec![0.into(), id.into()]));
+        self.due.entry(id).and_modify(|due| *due = Due::Some);
     }
 
     fn put(&mut self, bytes: &[u8]) {
@@ -420,8 +436,7 @@ impl Caller<'_> {
             2 => ("panic", vec![]),
             _ => ("held", vec![1.into()]),
         };
-        let message = Value::Array(vec![2.into(), method.into(), Value::Array(params)]);
-        self.put(&bytes_of(&message));
+        self.put(&notification(method, params));
     }
 
     /// Two with the same id: wrong only if the first is still in flight when the second comes.
@@ -488,9 +503,44 @@ impl Caller<'_> {
         match self.due.remove(&id).unwrap_or_else(|| panic!("nobody asked, or it came twice: {message}")) {
             Due::Value(value) => assert!(parts[2].is_nil() && parts[3] == value, "{message} instead of {value}"),
             Due::Bytes(count) => assert_eq!(parts[3].as_slice().map(<[u8]>::len), Some(count)),
+            Due::Some => {}
             Due::Error(text) => assert!(parts[2].as_str().is_some_and(|error| error.contains(text)), "{message}"),
         }
     }
+}
+
+fn notification(method: &str, params: Vec<Value>) -> Vec<u8> {
+    bytes_of(&Value::Array(vec![2.into(), method.into(), Value::Array(params)]))
+}
+
+const RESERVED: [&str; 10] =
+    ["$/cancelRequest", "$/meta", "$/goaway", "$/item", "$/end", "$/credit", "$/ping", "$/describe", "$/health", "$/"];
+
+/// What a peer may say of itself: with some of all capabilities that there may ever be, or nonsense.
+fn hello(choice: usize) -> Value {
+    let caps = ["meta", "cancel", "goaway", "stream", "credit", "ping", "item"];
+    let caps = caps.iter().enumerate().filter(|(bit, _)| choice >> bit & 1 == 1).map(|(_, name)| (*name).into());
+    match choice {
+        0 => Value::Nil,
+        1 => Value::Map(vec![("v".into(), 0.into())]),
+        _ => Value::Map(vec![("v".into(), 1.into()), ("caps".into(), Value::Array(caps.collect()))]),
+    }
+}
+
+/// A message of the protocol itself, with params that may be of any kind.
+fn reserved(script: &mut Script<'_>) -> Vec<u8> {
+    let method = RESERVED[script.number() % RESERVED.len()];
+    let params = (0..script.number() % 4).map(|_| match script.number() {
+        255 => Value::Nil,
+        254 => "text".into(),
+        253 => hello(script.number()),
+        252 => Value::Binary(vec![7; script.number()]),
+        251 => Value::Array(vec![script.number().into(); 3]),
+        250 => u64::MAX.into(),
+        249 => (-1).into(),
+        number => number.into(),
+    });
+    notification(method, params.collect())
 }
 
 /// What clients live on, and where they connect to.
@@ -529,6 +579,8 @@ struct Answerer<'a> {
     unsent: Vec<u8>,
     made: Vec<Made>,
     unknown: u32,
+    /// What is said to a client that asks for extensions.
+    hello: Value,
     is_right: bool,
     is_over: bool,
 }
@@ -543,7 +595,10 @@ pub fn client(calls: &Calls, data: &[u8]) {
         frame_bytes_in_max: 4 << 10,
         ..Limits::default()
     };
-    let builder = Client::builder().extensions(dhaga_rpc::Extensions::Plain).limits(limits).timeout(PATIENCE);
+    let mut script = Script(data);
+    let first = script.number();
+    let extensions = if first & 4 == 0 { Extensions::Plain } else { Extensions::Auto };
+    let builder = Client::builder().limits(limits).timeout(PATIENCE).extensions(extensions);
     let client = calls.runtime.spawn(move || builder.connect(address)).join().expect("nobody panics");
     let (stream, _) = calls.listener.accept().expect("the client has connected");
     let mut answerer = Answerer {
@@ -553,11 +608,11 @@ pub fn client(calls: &Calls, data: &[u8]) {
         unsent: Vec::new(),
         made: Vec::new(),
         unknown: 0,
+        hello: hello(first >> 3),
         is_right: true,
         is_over: false,
     };
-    let mut script = Script(data);
-    (0..script.number() % 4).for_each(|_| answerer.have_called());
+    (0..first % 4).for_each(|_| answerer.have_called());
     while let Some(action) = script.byte() {
         answerer.act(action, &mut script);
     }
@@ -567,7 +622,7 @@ pub fn client(calls: &Calls, data: &[u8]) {
 
 impl Answerer<'_> {
     fn act(&mut self, action: u8, script: &mut Script<'_>) {
-        match action % 16 {
+        match action % 20 {
             0 => self.flush(),
             1 | 2 => self.have_called(),
             3 => self.reply(script.number(), Ok(script.number())),
@@ -575,10 +630,7 @@ impl Answerer<'_> {
             5 => self.answer_nobody(script.number()),
             6 => self.cancel(script.number()),
             7 => self.unsent.extend(request(script.number() as u32, "who", vec![])),
-            8 => {
-                let notice = Value::Array(vec![2.into(), "notice".into(), Value::Array(vec![])]);
-                self.unsent.extend(bytes_of(&notice));
-            }
+            8 => self.unsent.extend(notification("notice", vec![])),
             9 => self.reply_in_long_forms(script.number(), script.number()),
             11 => {
                 let count = script.number();
@@ -598,6 +650,11 @@ impl Answerer<'_> {
             14 => {
                 let nested = vec![0x91; script.number()];
                 self.do_wrong(|unsent| unsent.extend(nested));
+            }
+            16 => self.unsent.extend(request(script.number() as u32, "$/hello", vec![hello(script.number())])),
+            17 => {
+                let bytes = reserved(script);
+                self.do_wrong(|unsent| unsent.extend(bytes));
             }
             _ => {
                 // All that was asked is answered: in reverse, as Neovim does.
@@ -630,11 +687,16 @@ impl Answerer<'_> {
         loop {
             let message = self.peer.receive();
             let parts = message.as_array().expect("a message is an array");
-            if parts[0] == 0.into() {
-                assert_eq!(parts[3], Value::Array(vec![value.into()]));
-                return parts[1].as_u64().and_then(|id| u32::try_from(id).ok()).expect("an id is a number");
+            let id = parts[1].as_u64().and_then(|id| u32::try_from(id).ok());
+            match (parts[0].as_u64(), id) {
+                (Some(0), Some(id)) if parts[2] == "$/hello".into() => self.peer.send(&answer(id, self.hello.clone())),
+                (Some(0), Some(id)) => {
+                    assert_eq!(parts[3], Value::Array(vec![value.into()]));
+                    return id;
+                }
+                (Some(1), Some(_)) => assert!(!parts[2].is_nil() || parts[3].is_map(), "{message}: nobody serves here"),
+                _ => assert!(parts[0] == 2.into() && parts[1].as_str().is_some_and(|name| name.starts_with("$/"))),
             }
-            assert!(parts[0] == 1.into() && !parts[2].is_nil(), "{message} is no refusal");
         }
     }
 

@@ -187,7 +187,8 @@ fn the_bytes_on_the_wire_are_those_of_the_page() {
     within_deadline(|| {
         let (done, is_done) = dhaga::sync::channel::bounded(1);
         let address = foreign_server(1, move |mut peer| {
-            let names = [&b"\xa4caps\x93\xa4meta\xa6cancel\xa6goaway"[..], b"\xa6limits\x82\xabframe_bytes"].concat();
+            let names =
+                [&b"\xa4caps\x94\xa4meta\xa6cancel\xa6goaway\xa6errors"[..], b"\xa6limits\x82\xabframe_bytes"].concat();
             let limits = b"\xce\x00\x80\x00\x00\xa9in_flight\xcd\x04\x00";
             expect(&mut peer, &[b"\x94\x00\x01\xa7$/hello\x91\x83\xa1v\x01", &names, limits]);
             peer.send(&answer(1, hello(&["meta", "cancel", "goaway"])));

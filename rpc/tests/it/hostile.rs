@@ -437,6 +437,36 @@ fn a_frame_that_waits_for_room_of_ours_is_not_overdue() {
     });
 }
 
+/// Whole frames that were read wait for room, and then for the reader's turn, which is late on a busy worker.
+#[test]
+fn frames_that_wait_for_a_busy_worker_are_not_overdue() {
+    within_deadline(|| {
+        let limits = Limits {
+            frame_must_grow_within: WITHIN,
+            first_frame_within: WITHIN,
+            in_flight_per_connection_max: 1,
+            ..Limits::default()
+        };
+        let computes = || {
+            let until = Instant::now() + Duration::from_millis(5);
+            while Instant::now() < until {
+                std::hint::spin_loop();
+            }
+            Ok(())
+        };
+        let runtime = dhaga::Runtime::builder().workers(1).build().expect("the kernel gives threads");
+        let builder = Server::builder().method("compute", computes).limits(limits);
+        let server = builder.bind_on(&runtime, "127.0.0.1:0").expect("the kernel has a port");
+        let pipeline: Vec<u8> = (0..20).flat_map(|id| request(id, "compute", vec![])).collect();
+        let mut peers: Vec<_> = (0..20).map(|_| Peer::connect(server.local_addr())).collect();
+        peers.iter_mut().for_each(|peer| peer.send(&pipeline));
+        for peer in &mut peers {
+            (0..20).for_each(|id| assert_eq!(peer.receive_answer(), (id, Ok(Value::Nil))));
+        }
+        assert_eq!(server.stats().closed_for_fault, 0);
+    });
+}
+
 /// Flips, cuts and repeats bytes of a stream of requests.
 fn damaged(seed: &mut u64) -> Vec<u8> {
     let mut bytes = Vec::new();

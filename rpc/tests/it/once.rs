@@ -13,7 +13,7 @@ use std::time::Duration;
 use dhaga::Runtime;
 use dhaga_rpc::frame::{Cutter, Progress};
 use dhaga_rpc::message::Message;
-use dhaga_rpc::{CallError, Client, Limits};
+use dhaga_rpc::{CallError, Client, Extensions, Limits};
 use serde_bytes::ByteBuf;
 
 use crate::common::*;
@@ -177,14 +177,14 @@ fn call_on(runtime: &Runtime, client: &Client, caller: u64, ends: &Ends) {
     for call in 0..CALLS_A_ROUND / CALLERS {
         let number = caller << 32 | call;
         let timeout = Duration::from_micros(next(&mut seed) % 8000);
-        let end = if next(&mut seed) % 8 > 0 {
-            client.call_timeout::<_, u64>("number", (number,), timeout)
-        } else {
+        let end = if next(&mut seed).is_multiple_of(8) {
             let client = client.clone();
             let calling = runtime.spawn(move || client.call_timeout::<_, u64>("number", (number,), timeout));
             (0..next(&mut seed) % 20).for_each(|_| dhaga::yield_now());
             calling.cancel();
             calling.join().expect("nobody panics")
+        } else {
+            client.call_timeout::<_, u64>("number", (number,), timeout)
         };
         ends.count(number, &end);
     }
@@ -216,7 +216,7 @@ fn round(seed: u64) {
         call_timeout: PATIENCE,
         ..Limits::default()
     };
-    let builder = Client::builder().limits(limits);
+    let builder = Client::builder().limits(limits).extensions(Extensions::Plain);
     let client = runtime.spawn(move || builder.connect(address)).join().expect("nobody panics");
     let client = client.expect("it listens");
     let ends = Arc::new(Ends::default());
@@ -263,7 +263,7 @@ fn what_dead_calls_have_not_sent_goes_with_their_connection() {
             }
         });
         let runtime = Runtime::builder().workers(1).build().expect("the kernel gives threads");
-        let builder = Client::builder().timeout(PATIENCE);
+        let builder = Client::builder().timeout(PATIENCE).extensions(Extensions::Plain);
         let client = runtime.spawn(move || builder.connect(address)).join().expect("nobody panics");
         let client = client.expect("it listens");
         let callers: Vec<_> = (0..64_u64)

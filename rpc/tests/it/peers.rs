@@ -92,7 +92,7 @@ fn answers_are_read_although_there_is_no_room_for_the_request_before_them() {
         // Its request is read before the answers, and there is no room for it.
         let refused = add(&client, 1, 2);
         assert!(
-            matches!(&refused, Err(CallError::Remote(error)) if error.to_string().contains("2 calls")),
+            matches!(&refused, Err(CallError::Refused { answer, .. }) if answer.to_string().contains("2 calls")),
             "{refused:?}"
         );
         gate.open();

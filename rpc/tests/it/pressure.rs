@@ -67,7 +67,7 @@ fn a_full_server_refuses_with_an_error_answer_and_recovers() {
         eventually("the server is full", || gate.inside() == 4);
         let client = connect(&server);
         let refused = add(&client, 1, 2);
-        let is_refusal = |error: &CallError| matches!(error, CallError::Remote(remote) if remote.to_string().contains("already runs 4 calls"));
+        let is_refusal = |error: &CallError| matches!(error, CallError::Refused { answer, .. } if answer.to_string().contains("already runs 4 calls"));
         assert!(refused.as_ref().is_err_and(is_refusal), "{refused:?}");
         assert_eq!(server.stats().in_flight, 4);
         gate.open();

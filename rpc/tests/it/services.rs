@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use dhaga::Runtime;
 use dhaga::sync::mpsc;
-use dhaga_rpc::{CallError, Server, Value};
+use dhaga_rpc::{CallError, Methods, RefusedReason, Server, Value};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
-use crate::common::{ON_PURPOSE, cutting_relay, hide_panics_on_purpose, plain, within_deadline};
+use crate::common::{
+    Gate, ON_PURPOSE, Peer, builder, cutting_relay, hide_panics_on_purpose, plain, request, within_deadline,
+};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Meta {
@@ -123,7 +125,7 @@ fn older_and_newer_callers_are_served() {
         assert!(matches!(error.typed(), CallError::App(StoreError::Quota { left: 1 })), "the missing one is `None`");
         client.call::<_, ()>("store.rename-all", (["x"], "y", "newer", 5)).expect("what is too much is ignored");
         let error = client.call::<_, u64>("store.put", ("only a path",)).expect_err("the data is missing");
-        let CallError::<StoreError>::Remote(error) = error.typed() else { panic!("the service has not answered this") };
+        assert!(matches!(error, CallError::Refused { reason: RefusedReason::InvalidArguments, .. }), "{error:?}");
         assert!(error.to_string().contains("argument 1"), "{error}");
     });
 }
@@ -203,6 +205,183 @@ fn only_what_may_run_twice_is_called_again() {
         });
         caller.join().expect("both are so");
         assert_eq!(runs.0.load(Ordering::Relaxed), 1, "a first connection hands nothing on");
+    });
+}
+
+#[dhaga_rpc::service]
+trait Forms {
+    fn list(&self, path: String, #[rpc(default = 10)] limit: u32, #[rpc(default)] deep: bool) -> Result<String, ()>;
+    fn texts(
+        &self,
+        #[rpc(default = "none")] text: &str,
+        #[rpc(default = b"abc")] bytes: &[u8],
+        #[rpc(default = vec![1, 2])] list: Vec<u8>,
+        #[rpc(default = Some("some"))] option: Option<&str>,
+        #[rpc(default)] owned: Option<Vec<u8>>,
+    ) -> Result<String, ()>;
+    fn optional(&self, text: Option<&str>, bytes: Option<&[u8]>, owned: Option<Vec<u8>>)
+    -> Result<Option<Vec<u8>>, ()>;
+    fn shared(&self, whole: bytes::Bytes, part: Option<bytes::Bytes>) -> Result<bytes::Bytes, ()>;
+    fn part(&self, of: bytes::Bytes) -> Result<Option<bytes::Bytes>, ()>;
+}
+
+struct Formed;
+
+impl Forms for Formed {
+    fn list(&self, path: String, limit: u32, deep: bool) -> Result<String, ()> {
+        Ok(format!("{path} {limit} {deep}"))
+    }
+
+    fn texts(
+        &self,
+        text: &str,
+        bytes: &[u8],
+        list: Vec<u8>,
+        option: Option<&str>,
+        owned: Option<Vec<u8>>,
+    ) -> Result<String, ()> {
+        Ok(format!("{text} {bytes:?} {list:?} {option:?} {owned:?}"))
+    }
+
+    fn optional(
+        &self,
+        text: Option<&str>,
+        bytes: Option<&[u8]>,
+        owned: Option<Vec<u8>>,
+    ) -> Result<Option<Vec<u8>>, ()> {
+        let Some(text) = text else { return Ok(None) };
+        Ok(Some([text.as_bytes(), bytes.unwrap_or(b"-"), &owned.unwrap_or_default()].concat()))
+    }
+
+    fn shared(&self, whole: bytes::Bytes, part: Option<bytes::Bytes>) -> Result<bytes::Bytes, ()> {
+        Ok([whole, part.unwrap_or_default()].concat().into())
+    }
+
+    fn part(&self, of: bytes::Bytes) -> Result<Option<bytes::Bytes>, ()> {
+        Ok((!of.is_empty()).then(|| of.slice(1..)))
+    }
+}
+
+fn serve_forms() -> (Server, FormsClient) {
+    let server = Server::builder().service(FormsServer::new(Formed)).bind("127.0.0.1:0").expect("a port is free");
+    let client = FormsClient::connect(server.local_addr()).expect("the server listens");
+    (server, client)
+}
+
+#[test]
+fn arguments_that_are_nil_or_left_out_take_their_defaults() {
+    within_deadline(|| {
+        let (_server, forms) = serve_forms();
+        let client = forms.client();
+        let list = |params: Value| client.call::<_, String>("list", params).expect("it is answered");
+        let path = || Value::from("p");
+        assert_eq!(list(Value::Array(vec![path()])), "p 10 false");
+        assert_eq!(list(Value::Array(vec![path(), Value::Nil, true.into()])), "p 10 true");
+        assert_eq!(list(Value::Array(vec![path(), 3.into()])), "p 3 false");
+        assert_eq!(forms.list("p".to_owned(), 4, true).expect("it is answered"), "p 4 true");
+        let error = client.call::<_, String>("list", ("p", "many")).expect_err("a text is no number");
+        assert!(error.to_string().contains("argument 1"), "{error}");
+        let texts: String = client.call("texts", ()).expect("all have defaults");
+        assert_eq!(texts, "none [97, 98, 99] [1, 2] Some(\"some\") None");
+        let texts = forms.texts("t", b"", vec![], Some("o"), Some(vec![5])).expect("it is answered");
+        assert_eq!(texts, "t [] [] Some(\"o\") Some([5])");
+        let required: Vec<_> = FormsClient::DESCRIPTION.methods.iter().map(|method| method.required).collect();
+        assert_eq!(required, [1, 0, 0, 1, 1]);
+    });
+}
+
+#[test]
+fn bytes_travel_as_bytes_in_options_and_as_bytes_of_the_crate() {
+    within_deadline(|| {
+        let (_server, forms) = serve_forms();
+        let answer = forms.optional(Some("t"), Some(b"b"), Some(vec![b'o'; 3])).expect("it is answered");
+        assert_eq!(answer.as_deref(), Some(&b"tbooo"[..]));
+        assert_eq!(forms.optional(Some("t"), None, None).expect("it is answered").as_deref(), Some(&b"t-"[..]));
+        assert_eq!(forms.optional(None, None, None).expect("it is answered"), None);
+        let (whole, part) = (bytes::Bytes::from_static(b"\xff\xfe"), bytes::Bytes::from_static(b"\x80"));
+        assert_eq!(forms.shared(whole.clone(), Some(part)).expect("it is answered"), b"\xff\xfe\x80"[..]);
+        assert_eq!(forms.part(whole).expect("it is answered"), Some(b"\xfe"[..].to_vec().into()));
+        assert_eq!(forms.part(bytes::Bytes::new()).expect("it is answered"), None);
+        let raw = |method: &str, params: &[u8]| forms.client().call_raw(method, params).expect("it is answered");
+        assert_eq!(raw("optional", b"\x93\xa1t\xc4\x01b\xc4\x01o"), b"\xc4\x03tbo", "bin 8 of three bytes");
+        assert_eq!(raw("shared", b"\x92\xc4\x01\xff\xc4\x01\xfe"), b"\xc4\x02\xff\xfe");
+        assert_eq!(raw("part", b"\x91\xc4\x02\xff\xfe"), b"\xc4\x01\xfe");
+    });
+}
+
+/// What a client sends, seen by a peer that echoes its params.
+#[test]
+fn clients_send_bytes_as_bytes_in_options_too() {
+    within_deadline(|| {
+        let echo = Server::builder().method_raw("optional", |params, out| {
+            rmpv::encode::write_value(out, &Value::Binary(params.to_vec()))?;
+            Ok(())
+        });
+        let server = echo.bind("127.0.0.1:0").expect("a port is free");
+        let forms = FormsClient::connect(server.local_addr()).expect("the server listens");
+        let sent = forms.optional(Some("t"), Some(&[200]), Some(vec![201])).expect("it is answered");
+        assert_eq!(sent.as_deref(), Some(&b"\x93\xa1t\xc4\x01\xc8\xc4\x01\xc9"[..]));
+    });
+}
+
+#[dhaga_rpc::service(name = "quick")]
+trait Quick {
+    #[rpc(inline)]
+    fn add(&self, a: u64, b: u64) -> Result<u64, String>;
+    #[rpc(inline)]
+    fn nap(&self) -> Result<(), u8>;
+}
+
+struct Quickly;
+
+impl Quick for Quickly {
+    fn add(&self, a: u64, b: u64) -> Result<u64, String> {
+        Ok(a + b)
+    }
+
+    fn nap(&self) -> Result<(), u8> {
+        dhaga::sleep(Duration::from_millis(1));
+        Ok(())
+    }
+}
+
+/// Many requests in one write: one that waits holds up neither the inline ones nor what is behind them.
+#[test]
+fn inline_methods_are_answered_among_others() {
+    within_deadline(|| {
+        let gate = Gate::default();
+        let methods = Methods::new().method_inline("one", || Ok(1));
+        let server = builder(&gate).service(QuickServer::new(Quickly)).methods(methods).bind("127.0.0.1:0");
+        let mut peer = Peer::connect(server.as_ref().expect("a port is free").local_addr());
+        let requests = [
+            request(1, "quick.add", vec![1.into(), 2.into()]),
+            request(2, "hold", vec![5.into()]),
+            request(3, "quick.add", vec![3.into(), 4.into()]),
+            request(4, "one", vec![]),
+            request(5, "hold", vec![6.into()]),
+        ];
+        peer.send(&requests.concat());
+        let mut answers: Vec<_> = (0..3).map(|_| peer.receive_answer()).collect();
+        answers.sort_by_key(|(id, _)| *id);
+        assert_eq!(answers, [(1, Ok(3.into())), (3, Ok(7.into())), (4, Ok(1.into()))]);
+        gate.open();
+        let mut answers = [peer.receive_answer(), peer.receive_answer()];
+        answers.sort_by_key(|(id, _)| *id);
+        assert_eq!(answers, [(2, Ok(5.into())), (5, Ok(6.into()))]);
+    });
+}
+
+#[test]
+fn an_inline_method_that_waits_is_told_so_where_assertions_are_on() {
+    within_deadline(|| {
+        let server = Server::builder().service(QuickServer::new(Quickly)).bind("127.0.0.1:0").expect("a port is free");
+        let quick = QuickClient::connect(server.local_addr()).expect("the server listens");
+        match (quick.nap(), cfg!(debug_assertions)) {
+            (Ok(()), false) => {}
+            (Err(CallError::Remote(error)), true) => assert!(error.to_string().contains("panicked"), "{error}"),
+            (other, _) => panic!("{other:?}"),
+        }
+        assert_eq!(quick.add(20, 22).expect("the connection lives"), 42);
     });
 }
 

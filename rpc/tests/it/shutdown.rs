@@ -252,8 +252,10 @@ fn the_end_of_a_server_in_the_middle_of_a_storm_leaves_no_caller_waiting() {
             }
             for caller in callers {
                 let error = caller.join().expect("no answer is wrong");
-                let is_right =
-                    matches!(&error, CallError::Remote(_) | CallError::Disconnected { .. } | CallError::Connect(_));
+                let is_right = matches!(
+                    &error,
+                    CallError::Refused { .. } | CallError::Disconnected { .. } | CallError::Connect(_)
+                );
                 assert!(is_right, "{error:?}");
             }
         }

@@ -1,7 +1,7 @@
 """A foreign client for our server: calls a running `rpc_server` with aio-msgpack-rpc and checks every answer.
 
-Install:  python3 -m venv target/peers && target/peers/bin/pip install -r rpc/tests/peers/requirements.txt
-Run:      target/peers/bin/python rpc/tests/peers/aio_client.py 127.0.0.1 7000
+Install:  rpc/tests/peers/install
+Run:      target/peers/python/bin/python rpc/tests/peers/aio_client.py 127.0.0.1 7000
 
 Prints `ok N checks` and exits with 0, or one line for each wrong answer and exits with 1. It needs the methods
 echo(x) -> x, add(i, j) -> i + j and fail(text) -> an error that contains the text.

@@ -1,7 +1,7 @@
 """A foreign server for our client: aio-msgpack-rpc on a free port of 127.0.0.1.
 
-Install:  python3 -m venv target/peers && target/peers/bin/pip install -r rpc/tests/peers/requirements.txt
-Run:      target/peers/bin/python rpc/tests/peers/aio_server.py
+Install:  rpc/tests/peers/install
+Run:      target/peers/python/bin/python rpc/tests/peers/aio_server.py
 
 Prints `listening on 127.0.0.1:PORT` and serves echo(x) -> x, add(i, j) -> i + j, sleep(ms) -> ms and
 fail(text) -> an error with exactly that text, until it is killed.

@@ -17,7 +17,9 @@ function handle(transport, method, params, response) {
     });
   switch (method) {
     case 'echo': return response.send(params[0]);
-    case 'add': return response.send(params[0] + params[1]);
+    case 'add':
+      if (typeof params[0] !== 'number' || typeof params[1] !== 'number') return response.send('no numbers', true);
+      return response.send(params[0] + params[1]);
     case 'fail': return response.send(params[0], true);
     case 'sleep': return setTimeout(() => response.send(params[0]), params[0]);
     case 'note': return response.send(kept.push(params[0]));

@@ -20,8 +20,16 @@ class Failed(Exception):
     pass
 
 
-def session(*transport):
-    opened = Session(AsyncSession(MsgpackStream(EventLoop(*transport))))
+class Accepted(EventLoop):
+    """pynvim only connects; this is its event loop on a connection that was accepted."""
+
+    def _connect_tcp(self, connection, _):
+        accepted = self._loop.connect_accepted_socket(self._protocol_factory, connection)
+        self._transport, self._protocol = self._loop.run_until_complete(accepted)
+
+
+def session(loop):
+    opened = Session(AsyncSession(MsgpackStream(loop)))
     opened.error_wrapper = Failed
     return opened
 
@@ -35,10 +43,17 @@ class Methods:
         method = getattr(self, name, None)
         if method is None:
             raise ErrorResponse(f"no such method: {name}")
-        return method(*params)
+        try:
+            return method(*params)
+        except TypeError as error:
+            # The library would answer with a traceback, and the places of files in it.
+            raise ErrorResponse(str(error)) from error
 
     def on_notification(self, name, params):
-        getattr(self, name, lambda *_: None)(*params)
+        try:
+            getattr(self, name, lambda *_: None)(*params)
+        except ErrorResponse:
+            pass  # It is no `Exception`, and would end the session.
 
     def run(self, setup=None):
         self.peer.run(self.on_request, self.on_notification, setup)
@@ -70,19 +85,16 @@ class Methods:
 
 
 def serve():
-    """A process for each connection, which becomes its standard input and output: pynvim itself never accepts."""
+    """A process for each connection, since a session has an event loop of its own."""
     listener = socket.create_server(("127.0.0.1", 0))
     print("listening on {}:{}".format(*listener.getsockname()), flush=True)
     while True:
         connection, _ = listener.accept()
         if os.fork() == 0:
             listener.close()
-            os.dup2(connection.fileno(), 0)
-            os.dup2(connection.fileno(), 1)
-            connection.close()
             try:
-                Methods(session("stdio")).run()
-            except OSError:
+                Methods(session(Accepted("tcp", connection, None))).run()
+            except (EOFError, OSError):
                 pass  # That is how the other side's end arrives.
             os._exit(0)
         connection.close()
@@ -114,7 +126,7 @@ def many(peer, calls):
 
 
 def call(host, port):
-    peer = session("tcp", host, port)
+    peer = session(EventLoop("tcp", host, port))
 
     def steps():
         while (step := peer.request("next")) is not None:

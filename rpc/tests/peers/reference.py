@@ -63,15 +63,16 @@ def outcome(future):
 
 
 def many(client, calls):
-    ended = []
+    order = []
     futures = []
     for index, (method, params) in enumerate(calls):
         future = client.call_async(method, *params)
-        future.attach_callback(lambda done, index=index: ended.append([index, outcome(done)]))
+        # A future is not yet done when its callback runs.
+        future.attach_callback(lambda _, index=index: order.append(index))
         futures.append(future)
     for future in futures:
         future.join()
-    return ["ok", ended]
+    return ["ok", [[index, outcome(futures[index])] for index in order]]
 
 
 def call(host, port):

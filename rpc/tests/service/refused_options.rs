@@ -12,6 +12,8 @@ trait Faulty {
     fn twice(&self) -> Result<u8, String>;
     #[rpc(retries = 3)]
     fn unknown(&self) -> Result<u8, String>;
+    #[rpc(inline, inline)]
+    fn quick(&self) -> Result<u8, String>;
     #[rpc(name = "")]
     fn unnamed(&self) -> Result<u8, String>;
 }

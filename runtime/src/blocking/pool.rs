@@ -63,7 +63,8 @@ struct State {
 
 struct Queued {
     job: Job,
-    room: SemaphorePermit<'static>,
+    /// Absent if there was none, and it could not wait.
+    room: Option<SemaphorePermit<'static>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -123,20 +124,16 @@ impl Pool {
     /// The caller's scope ended before there was room, or it cannot wait. The closure is dropped here.
     pub(super) fn submit(&'static self, job: Job) -> Result<Place, Interrupt> {
         let room = self.take_room()?;
-        Ok(self.enqueue(job, room))
+        Ok(self.enqueue(job, Some(room)))
     }
 
-    /// As [`Pool::submit`], where nobody can wait for room.
-    pub(super) fn submit_at_once(&'static self, job: Job) {
-        match self.room.try_acquire() {
-            Ok(room) => self.enqueue(job, room).leave(),
-            Err(_) => {
-                log::error!("the blocking pool has no room, and a closure spawned at {} never runs", job.label().site)
-            }
-        }
+    /// As [`Pool::submit`], where nobody can wait for room, and nothing may be lost.
+    pub(super) fn submit_at_any_rate(&'static self, job: Job) {
+        let room = self.room.try_acquire().ok();
+        self.enqueue(job, room).leave();
     }
 
-    fn enqueue(&'static self, job: Job, room: SemaphorePermit<'static>) -> Place {
+    fn enqueue(&'static self, job: Job, room: Option<SemaphorePermit<'static>>) -> Place {
         let mut state = self.lock();
         let ticket = state.next;
         state.next = Ticket(ticket.0 + 1);
@@ -163,7 +160,8 @@ impl Pool {
         })
     }
 
-    fn return_room(&self, permit: SemaphorePermit<'static>) {
+    fn return_room(&self, room: Option<SemaphorePermit<'static>>) {
+        let Some(permit) = room else { return };
         let mut state = self.lock();
         if state.owed > 0 {
             state.owed -= 1;

@@ -77,8 +77,9 @@ impl OnReady for Foreign {
         match worker() {
             Some(worker) if worker.current().is_none() => {
                 let wake = detached(Location::caller(), move || self.0.wake());
-                // A worker that stops runs nothing new.
-                if worker.is_stopping() { blocking::submit_at_once(wake) } else { worker.push_at_any_rate(wake) }
+                // A worker that stops runs nothing new. Whoever waits would do so for ever if the wake were lost, and there are
+                // no more of them than sources and timers.
+                if worker.is_stopping() { blocking::submit_at_any_rate(wake) } else { worker.push_at_any_rate(wake) }
             }
             _ => self.0.wake(),
         }

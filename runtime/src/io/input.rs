@@ -57,7 +57,9 @@ impl Stdin {
         text.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error)).map(|()| end)
     }
 
-    /// As [`std::io::Stdin::lines`].
+    /// As [`std::io::Stdin::lines`]: an error is no end, and the call after it tries again. So what was stopped by a deadline can
+    /// be gone on with outside of it; and inside, where each try is stopped, `lines().flatten()` never ends. Use
+    /// `lines().map_while(Result::ok)`, or look at the errors.
     pub fn lines(self) -> Lines {
         Lines(self)
     }
@@ -157,7 +159,7 @@ impl fmt::Debug for Stdin {
     }
 }
 
-/// The lines of standard input, as [`std::io::Lines`]. Made by [`Stdin::lines`].
+/// The lines of standard input, as [`std::io::Lines`]. Made by [`Stdin::lines`], which says what comes after an error.
 #[derive(Debug)]
 pub struct Lines(Stdin);
 

@@ -31,6 +31,7 @@ mod descriptor;
 mod errand;
 mod input;
 mod output;
+pub(crate) mod take;
 
 pub use std::io::{
     BufRead, BufReader, BufWriter, Cursor, Error, ErrorKind, IoSlice, IoSliceMut, IsTerminal, LineWriter, Read, Result,

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,6 +50,7 @@ const ERROR_PAUSE: Duration = Duration::from_millis(5);
 /// server.stop()?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+#[track_caller]
 pub fn listen_on_each_worker<F>(addresses: impl ToSocketAddrs, serve: F) -> io::Result<WorkerListeners>
 where
     F: Fn(TcpStream) + Send + Sync + 'static,
@@ -62,16 +64,17 @@ impl ListenerOptions {
     /// # Errors
     ///
     /// As [`listen_on_each_worker`].
+    #[track_caller]
     pub fn listen_on_each_worker<F>(&self, addresses: impl ToSocketAddrs, serve: F) -> io::Result<WorkerListeners>
     where
         F: Fn(TcpStream) + Send + Sync + 'static,
     {
-        let options = self.clone().reuse_port(true);
+        let (options, site) = (self.clone().reuse_port(true), Location::caller());
         let first = options.bind(addresses)?;
         if worker().is_some() {
-            return start(&options, first, serve);
+            return start(&options, first, site, serve);
         }
-        match Builder::new().name("listen").spawn(move || start(&options, first, serve))?.join() {
+        match Builder::new().name("listen").spawn(move || start(&options, first, site, serve))?.join() {
             Ok(started) => started,
             Err(JoinError::Stopped(interrupt, _)) => Err(interrupt.into()),
             Err(error) => Err(io::Error::other(error.to_string())),
@@ -79,8 +82,13 @@ impl ListenerOptions {
     }
 }
 
-/// On a worker.
-fn start<F>(options: &ListenerOptions, first: TcpListener, serve: F) -> io::Result<WorkerListeners>
+/// On a worker. All that is spawned was so at `site`, as far as anybody is told.
+fn start<F>(
+    options: &ListenerOptions,
+    first: TcpListener,
+    site: &'static Location<'static>,
+    serve: F,
+) -> io::Result<WorkerListeners>
 where
     F: Fn(TcpStream) + Send + Sync + 'static,
 {
@@ -94,13 +102,13 @@ where
     for (index, listener) in listeners.into_iter().enumerate() {
         let serve = serve.clone();
         let builder = Builder::new().name("accept").detached();
-        listening.acceptors.push(builder.spawn_at(index, move || accept_loop(&listener, &serve))?);
+        listening.acceptors.push(builder.spawn_at(index, site, move || accept_loop(&listener, site, &serve))?);
     }
     Ok(listening)
 }
 
 /// Accepts until it is cancelled, or its runtime shut down. No error of the kernel ends it.
-fn accept_loop<F>(listener: &TcpListener, serve: &Arc<F>)
+fn accept_loop<F>(listener: &TcpListener, site: &'static Location<'static>, serve: &Arc<F>)
 where
     F: Fn(TcpStream) + Send + Sync + 'static,
 {
@@ -108,7 +116,7 @@ where
         match listener.accept() {
             Ok((stream, _)) => {
                 let serve = serve.clone();
-                if let Err(error) = Builder::new().spawn_local(move || serve(stream)) {
+                if let Err(error) = Builder::new().spawn_local_at(site, move || serve(stream)) {
                     log::error!("a connection was closed because no dhaga could be spawned for it: {error}");
                 }
             }

@@ -37,6 +37,11 @@ pub const LOOKUPS_MAX: usize = 64;
 /// name servers twice, 5 s each, when none of them answers.
 pub const LOOKUP_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How the resolver says `EAI_AGAIN`. std tells its words and no number. In another language than this one, which a program
+/// gets only if it asks for it, such an error is taken for any other.
+const RESOLVER_GAVE_UP: &str =
+    if cfg!(target_env = "musl") { "Try again" } else { "Temporary failure in name resolution" };
+
 /// Looks a host name up with `resolve`, which may block: on the pool, or on a plain thread in place. Suspends.
 pub(super) fn look_up(
     host: &str,
@@ -78,9 +83,14 @@ impl LookupError {
         &self.host
     }
 
-    /// Whether the time was over, [`LOOKUP_TIMEOUT`], before the resolver had anything to say.
+    /// Whether nobody answered in time: [`LOOKUP_TIMEOUT`] was over, or the resolver has given up on the name servers before
+    /// (`EAI_AGAIN`, which it also says of one that answers that it is in trouble). It may be worth while to ask again.
     pub fn is_timeout(&self) -> bool {
-        matches!(self.cause, Cause::NoAnswer | Cause::NoRoom)
+        match &self.cause {
+            Cause::NoAnswer | Cause::NoRoom => true,
+            Cause::Resolver(error) => error.to_string().ends_with(RESOLVER_GAVE_UP),
+            Cause::NeverRan => false,
+        }
     }
 }
 

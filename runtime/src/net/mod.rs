@@ -31,6 +31,7 @@ mod futures_io;
 mod listener_options;
 mod lookup;
 mod names;
+pub(crate) mod on_demand;
 pub(crate) mod ready;
 pub(crate) mod source;
 mod tcp;

@@ -285,6 +285,13 @@ impl<S: AsFd> Source<S> {
         }
     }
 
+    /// As [`Source::wait`], once, for who attempts by itself.
+    pub(crate) fn wait_once(&self, manner: Manner) -> io::Result<()> {
+        let mut turn = Turn { readiness: &self.registration.readiness, direction: manner.direction, owes_turn: false };
+        self.wait(manner, manner.timeout.and_then(around::after), &mut turn)?;
+        Ok(park::check()?)
+    }
+
     fn wait_in_dhaga(
         &self,
         manner: Manner,

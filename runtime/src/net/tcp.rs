@@ -9,11 +9,10 @@ use rustix::io::Errno;
 use rustix::net::{SocketFlags, sockopt};
 
 use super::connect::{connect, connect_first};
-use super::face::{handle, listener, receive, refuse_zero, send, stream, timeouts};
+use super::face::{handle, listener, refuse_zero, stream, timeouts};
 use super::listener_options::ListenerOptions;
 use super::names::{ToSocketAddrs, each_address};
 use super::source::Source;
-use crate::reactor::{Direction, OnReady};
 
 /// A TCP connection. All its waits park a dhaga and block a plain thread; see [`std::net::TcpStream`] for the rest.
 ///
@@ -149,31 +148,6 @@ impl TcpStream {
     /// What the kernel says, as in std.
     pub fn quickack(&self) -> io::Result<bool> {
         Ok(sockopt::tcp_quickack(self.source.socket())?)
-    }
-
-    pub(crate) fn on_ready(&self, callback: Arc<dyn OnReady>) -> io::Result<()> {
-        self.source.on_ready(callback)
-    }
-
-    pub(crate) fn stop_callbacks(&self) {
-        self.source.stop_callbacks();
-    }
-
-    pub(crate) fn is_readable(&self) -> bool {
-        self.source.is_ready(Direction::Read)
-    }
-
-    pub(crate) fn try_read(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
-        let len = buffer.len();
-        self.source
-            .attempt(Direction::Read, &mut |socket: &_| receive(socket, buffer), &|count| *count < len)
-            .transpose()
-    }
-
-    pub(crate) fn try_write(&self, bytes: &[u8]) -> io::Result<Option<usize>> {
-        self.source
-            .attempt(Direction::Write, &mut |socket: &_| send(socket, bytes), &|count| *count < bytes.len())
-            .transpose()
     }
 }
 

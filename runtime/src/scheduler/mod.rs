@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::audit::Audit;
+use crate::blocks::Blocks;
 use crate::coroutine::Wake;
 use crate::fork;
 use crate::front::{AtEnd, Front};
@@ -120,6 +121,8 @@ pub(crate) struct Worker {
     /// How far the shutdown has come here.
     phase: Cell<Phase>,
     pub(crate) extensions: crate::extensions::Extensions,
+    /// Memory for the next spawns.
+    pub(crate) blocks: Blocks,
 }
 
 thread_local! {
@@ -213,6 +216,7 @@ impl Worker {
             was_useful: Cell::new(false),
             phase: Cell::new(Phase::Running),
             extensions: crate::extensions::Extensions::default(),
+            blocks: Blocks::new(),
         }
     }
 

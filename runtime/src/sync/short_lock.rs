@@ -20,21 +20,56 @@ const YIELDS: u32 = 100;
 const LOOKS: u32 = SPINS + YIELDS;
 const SLEEP: Duration = Duration::from_micros(50);
 
-pub(super) struct ShortLock<S> {
-    is_taken: AtomicBool,
+pub(super) struct ShortLock<S, F = AtomicBool> {
+    is_taken: F,
     inside: UnsafeCell<S>,
 }
 
+/// Whether somebody is inside: std's atomic, or loom's in the model, which cannot be made in a constant.
+pub(super) trait Flag {
+    fn swap(&self, value: bool, order: Ordering) -> bool;
+    fn load(&self, order: Ordering) -> bool;
+    fn store(&self, value: bool, order: Ordering);
+    /// Passes some time between two looks.
+    fn pause(round: u32);
+}
+
+impl Flag for AtomicBool {
+    #[inline(always)]
+    fn swap(&self, value: bool, order: Ordering) -> bool {
+        self.swap(value, order)
+    }
+
+    #[inline(always)]
+    fn load(&self, order: Ordering) -> bool {
+        self.load(order)
+    }
+
+    #[inline(always)]
+    fn store(&self, value: bool, order: Ordering) {
+        self.store(value, order);
+    }
+
+    #[inline]
+    fn pause(round: u32) {
+        match round {
+            0..SPINS => spin_loop(),
+            SPINS..LOOKS => thread::yield_now(),
+            _ => thread::sleep(SLEEP),
+        }
+    }
+}
+
 // SAFETY: `is_taken` lets one thread at a time in, and hands over what it wrote (acquire, release).
-unsafe impl<S: Send> Sync for ShortLock<S> {}
+unsafe impl<S: Send, F: Sync> Sync for ShortLock<S, F> {}
 
 /// Nothing panics inside, so nothing is left half-done. This makes the primitives around it as safe to unwind through as
 /// std's are.
 impl<S> UnwindSafe for ShortLock<S> {}
 impl<S> RefUnwindSafe for ShortLock<S> {}
 
-pub(super) struct ShortGuard<'a, S> {
-    lock: &'a ShortLock<S>,
+pub(super) struct ShortGuard<'a, S, F: Flag = AtomicBool> {
+    lock: &'a ShortLock<S, F>,
     /// Not for other threads: who enters leaves.
     _stays: std::marker::PhantomData<*const ()>,
 }
@@ -43,9 +78,11 @@ impl<S> ShortLock<S> {
     pub(super) const fn new(inside: S) -> Self {
         Self { is_taken: AtomicBool::new(false), inside: UnsafeCell::new(inside) }
     }
+}
 
+impl<S, F: Flag> ShortLock<S, F> {
     #[inline(always)]
-    pub(super) fn lock(&self) -> ShortGuard<'_, S> {
+    pub(super) fn lock(&self) -> ShortGuard<'_, S, F> {
         if self.is_taken.swap(true, Ordering::Acquire) {
             self.lock_contended();
         }
@@ -57,11 +94,7 @@ impl<S> ShortLock<S> {
         let mut round = 0;
         loop {
             while self.is_taken.load(Ordering::Relaxed) {
-                match round {
-                    0..SPINS => spin_loop(),
-                    SPINS..LOOKS => thread::yield_now(),
-                    _ => thread::sleep(SLEEP),
-                }
+                F::pause(round);
                 round += 1;
             }
             if !self.is_taken.swap(true, Ordering::Acquire) {
@@ -71,7 +104,7 @@ impl<S> ShortLock<S> {
     }
 }
 
-impl<S> Deref for ShortGuard<'_, S> {
+impl<S, F: Flag> Deref for ShortGuard<'_, S, F> {
     type Target = S;
 
     #[inline(always)]
@@ -81,7 +114,7 @@ impl<S> Deref for ShortGuard<'_, S> {
     }
 }
 
-impl<S> DerefMut for ShortGuard<'_, S> {
+impl<S, F: Flag> DerefMut for ShortGuard<'_, S, F> {
     #[inline(always)]
     fn deref_mut(&mut self) -> &mut S {
         // SAFETY: we are the one inside, and this is our only guard.
@@ -89,7 +122,7 @@ impl<S> DerefMut for ShortGuard<'_, S> {
     }
 }
 
-impl<S> Drop for ShortGuard<'_, S> {
+impl<S, F: Flag> Drop for ShortGuard<'_, S, F> {
     #[inline(always)]
     fn drop(&mut self) {
         self.lock.is_taken.store(false, Ordering::Release);
@@ -123,5 +156,58 @@ mod tests {
             }
         });
         assert_eq!(*lock.lock(), [4 * EACH; 2]);
+    }
+}
+
+#[cfg(all(test, loom))]
+mod models {
+    use super::*;
+    use crate::atomic::{UnsafeCell as WatchedCell, model};
+    use loom::sync::Arc;
+    use loom::sync::atomic::AtomicBool as ModelFlag;
+
+    impl Flag for ModelFlag {
+        fn swap(&self, value: bool, order: Ordering) -> bool {
+            self.swap(value, order)
+        }
+
+        /// The latest value. Nothing hangs on this look, and who finds an old one again and again never ends.
+        fn load(&self, order: Ordering) -> bool {
+            self.fetch_or(false, order)
+        }
+
+        /// By an exchange: loom does not know that a plain store comes behind an exchange that has read the value before it,
+        /// and would have who finds the lock taken lock it for good.
+        fn store(&self, value: bool, order: Ordering) {
+            self.swap(value, order);
+        }
+
+        /// As soon as another thread has done something, there is no sense in looking again.
+        fn pause(_round: u32) {
+            loom::thread::yield_now();
+        }
+    }
+
+    /// Each finds what those before it wrote, and loom sees to it that no two are inside at once.
+    #[test]
+    fn loom_one_is_inside_at_a_time_and_finds_what_others_wrote() {
+        model(3, || {
+            let lock = ShortLock { is_taken: ModelFlag::new(false), inside: UnsafeCell::new(WatchedCell::new(0)) };
+            let lock = Arc::new(lock);
+            let enter = |lock: &ShortLock<WatchedCell<usize>, ModelFlag>| {
+                // SAFETY: we are the one inside, which is what is modelled.
+                lock.lock().with_mut(|count| unsafe { *count += 1 });
+            };
+            // One: two who find it taken would send each other round for ever, in some order.
+            let other = loom::thread::spawn({
+                let lock = lock.clone();
+                move || (0..2).for_each(|_| enter(&lock))
+            });
+            enter(&lock);
+            enter(&lock);
+            other.join().expect("it ends");
+            // SAFETY: as above.
+            assert_eq!(lock.lock().with_mut(|count| unsafe { *count }), 4);
+        });
     }
 }

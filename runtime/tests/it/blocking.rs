@@ -1,11 +1,15 @@
 //! Code that blocks, on threads of its own.
 
+use std::array;
 use std::collections::HashSet;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Mutex, mpsc};
+use std::task::{Context, Wake, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use dhaga::future::sleep;
 use dhaga::sync::channel;
 use dhaga::{Interrupt, JoinError, JoinHandle, Runtime};
 
@@ -261,6 +265,47 @@ fn a_limit_that_was_as_good_as_none_is_lowered_at_once() {
         assert!(matches!(second.join(), Err(JoinError::NeverRan)), "there was no room to the end of the scope");
         drop(jam);
         assert_eq!(first.join().expect("it ran"), 2);
+    });
+}
+
+/// Counts its wakes.
+#[derive(Default)]
+struct Wakes(AtomicUsize);
+
+impl Wake for Wakes {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// A worker that stops has the wakers of other executors woken by the pool.
+#[test]
+fn a_pool_without_room_loses_no_wake_of_a_future() {
+    child::succeeds(child::name_of!(a_pool_without_room_loses_no_wake_of_a_future), || {
+        const FUTURES: usize = 5;
+        let pool = dhaga::blocking_pool();
+        pool.set_queued_max(1);
+        let jam = Jam::new(1);
+        let queued_too = dhaga::spawn_blocking(|| 7);
+        assert_eq!(queued(), 1, "there is no room left");
+        let runtime = Runtime::builder().workers(1).build().expect("a runtime");
+        let wakes = Arc::new(Wakes::default());
+        let waker = Waker::from(wakes.clone());
+        let sleeps = runtime.spawn(move || {
+            let mut sleeps: [_; FUTURES] = array::from_fn(|_| sleep(Duration::from_secs(3600)));
+            for sleep in &mut sleeps {
+                assert!(Pin::new(sleep).poll(&mut Context::from_waker(&waker)).is_pending());
+            }
+            sleeps
+        });
+        let sleeps = sleeps.join().expect("it ends well");
+        runtime.shutdown(DEADLINE).expect("nothing is left");
+        assert_eq!(wakes.0.load(Ordering::SeqCst), 0, "all threads are busy");
+        drop(jam);
+        until(|| wakes.0.load(Ordering::SeqCst) == FUTURES);
+        assert_eq!(queued_too.join().expect("it ran"), 7);
+        assert_eq!(dhaga::spawn_blocking(|| 8).join().expect("there is room again"), 8);
+        drop(sleeps);
     });
 }
 

@@ -120,6 +120,20 @@ fn listen_on(runtime: &Runtime, serve: impl Fn(TcpStream) + Send + Sync + 'stati
 }
 
 #[test]
+fn who_serves_was_spawned_where_somebody_listens() {
+    everywhere(|| {
+        let (told, sites) = dhaga::sync::channel::unbounded();
+        let serve = move |_| told.send(dhaga::current().spawn_site()).expect("the test listens");
+        let (here, server) = (line!(), listen_on_each_worker(ANY_PORT, serve));
+        let server = server.expect("a port is free");
+        let _client = TcpStream::connect(server.local_addr()).expect("it listens");
+        let site = sites.recv().expect("it is served").expect("a dhaga serves it");
+        assert_eq!((site.file(), site.line()), (file!(), here));
+        server.stop().expect("nothing ends the wait");
+    });
+}
+
+#[test]
 fn each_worker_listens_and_serves_what_it_accepts() {
     const CLIENTS: usize = 120;
     within_deadline(DEADLINE, || {

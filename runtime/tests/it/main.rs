@@ -46,6 +46,7 @@ mod sync;
 mod thread;
 mod time;
 mod traits;
+mod turn;
 mod udp;
 mod unix;
 mod verdicts;

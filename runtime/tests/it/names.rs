@@ -1,5 +1,6 @@
 //! Host names: what std finds, without blocking a worker, within limits.
 
+use std::ffi::CStr;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -146,6 +147,22 @@ fn an_error_names_the_host_and_has_the_resolvers_kind() {
         assert_eq!((inner.host(), inner.is_timeout()), ("nobody", false));
         assert_eq!(inner.to_string(), "cannot look up the host \"nobody\": no such name");
         assert_eq!(std::error::Error::source(inner).expect("there is one").to_string(), "no such name");
+    });
+}
+
+/// By its words, which is all that std passes on.
+#[test]
+fn a_resolver_that_gives_up_on_its_servers_has_timed_out() {
+    // SAFETY: it returns a text that nobody changes or takes away, whatever the number.
+    let words = unsafe { CStr::from_ptr(libc::gai_strerror(libc::EAI_AGAIN)) };
+    let words = words.to_str().expect("it is text").to_owned();
+    everywhere(move || {
+        let words = format!("failed to lookup address information: {words}");
+        let fail = |_: &str| Err(io::Error::other(words));
+        let error = lookup_host_by("unreachable", 80, fail).expect_err("it is not known");
+        let inner: &LookupError = error.get_ref().and_then(|inner| inner.downcast_ref()).expect("it is typed");
+        assert!(inner.is_timeout(), "{inner}");
+        assert_eq!(error.kind(), ErrorKind::Other, "the kind is the resolver's");
     });
 }
 

@@ -1,0 +1,179 @@
+//! The seam for protocol crates: streams of every kind, read on demand and written without a wait.
+
+use std::fs::File;
+use std::io::pipe;
+use std::net::Shutdown;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use dhaga::Runtime;
+use dhaga::net::{TcpListener, TcpStream, UnixStream, Watched};
+use dhaga::sync::channel;
+use dhaga::turn::{self, Input, OnReady, Output};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+
+use crate::common::{DEADLINE, within_deadline};
+
+/// More than any descriptor of the kernel takes without a reader.
+const LARGE: usize = 32 << 20;
+
+/// Runs a body in a dhaga of a runtime of its own with one worker; fails when it fails, and when it hangs.
+fn in_dhaga(body: impl FnOnce() + Send + 'static) {
+    within_deadline(DEADLINE, move || {
+        let runtime = Runtime::builder().workers(1).build().expect("a test can start a runtime");
+        runtime.spawn(body).join().expect("the body ends well");
+    });
+}
+
+/// Tells of events.
+struct Bell(channel::Sender<()>);
+
+impl OnReady for Bell {
+    fn on_ready(self: Arc<Self>) {
+        let _ = self.0.try_send(());
+    }
+}
+
+fn file(descriptor: impl Into<OwnedFd>) -> Watched<File> {
+    Watched::new(File::from(descriptor.into())).expect("it has the mode")
+}
+
+/// Reads `count` bytes, by events and attempts alone.
+fn read(input: &impl Input, events: &channel::Receiver<()>, count: usize) -> usize {
+    let (mut total, mut buffer) = (0, vec![0; 64 << 10]);
+    while total < count {
+        match turn::try_read(input, &mut buffer).expect("it is open") {
+            Some(0) => break,
+            Some(count) => total += count,
+            None => events.recv().expect("there is another event"),
+        }
+    }
+    total
+}
+
+fn fill(output: &impl Output) -> usize {
+    let (mut total, bytes) = (0, vec![7; 64 << 10]);
+    while let Some(count) = turn::try_write(output, &bytes).expect("it is open") {
+        total += count;
+        assert!(total < LARGE, "the kernel takes all");
+    }
+    total
+}
+
+/// What holds for a stream from `output` to `input`; `end` closes the writing side.
+fn check<O: Output + Send + Sync + 'static>(input: &impl Input, output: O, end: impl FnOnce(&O) + Send + 'static) {
+    let (bell, events) = channel::bounded(1);
+    turn::on_ready(input, Arc::new(Bell(bell))).expect("this is a worker");
+    assert_eq!(turn::try_read(input, &mut [0; 8]).expect("it is open"), None);
+    assert!(!turn::is_readable(input));
+
+    assert_eq!(turn::try_write(&output, b"hello").expect("it is open"), Some(5));
+    assert_eq!(read(input, &events, 5), 5);
+    assert_eq!(turn::try_read(input, &mut [0; 8]).expect("it is open"), None);
+
+    let taken = fill(&output);
+    let writer = dhaga::spawn(move || {
+        turn::wait_for_room(&output, DEADLINE).expect("it is open");
+        while turn::try_write(&output, b"!").expect("it is open").is_none() {
+            turn::wait_for_room(&output, DEADLINE).expect("it is open");
+        }
+        end(&output);
+    });
+    assert_eq!(read(input, &events, taken + 1), taken + 1);
+    writer.join().expect("there was room");
+    assert_eq!(read(input, &events, 1), 0, "an end");
+    turn::stop_on_ready(input);
+}
+
+#[test]
+fn tcp() {
+    in_dhaga(|| {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        let near = TcpStream::connect(listener.local_addr().expect("it is bound")).expect("it listens");
+        let (far, _) = listener.accept().expect("a client has come");
+        check(&near, far, |far| far.shutdown(Shutdown::Write).expect("it is open"));
+    });
+}
+
+#[test]
+fn unix() {
+    in_dhaga(|| {
+        let (near, far) = UnixStream::pair().expect("there are descriptors");
+        check(&near, far, |far| far.shutdown(Shutdown::Write).expect("it is open"));
+    });
+}
+
+#[test]
+fn pipes() {
+    in_dhaga(|| {
+        let (reader, writer) = pipe().expect("there are descriptors");
+        check(&file(reader), file(writer), |_| {});
+    });
+}
+
+#[test]
+fn any_descriptor() {
+    in_dhaga(|| {
+        let (near, far) = UnixStream::pair().expect("there are descriptors");
+        check(&file(near), file(far), |_| {});
+    });
+}
+
+#[test]
+fn descriptors_that_are_sent_along_hold_up_no_bytes() {
+    in_dhaga(|| {
+        let (near, far) = UnixStream::pair().expect("there are descriptors");
+        let (bell, events) = channel::bounded(1);
+        turn::on_ready(&near, Arc::new(Bell(bell))).expect("this is a worker");
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        for _ in 0..3 {
+            let mut ancillary = SendAncillaryBuffer::new(&mut space);
+            let descriptors = [far.as_fd()];
+            assert!(ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)));
+            sendmsg(&far, &[std::io::IoSlice::new(b"abc")], &mut ancillary, SendFlags::empty()).expect("there is room");
+        }
+        assert_eq!(turn::try_write(&far, b"d").expect("it is open"), Some(1));
+        assert_eq!(read(&near, &events, 10), 10);
+    });
+}
+
+#[test]
+fn a_writer_who_waits_for_room_can_be_roused() {
+    in_dhaga(|| {
+        let (_reader, writer) = pipe().expect("there are descriptors");
+        let writer = Arc::new(file(writer));
+        fill(&*writer);
+        let waiter = writer.clone();
+        let (report, reported) = channel::unbounded();
+        let waiter = dhaga::spawn(move || {
+            while turn::try_write(&*waiter, b"!").expect("it is open").is_none() {
+                report.send(()).expect("the test lives");
+                if turn::wait_for_room(&*waiter, DEADLINE).is_err() {
+                    return;
+                }
+            }
+        });
+        reported.recv().expect("it waits, or is about to");
+        dhaga::yield_now();
+        turn::rouse_writers(&*writer);
+        reported.recv().expect("it has tried again");
+        waiter.cancel();
+        waiter.join().expect("it ends");
+    });
+}
+
+#[test]
+fn a_wait_for_room_ends_with_its_time() {
+    in_dhaga(|| {
+        let (_reader, writer) = pipe().expect("there are descriptors");
+        let writer = file(writer);
+        fill(&writer);
+        let began = Instant::now();
+        let short = Duration::from_millis(5);
+        while turn::try_write(&writer, b"!").expect("it is open").is_none() && began.elapsed() < short {
+            turn::wait_for_room(&writer, short).expect("its own time is no error");
+        }
+        assert!(began.elapsed() >= short);
+    });
+}
