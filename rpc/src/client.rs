@@ -32,7 +32,7 @@ use crate::layer::{self, Answered, Layer, Next};
 use crate::limits::Limits;
 use crate::message::{self, Message};
 use crate::metrics::{Metrics, Row, Side, Table, Timing};
-use crate::peer::{self, Answer, Keeper, Peer};
+use crate::peer::{self, Answer, Keeper, Peer, Until};
 use crate::probe::{self, PlainPeers, Probe, Verdict};
 use crate::service::{HandlerError, Methods, TypedHandler};
 use crate::transport::{Transport, unix_name};
@@ -138,8 +138,10 @@ struct Dialled {
     connecting: dhaga::sync::Mutex<()>,
 }
 
+/// A connection, and what its calls have to wait for.
+type Found = (Arc<Connection<Peer>>, Option<Arc<Probe>>);
+
 /// The connection of one worker.
-#[derive(Clone)]
 struct Link {
     worker: u16,
     connection: Arc<Connection<Peer>>,
@@ -425,6 +427,17 @@ impl Client {
         ClientBuilder::default()
     }
 
+    /// A client of a connection that has ended.
+    pub(crate) fn of_nobody() -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                limits: Arc::default(),
+                around: Around::default(),
+                route: Route::Open(Weak::new()),
+            }),
+        }
+    }
+
     /// Calls whoever is at the other end of a connection that is open.
     pub(crate) fn of_connection(connection: &Arc<Connection<Peer>>) -> Self {
         let route = Route::Open(Arc::downgrade(connection));
@@ -448,7 +461,7 @@ impl Client {
         P: Serialize,
         R: DeserializeOwned,
     {
-        self.call_timeout(method, params, self.shared.limits.call_timeout)
+        self.call_until(method, &params, untold(self.shared.limits.call_timeout))
     }
 
     /// As [`Client::call`], with a timeout of its own.
@@ -461,9 +474,17 @@ impl Client {
         P: Serialize,
         R: DeserializeOwned,
     {
+        self.call_until(method, &params, told(timeout))
+    }
+
+    fn call_until<P, R>(&self, method: &str, params: &P, until: Until) -> Result<R, CallError>
+    where
+        P: Serialize,
+        R: DeserializeOwned,
+    {
         let limits = &*self.shared.limits;
-        let encode = |out: &mut Vec<u8>, id| encode::encode_request(out, limits, id, method, &params);
-        let answer = self.request(method, deadline_in(timeout), encode)?;
+        let encode = |out: &mut Vec<u8>, id| encode::encode_request(out, limits, id, method, params);
+        let answer = self.request(method, until, encode)?;
         Ok(message::decode(&answer, limits)?)
     }
 
@@ -481,11 +502,11 @@ impl Client {
         R: DeserializeOwned,
     {
         let limits = &*self.shared.limits;
-        let deadline = deadline_in(timeout.unwrap_or(limits.call_timeout));
+        let until = timeout.map_or_else(|| untold(limits.call_timeout), told);
         let encode = |out: &mut Vec<u8>, id| encode::encode_request(out, limits, id, method, &params);
-        let answer = match self.request(method, deadline, encode) {
+        let answer = match self.request(method, until, encode) {
             Err(CallError::Disconnected { maybe_executed, .. }) if is_idempotent || !maybe_executed => {
-                self.request(method, deadline, encode)?
+                self.request(method, until, encode)?
             }
             answer => answer?,
         };
@@ -500,7 +521,7 @@ impl Client {
     pub fn call_raw(&self, method: &str, params: &[u8]) -> Result<Vec<u8>, CallError> {
         let limits = &*self.shared.limits;
         let encode = |out: &mut Vec<u8>, id| encode::encode_request_raw(out, limits, id, method, params);
-        let answer = self.request(method, deadline_in(limits.call_timeout), encode)?;
+        let answer = self.request(method, untold(limits.call_timeout), encode)?;
         Ok(answer.into_vec())
     }
 
@@ -566,7 +587,7 @@ impl Client {
     }
 
     /// One call, counted and within the layers.
-    fn request<E>(&self, method: &str, deadline: Option<Instant>, encode: E) -> Result<Answer, CallError>
+    fn request<E>(&self, method: &str, until: Until, encode: E) -> Result<Answer, CallError>
     where
         E: Fn(&mut Vec<u8>, u32) -> Result<(), encode::EncodeError>,
     {
@@ -578,11 +599,11 @@ impl Client {
             Ok(())
         };
         let answer = match self.shared.around.layers.is_empty() {
-            true => self.send_request(deadline, encode),
+            true => self.send_request(until, encode),
             false => {
                 let mut answer = None;
                 let send = || {
-                    let got = self.send_request(deadline, encode)?;
+                    let got = self.send_request(until, encode)?;
                     Ok(Answered::new(answer.insert(got).len()))
                 };
                 let outcome = self.in_layers(method, false, send);
@@ -605,12 +626,12 @@ impl Client {
         layer::run(&self.shared.around.layers, &call, &mut send)
     }
 
-    fn send_request<E>(&self, deadline: Option<Instant>, encode: E) -> Result<Answer, CallError>
+    fn send_request<E>(&self, until: Until, encode: E) -> Result<Answer, CallError>
     where
         E: Fn(&mut Vec<u8>, u32) -> Result<(), encode::EncodeError>,
     {
         if self.shared.serves_here() {
-            return self.shared.request(deadline, encode);
+            return self.shared.request(until, encode);
         }
         // Encoded here, since the arguments need not be `Send`; the dhaga that calls puts its own id in.
         let mut template = Vec::new();
@@ -619,7 +640,7 @@ impl Client {
             let limits = &*shared.limits;
             match Message::parse(&template, limits) {
                 Ok(Message::Request { method, params, .. }) => {
-                    shared.request(deadline, |out, id| encode::encode_request_raw(out, limits, id, method, params))
+                    shared.request(until, |out, id| encode::encode_request_raw(out, limits, id, method, params))
                 }
                 _ => unreachable!("a request was encoded three lines ago"),
             }
@@ -713,19 +734,35 @@ impl Shared {
     }
 
     /// One call, where it is served.
-    fn request<E>(&self, deadline: Option<Instant>, encode: E) -> Result<Answer, CallError>
+    fn request<E>(&self, until: Until, encode: E) -> Result<Answer, CallError>
     where
         E: Fn(&mut Vec<u8>, u32) -> Result<(), encode::EncodeError>,
     {
-        let mut tries = 1;
+        let (mut tries, mut refusal) = (1, None);
         loop {
             park::check()?;
-            let connection = self.connection(deadline)?;
-            match peer::call(&connection, deadline, &encode) {
+            let connection = match (self.connection(until.at), refusal.take()) {
+                (Ok(connection), _) => connection,
+                // Nobody has taken its place: the caller learns that somebody was there.
+                (Err(CallError::Connect(_)), Some(refusal)) => return Err(refusal),
+                (Err(error), _) => return Err(error),
+            };
+            match peer::call(&connection, until, &encode) {
                 Err(error) if error.is_stale() && tries < TRIES_MAX => tries += 1,
+                Err(error) if error.is_of_one_that_ends() && tries < TRIES_MAX && self.may_call_elsewhere() => {
+                    // Once only: whoever is there then may end, too.
+                    tries = TRIES_MAX;
+                    refusal = Some(error);
+                    connection.leave();
+                }
                 result => return result,
             }
         }
+    }
+
+    /// Whether another peer may be dialled in place of one that ends.
+    fn may_call_elsewhere(&self) -> bool {
+        matches!(self.route, Route::Dialled(_))
     }
 
     /// A first connection. What the peer says to `$/hello` need not be waited for if it makes no difference.
@@ -788,6 +825,12 @@ impl Extensions {
 }
 
 impl Link {
+    #[cold]
+    fn probed(&mut self) -> Option<Found> {
+        self.probe.take_if(|probe| probe.is_over());
+        (self.is_usable() || self.probe.is_some()).then(|| (self.connection.clone(), self.probe.clone()))
+    }
+
     fn is_usable(&self) -> bool {
         is_usable(&self.connection)
     }
@@ -815,22 +858,23 @@ impl Dialled {
         // Twice each: what closes on the question is dialled anew.
         for _ in 0..5 {
             match self.existing() {
-                Some(Link { connection, probe: None, .. }) => return Ok(connection),
-                Some(Link { connection, probe: Some(probe), .. }) => self.wait_for(&connection, &probe, deadline)?,
+                Some((connection, None)) => return Ok(connection),
+                Some((connection, Some(probe))) => self.wait_for(&connection, &probe, deadline)?,
                 None => self.connect(deadline)?,
             }
         }
         Err(CallError::Disconnected { maybe_executed: false, source: None })
     }
 
-    fn existing(&self) -> Option<Link> {
+    #[inline]
+    fn existing(&self) -> Option<Found> {
         let worker = turn::worker_id()?;
         let mut links = self.links();
         let link = links.iter_mut().find(|link| link.worker == worker || self.is_called())?;
-        if link.probe.as_ref().is_some_and(|probe| probe.is_over()) {
-            link.probe = None;
+        if link.probe.is_some() {
+            return link.probed();
         }
-        (link.is_usable() || link.probe.is_some()).then(|| link.clone())
+        link.is_usable().then(|| (link.connection.clone(), None))
     }
 
     #[cold]
@@ -881,6 +925,18 @@ impl Dialled {
         });
         dialled.map_err(connect_error)
     }
+}
+
+/// The end of a call with a timeout that its caller has not given. The peer is told of it if there is a deadline around.
+fn untold(timeout: Duration) -> Until {
+    let (own, around) = (park::now().checked_add(timeout), dhaga::deadline());
+    let at = own.map_or(around, |own| Some(around.map_or(own, |around| own.min(around))));
+    Until { at, is_told: around.is_some() }
+}
+
+/// The end of a call with a timeout that its caller has given.
+fn told(timeout: Duration) -> Until {
+    Until { at: deadline_in(timeout), is_told: true }
 }
 
 /// The end of a wait that begins now.

@@ -256,6 +256,10 @@ pub enum RefusedReason {
     Overloaded,
     /// The server does not let this caller call this.
     Denied,
+    /// The caller gave it up before it began. Who gives up does not wait for this answer.
+    Cancelled,
+    /// The deadline of the caller had passed before it began.
+    TooLate,
 }
 
 impl RefusedReason {
@@ -423,6 +427,10 @@ pub enum Refusal {
         /// Why not.
         reason: String,
     },
+    /// The caller has given it up before it began.
+    Cancelled,
+    /// The deadline of the caller had passed before it began.
+    TooLate,
 }
 
 impl Refusal {
@@ -449,6 +457,8 @@ impl fmt::Display for Refusal {
             }
             Self::ShuttingDown => write!(f, "the server is shutting down"),
             Self::Denied { reason } => write!(f, "the server does not allow this call: {reason}"),
+            Self::Cancelled => write!(f, "the call was cancelled before it began"),
+            Self::TooLate => write!(f, "the deadline of the call had passed before it began"),
         }
     }
 }

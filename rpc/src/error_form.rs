@@ -39,18 +39,22 @@ enum Code {
     ShuttingDown,
     Overloaded,
     Denied,
+    Cancelled,
+    TooLate,
     InvalidRequest,
     UnknownMethod,
     InvalidArguments,
 }
 
-const CODES: [(Code, i64, &str); 9] = [
+const CODES: [(Code, i64, &str); 11] = [
     (Code::Application, -32000, "APPLICATION"),
     (Code::HandlerPanicked, -32001, "PANICKED"),
     (Code::Unsendable, -32002, "UNSENDABLE"),
     (Code::ShuttingDown, -32010, "REFUSED"),
     (Code::Overloaded, -32011, "OVERLOADED"),
     (Code::Denied, -32012, "DENIED"),
+    (Code::Cancelled, -32013, "CANCELLED"),
+    (Code::TooLate, -32014, "TOO_LATE"),
     (Code::InvalidRequest, -32600, "INVALID_REQUEST"),
     (Code::UnknownMethod, -32601, "UNKNOWN_METHOD"),
     (Code::InvalidArguments, -32602, "INVALID_ARGUMENTS"),
@@ -72,6 +76,8 @@ impl Code {
             Refusal::BadResult { .. } => Self::Unsendable,
             Refusal::ShuttingDown => Self::ShuttingDown,
             Refusal::Denied { .. } => Self::Denied,
+            Refusal::Cancelled => Self::Cancelled,
+            Refusal::TooLate => Self::TooLate,
         }
     }
 
@@ -92,6 +98,8 @@ impl Code {
             Self::ShuttingDown => Some(RefusedReason::ShuttingDown),
             Self::Overloaded => Some(RefusedReason::Overloaded),
             Self::Denied => Some(RefusedReason::Denied),
+            Self::Cancelled => Some(RefusedReason::Cancelled),
+            Self::TooLate => Some(RefusedReason::TooLate),
             Self::InvalidRequest => Some(RefusedReason::InvalidRequest),
             Self::UnknownMethod => Some(RefusedReason::UnknownMethod),
             Self::InvalidArguments => Some(RefusedReason::InvalidArguments),

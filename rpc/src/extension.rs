@@ -18,6 +18,16 @@ use crate::message;
 pub(crate) const PREFIX: &str = "$/";
 /// The request that asks for extensions.
 pub(crate) const HELLO: &str = "$/hello";
+/// A notification just before a request, with what goes with that.
+pub(crate) const META: &str = "$/meta";
+/// A notification: nobody waits any more for the answer to a request.
+pub(crate) const CANCEL: &str = "$/cancelRequest";
+
+/// A notification: the sender ends, and takes no new requests.
+pub(crate) const GOAWAY: &str = "$/goaway";
+
+/// The first element where an id could be of either direction: a call of the sender's.
+pub(crate) const OF_SENDER: u8 = 0;
 
 /// The version that we speak.
 const VERSION: u32 = 1;
@@ -33,8 +43,13 @@ impl Caps {
     /// None: a plain peer.
     pub(crate) const NONE: Self = Self(0);
 
+    pub(crate) const META: Self = Self(1);
+    pub(crate) const CANCEL: Self = Self(1 << 1);
+    pub(crate) const GOAWAY: Self = Self(1 << 2);
+
     /// Those that we know, by name.
-    const NAMES: [(&str, Self); 1] = [("errors", Self::ERRORS)];
+    const NAMES: [(&str, Self); 4] =
+        [("meta", Self::META), ("cancel", Self::CANCEL), ("goaway", Self::GOAWAY), ("errors", Self::ERRORS)];
 
     /// Errors travel as maps.
     pub(crate) const ERRORS: Self = Self(1 << 6);
@@ -42,7 +57,7 @@ impl Caps {
     /// The set is known to both sides, even if it is empty.
     const AGREED: Self = Self(1 << 7);
 
-    pub(crate) fn of_bits(bits: u8) -> Self {
+    pub(crate) fn from_bits(bits: u8) -> Self {
         Self(bits)
     }
 
@@ -70,12 +85,12 @@ impl Caps {
 pub(crate) struct Hello {
     v: u32,
     caps: Vec<&'static str>,
-    limits: Announced,
+    limits: AnnouncedLimits,
 }
 
 /// For information: nobody relies on what the other says here.
 #[derive(Serialize)]
-struct Announced {
+struct AnnouncedLimits {
     frame_bytes: usize,
     in_flight: usize,
 }
@@ -93,12 +108,18 @@ impl Hello {
         Self {
             v: VERSION,
             caps: Caps::NAMES.iter().map(|(name, _)| *name).collect(),
-            limits: Announced {
+            limits: AnnouncedLimits {
                 frame_bytes: limits.frame_bytes_in_max,
                 in_flight: limits.in_flight_per_connection_max,
             },
         }
     }
+}
+
+/// Reads the params of a `$/cancelRequest`: the id of a request that its sender has sent. `None`: it is about no such.
+pub(crate) fn read_cancel(params: &[u8], limits: &Limits) -> Option<u32> {
+    let (side, id): (u8, u32) = message::decode(params, limits).ok()?;
+    (side == OF_SENDER).then_some(id)
 }
 
 /// Reads a hello: the extensions that its sender and we know. `None`: it is none.

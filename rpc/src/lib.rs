@@ -24,11 +24,12 @@
 //! |---|---|
 //! | 0 | [`error`], [`limits`]; `description`: what is to be known of a service |
 //! | 1 | [`frame`]: whole values out of bytes |
-//! | 2 | [`message`], [`encode`]: requests, answers and notifications from and to bytes; `error_form`: how errors travel; `extension`: what goes beyond plain messages |
+//! | 2 | [`message`], [`encode`]: requests, answers and notifications from and to bytes; `error_form`: how errors travel; `extension`, `meta`, `trace`: what goes beyond plain messages |
 //! | 3 | [`in_flight`], `id_hash`: ids; [`service`](mod@service): methods; `transport`: sockets and pipes; [`layer`]: code around calls; [`metrics`]; `introspection`: what a server tells of itself; `incoming`, `waiters`, `outbox`: what is unfinished |
 //! | 4 | `connection`: one transport; `host`: what all connections together hold; `peer`: our side of a connection, which calls and serves |
 //! | 5 | `probe`: asks for extensions; `child`: a peer that is a child of ours; `client`: connections that we dial; `server`: those that we accept |
-//! | 6 | `typed`: what the code of [`service`](macro@service) uses |
+//! | 6 | `current`: the call that the running code serves |
+//! | 7 | `typed`: what the code of [`service`](macro@service) uses |
 #![forbid(unsafe_code)]
 
 mod description;
@@ -41,6 +42,8 @@ pub mod encode;
 mod error_form;
 mod extension;
 pub mod message;
+mod meta;
+mod trace;
 
 mod id_hash;
 pub mod in_flight;
@@ -67,19 +70,24 @@ mod probe;
 mod client;
 mod server;
 
+mod current;
+
 mod typed;
 
 pub use child::{CHILD_GRACE, ChildEnded};
 pub use client::{Client, ClientBuilder, Extensions};
+pub use current::{CurrentCall, current, with_metadata, with_trace};
 pub use description::{DescribedMethod, DescribedService, Description, MethodDescription, ServiceDescription};
 pub use error::{CallError, ErrorProfile, RefusedReason, RemoteError};
 pub use introspection::{Health, HealthStatus};
 pub use layer::{Answered, Next};
 pub use limits::Limits;
+pub use meta::{Metadata, MetadataError};
 pub use metrics::{MethodMetrics, Metrics};
 pub use rmpv::Value;
 pub use server::{Listener, OneConnection, Server, ServerBuilder, ServerStats};
 pub use service::{HandlerError, Methods};
+pub use trace::{TraceContext, TraceContextError};
 pub use transport::Transport;
 pub use typed::service;
 

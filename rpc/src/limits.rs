@@ -63,6 +63,12 @@ pub const UNKNOWN_ANSWERS_PER_SECOND_MAX: u32 = 100;
 /// is a plain peer: some hand the question to user code, which may never answer.
 pub const HELLO_WITHIN: Duration = Duration::from_secs(1);
 
+/// 32 pairs of metadata with a call: more belong into its arguments.
+pub const METADATA_PAIRS_MAX: usize = 32;
+
+/// 4 KiB of names and values with a call: they are copied and kept for as long as it runs.
+pub const METADATA_BYTES_MAX: usize = 4 << 10;
+
 /// The bounds of one server or client.
 ///
 /// ```

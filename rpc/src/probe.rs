@@ -3,7 +3,7 @@
 //! A dhaga of its own asks, so that who gives up waiting leaves the question to the next caller. What is remembered of plain
 //! peers is an address each, as text; a client has those only that its name stands for.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,17 +16,21 @@ use crate::error::{CallError, Cause};
 use crate::limits::HELLO_WITHIN;
 use crate::peer::Peer;
 
-/// The addresses that have turned out to be plain.
+/// How long a peer that has closed on the question is not asked again. It may have been one that was just ending.
+const CLOSE_REMEMBERED: Duration = Duration::from_secs(60);
+
+/// The addresses that have turned out to be plain, and until when they count as such; `None`: for good.
 #[derive(Clone, Default)]
-pub(crate) struct PlainPeers(Arc<Mutex<HashSet<String>>>);
+pub(crate) struct PlainPeers(Arc<Mutex<HashMap<String, Option<Instant>>>>);
 
 impl PlainPeers {
     pub(crate) fn contains(&self, name: &str) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(name)
+        let peers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        peers.get(name).is_some_and(|until| until.is_none_or(|until| park::now() < until))
     }
 
-    fn insert(&self, name: String) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name);
+    fn insert(&self, name: String, until: Option<Instant>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name, until);
     }
 }
 
@@ -108,7 +112,8 @@ impl Asking {
         }
         log::debug!("{} is a plain peer", self.connection.describe_peer());
         if let (Some(plain), true, Some(name)) = (&self.plain, is_peers_word(&answer), &self.name) {
-            plain.insert(name.clone());
+            let was_closed = matches!(answer, Err(CallError::Disconnected { .. }));
+            plain.insert(name.clone(), was_closed.then(|| park::now() + CLOSE_REMEMBERED));
         }
     }
 }

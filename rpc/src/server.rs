@@ -532,14 +532,19 @@ impl<A> Server<A> {
 
     /// Drains: accepts nothing more, refuses new requests with an error answer, lets the calls in flight finish and their
     /// answers leave, up to `grace`, and then closes all connections. Suspends. Returns whether every call finished.
+    ///
+    /// Clients with [`Extensions`](crate::Extensions) are told: they make their next calls on a new connection, to whoever
+    /// listens by then, and what was refused meanwhile they call again there.
     pub fn shutdown(mut self, grace: Duration) -> bool {
         let deadline = park::now().checked_add(grace);
-        self.shared.host.is_draining.store(true, Ordering::SeqCst);
         if let Some(acceptor) = self.acceptor.take() {
             acceptor.cancel();
             // With it goes the listener: the port is free when this returns.
             let _ = acceptor.join_timeout(grace);
         }
+        // Not before: whoever is told connects anew, and shall not find the old listener.
+        self.shared.host.is_draining.store(true, Ordering::SeqCst);
+        self.shared.open_connections().iter().for_each(|connection| connection.say_goaway(grace));
         while !self.shared.is_drained() {
             // While the thread unwinds nothing can be waited for.
             if std::thread::panicking() || deadline.is_some_and(|deadline| park::now() >= deadline) {

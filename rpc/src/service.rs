@@ -211,7 +211,7 @@ impl Methods {
 
 impl Handler {
     /// Under which it was registered.
-    pub(crate) fn name(&self) -> &str {
+    pub fn name(&self) -> &str {
         &self.name
     }
 
@@ -436,6 +436,8 @@ pub(crate) const ERROR_KINDS: &[&str] = &[
     "unsendable",
     "shutting_down",
     "denied",
+    "cancelled",
+    "too_late",
 ];
 
 /// The number of a refusal's kind.
@@ -449,6 +451,8 @@ pub(crate) fn kind_of(refusal: &Refusal) -> u8 {
         Refusal::BadResult { .. } => 6,
         Refusal::ShuttingDown => 7,
         Refusal::Denied { .. } => 8,
+        Refusal::Cancelled => 9,
+        Refusal::TooLate => 10,
     }
 }
 

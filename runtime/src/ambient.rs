@@ -43,11 +43,13 @@ impl Deadline {
 pub(crate) struct Ambient {
     pub(crate) deadline: Option<Deadline>,
     pub(crate) values: Values,
+    /// The innermost `turn::Region`.
+    pub(crate) region: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 impl Ambient {
     pub(crate) fn is_empty(&self) -> bool {
-        self.deadline.is_none() && self.values.0.is_none()
+        self.deadline.is_none() && self.values.0.is_none() && self.region.is_none()
     }
 }
 

@@ -185,6 +185,17 @@ pub(crate) fn ambient() -> Ambient {
     }
 }
 
+/// Calls `f` with all that is in force for the caller, if anything is.
+pub(crate) fn with_ambient<R>(f: impl FnOnce(Option<&Ambient>) -> R) -> R {
+    match current_task() {
+        Some(task) => match task.frame() {
+            Some(frame) => f(Some(frame.ambient())),
+            None => f(task.head().and_then(Head::ambient).as_deref()),
+        },
+        None => f(with_thread_frame(|frame| frame.map(|frame| frame.ambient().clone())).flatten().as_ref()),
+    }
+}
+
 /// Calls `f` with the place where the caller's frames are linked; with one of its own while a thread's locals are
 /// destroyed.
 pub(crate) fn with_frames<R>(f: impl FnOnce(&Innermost) -> R) -> R {

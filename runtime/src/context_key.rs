@@ -49,13 +49,14 @@ impl<T: Send + Sync + 'static> ContextKey<T> {
     /// As [`with`](Self::with), for a value that is shared already.
     pub fn with_shared<R>(&self, value: Arc<T>, f: impl FnOnce() -> R) -> R {
         let outer = around::ambient();
-        let ambient = Ambient { values: outer.values.with(self.number(), value), deadline: outer.deadline };
+        let ambient = Ambient { values: outer.values.with(self.number(), value), ..outer };
         around::with_frames(|frames| frame::inside(frames, ambient, f))
     }
 
     /// The value that is in force for the caller, if there is one.
     pub fn get(&self) -> Option<Arc<T>> {
-        let found: Option<Arc<dyn Any + Send + Sync>> = around::ambient().values.get(self.number()).cloned();
+        let find = |ambient: Option<&Ambient>| ambient.and_then(|ambient| ambient.values.get(self.number()).cloned());
+        let found: Option<Arc<dyn Any + Send + Sync>> = around::with_ambient(find);
         found.map(|value| value.downcast().expect("only this key stores under its number"))
     }
 

@@ -35,7 +35,7 @@
 //! | 4 | `scheduler`: the loop |
 //! | 5 | `relay`: a wake for a future; `plain_thread`; `around`: what is around the caller; [`park`]: the one way to wait; `owner`: who holds something |
 //! | 6 | [`sync`]; `machine` |
-//! | 7 | `within`, `context_key`, `local`, `no_suspend`, `identity`, `panic_message`, `big_stack`: code on a stack of its own; `packet`, `shutdown`, `runtime`, `spawn`, `scope`, `try_scope` |
+//! | 7 | `within`, `context_key`, `local`, `no_suspend`, `identity`, `panic_message`, `big_stack`: code on a stack of its own; `region`; `packet`, `shutdown`, `runtime`, `spawn`, `scope`, `try_scope` |
 //! | 8 | `time`, `interval`, `blocking`, [`future`]: the bridge to `async` code; [`fs`]: files; [`net`]; [`io`](mod@io): the standard streams |
 //! | 9 | `hyper`: the bridge to HTTP, with the feature of that name; [`thread`]: `std::thread`'s names; [`mod@select`]: the first of several events; [`signal`]: signals of the process; [`process`]: its children |
 //! | 10 | [`turn`]: the seam for protocol crates |
@@ -119,6 +119,7 @@ mod panic_message;
 mod within;
 
 mod packet;
+mod region;
 mod runtime;
 mod scope;
 mod shutdown;

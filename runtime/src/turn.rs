@@ -19,6 +19,7 @@ pub use crate::front::AtEnd;
 pub use crate::io::take::take_stdio;
 pub use crate::net::on_demand::{Input, Output};
 pub use crate::reactor::OnReady;
+pub use crate::region::Region;
 use crate::runtime::{SpawnError, submit, submit_at, submit_here};
 use crate::scheduler::worker;
 use crate::spawn::detached;

@@ -11,14 +11,17 @@ use std::time::{Duration, Instant};
 
 use dhaga::Interrupt;
 use dhaga::park::{self, Parked, Unparker, WaitReason};
+use dhaga::turn::Region;
 
-use super::{Breach, Peer};
+use super::{Asked, Breach, Peer};
 use crate::connection::Connection;
 use crate::encode;
-use crate::error::CallError;
+use crate::error::{CallError, RefusedReason};
 use crate::error_form;
+use crate::extension::{CANCEL, Caps, OF_SENDER};
 use crate::in_flight::{Full, InFlight};
 use crate::limits::Limits;
+use crate::meta::{self, OUTGOING, Outgoing};
 use crate::outbox::NoRoom;
 use crate::waiters::Waiters;
 
@@ -30,26 +33,79 @@ fn overloaded(connection: &Connection<Peer>) -> impl Fn(NoRoom) -> CallError {
     }
 }
 
+/// Until when a call waits.
+#[derive(Clone, Copy)]
+pub(crate) struct Until {
+    pub(crate) at: Option<Instant>,
+    /// The peer shall know it, since the caller has said so itself. Of a mere default it learns by the cancel.
+    pub(crate) is_told: bool,
+}
+
+impl Until {
+    pub(crate) fn untold(at: Option<Instant>) -> Self {
+        Self { at, is_told: false }
+    }
+}
+
 /// Sends one request and waits for its answer.
-pub(crate) fn call<E>(
-    connection: &Arc<Connection<Peer>>,
-    deadline: Option<Instant>,
-    encode: E,
-) -> Result<Answer, CallError>
+pub(crate) fn call<E>(connection: &Arc<Connection<Peer>>, until: Until, encode: E) -> Result<Answer, CallError>
 where
     E: Fn(&mut Vec<u8>, u32) -> Result<(), encode::EncodeError>,
 {
     if connection.is_congested() {
-        connection.wait_for_room(deadline).map_err(overloaded(connection))?;
+        connection.wait_for_room(until.at).map_err(overloaded(connection))?;
     }
-    let mut pending = Pending::enter(connection, deadline)?;
+    let mut pending = Pending::enter(connection, until.at)?;
+    let said = match connection.side.caps().has(Caps::META) {
+        true => Said::beside_a_call(until),
+        false => None,
+    };
     let mut encoded = Ok(());
-    if !connection.send(|out| encoded = encode(out, pending.id)) {
+    let write = |out: &mut Vec<u8>| {
+        encoded = match &said {
+            None => encode(out, pending.id),
+            Some(said) => said.before(out, &connection.limits, pending.id, &encode),
+        };
+    };
+    if !connection.send(write) {
         return Err(connection.why_ended());
     }
     encoded?;
     pending.is_sent = true;
-    pending.wait(deadline)
+    pending.wait(until.at)
+}
+
+/// What is said beside a call, in a message just before it.
+struct Said {
+    until: Option<Instant>,
+    outgoing: Outgoing,
+}
+
+impl Said {
+    /// `None`: there is nothing to say.
+    fn beside_a_call(until: Until) -> Option<Self> {
+        let own = OUTGOING.get();
+        let served = || Region::<Asked>::current()?.meta()?.trace.map(|trace| trace.child());
+        let trace = own.as_ref().and_then(|own| own.trace).or_else(served);
+        let deadline = until.at.filter(|_| until.is_told);
+        if own.is_none() && trace.is_none() && deadline.is_none() {
+            return None;
+        }
+        let metadata = own.map(|own| own.metadata.clone()).unwrap_or_default();
+        Some(Self { until: deadline, outgoing: Outgoing { metadata, trace } })
+    }
+
+    /// Both messages or none: the buffer is shared.
+    #[inline(never)]
+    fn before<E>(&self, out: &mut Vec<u8>, limits: &Limits, id: u32, encode: E) -> Result<(), encode::EncodeError>
+    where
+        E: Fn(&mut Vec<u8>, u32) -> Result<(), encode::EncodeError>,
+    {
+        let start = out.len();
+        let left = self.until.map(|until| until.saturating_duration_since(park::now()));
+        meta::encode_meta(out, limits, id, left, &self.outgoing)?;
+        encode(out, id).inspect_err(|_| out.truncate(start))
+    }
 }
 
 /// Sends a whole notification.
@@ -84,6 +140,7 @@ impl Slot {
 
 /// A call that is entered among those in flight. Dropped before its answer came, it gives its id up.
 struct Pending<'a> {
+    connection: &'a Arc<Connection<Peer>>,
     calling: &'a Calling,
     id: u32,
     slot: Arc<Slot>,
@@ -109,7 +166,7 @@ impl<'a> Pending<'a> {
                     if let Some(serving) = connection.side.serving.get() {
                         serving.resume_for_answers(connection);
                     }
-                    return Ok(Self { calling, id, slot, is_sent: false, is_over: false });
+                    return Ok(Self { connection, calling, id, slot, is_sent: false, is_over: false });
                 }
                 Err(Full { limit }) => {
                     place.take(&mut calls);
@@ -129,7 +186,7 @@ impl<'a> Pending<'a> {
         loop {
             if let Some(answer) = self.slot.take() {
                 self.is_over = true;
-                return answer;
+                return answer.map_err(|error| error.unless_late(deadline));
             }
             if is_late {
                 return Err(CallError::DeadlineExceeded);
@@ -147,8 +204,24 @@ impl Drop for Pending<'_> {
             if calls.in_flight.cancel(self.id).is_some() {
                 calls.given_up += u64::from(self.is_sent);
                 calls.waiting.wake_one();
+                drop(calls);
+                self.say_cancelled();
             }
         }
+    }
+}
+
+impl Pending<'_> {
+    /// The peer need not go on for an answer that nobody waits for.
+    #[cold]
+    fn say_cancelled(&self) {
+        if self.is_sent && self.connection.side.caps().has(Caps::CANCEL) {
+            let limits = &self.connection.limits;
+            let params = (OF_SENDER, self.id);
+            // It is a few bytes, and above no limit.
+            self.connection.send(|out| drop(encode::encode_notification(out, limits, CANCEL, &params)));
+        }
+        self.connection.close_if_left();
     }
 }
 
@@ -233,6 +306,17 @@ impl Calling {
         !self.calls().in_flight.is_empty()
     }
 
+    /// Takes no more calls, if none waits for its answer. Returns whether it is so.
+    #[cold]
+    pub(super) fn end_if_idle(&self) -> bool {
+        let mut calls = self.calls();
+        let is_idle = calls.in_flight.is_empty();
+        if is_idle {
+            calls.ended.get_or_insert(CallError::Disconnected { maybe_executed: true, source: None });
+        }
+        is_idle
+    }
+
     /// The connection has ended for whoever calls. Nothing happens if it had ended before.
     pub(super) fn fail(&self, error: &CallError) {
         let mut calls = self.calls();
@@ -273,6 +357,7 @@ impl Connection<Peer> {
             let limit = self.limits.unknown_answers_per_second_max;
             self.close_for_breach(Breach::TooManyUnknown { limit });
         }
+        self.close_if_left();
     }
 }
 
@@ -295,12 +380,25 @@ impl Unknown {
 }
 
 impl CallError {
+    /// Out of time: the peer knows our deadline, and what it says after that is most often that it has met it.
+    fn unless_late(self, deadline: Option<Instant>) -> Self {
+        match self {
+            Self::Remote(_) if deadline.is_some_and(|deadline| deadline <= park::now()) => Self::DeadlineExceeded,
+            error => error,
+        }
+    }
+
     /// As the error of a call of which nothing was sent.
     fn before_sending(self) -> Self {
         match self {
             Self::Disconnected { source, .. } => Self::Disconnected { maybe_executed: false, source },
             other => other,
         }
+    }
+
+    /// Whether the peer has refused the call because it ends.
+    pub(crate) fn is_of_one_that_ends(&self) -> bool {
+        matches!(self, Self::Refused { reason: RefusedReason::ShuttingDown, .. })
     }
 
     /// The connection had ended before the call began, so that another one may serve it.

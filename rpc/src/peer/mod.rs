@@ -9,6 +9,7 @@
 //!
 //! Each of the two is made at its first use: most connections need one only.
 
+mod asked;
 mod calling;
 mod reserved;
 mod runner;
@@ -27,7 +28,8 @@ use crate::host::Host;
 use crate::incoming::Flow;
 use crate::message::{Message, MessageError};
 
-pub(crate) use calling::{Answer, call, notify};
+pub(crate) use asked::Asked;
+pub(crate) use calling::{Answer, Until, call, notify};
 
 use calling::Calling;
 use runner::Runner;
@@ -48,6 +50,8 @@ pub(crate) struct Peer {
     is_watched: AtomicBool,
     /// The peer sends no more: what it asked for is answered, and nothing more can be asked of it.
     is_ended: AtomicBool,
+    /// The peer ends: it is asked nothing more, and answers what it was asked.
+    is_leaving: AtomicBool,
     /// Whom it was opened for has gone; what was sent has not.
     is_ending: AtomicBool,
 }
@@ -76,13 +80,14 @@ impl Peer {
             charged: AtomicUsize::new(0),
             is_watched: AtomicBool::new(false),
             is_ended: AtomicBool::new(false),
+            is_leaving: AtomicBool::new(false),
             is_ending: AtomicBool::new(false),
         }
     }
 
     /// In which form errors are answered.
     fn errors(&self) -> ErrorProfile {
-        match Caps::of_bits(self.caps.load(Ordering::Relaxed)).has(Caps::ERRORS) {
+        match self.caps().has(Caps::ERRORS) {
             true => ErrorProfile::Map,
             false => self.host.manner.errors,
         }
@@ -90,7 +95,7 @@ impl Peer {
 
     /// Whether the peer may yet answer a call that begins now.
     pub(crate) fn may_be_called(&self) -> bool {
-        !self.is_ended.load(Ordering::SeqCst)
+        !self.is_ended.load(Ordering::SeqCst) && !self.is_leaving.load(Ordering::Relaxed)
     }
 
     /// Prepares for the first call, so that whatever ends the connection is noted for it.
@@ -142,6 +147,27 @@ impl Connection<Peer> {
         self.flush();
     }
 
+    /// Asks nothing more of a peer that ends. What we have dialled is closed behind the last answer.
+    pub(crate) fn leave(self: &Arc<Self>) {
+        self.side.is_leaving.store(true, Ordering::SeqCst);
+        self.close_if_left();
+    }
+
+    #[inline]
+    fn close_if_left(self: &Arc<Self>) {
+        if self.side.is_leaving.load(Ordering::Relaxed) && self.side.keeper.is_none() {
+            self.close_if_idle();
+        }
+    }
+
+    #[cold]
+    fn close_if_idle(self: &Arc<Self>) {
+        let peer = &self.side;
+        if peer.serving.get().is_none_or(|serving| serving.is_idle()) && peer.calling().end_if_idle() {
+            self.end();
+        }
+    }
+
     fn close_for_breach(self: &Arc<Self>, breach: Breach) {
         self.close_for_fault(Arc::new(breach));
     }
@@ -176,7 +202,7 @@ impl Side for Peer {
                 Flow::Taken
             }
             Ok(Message::Notification { method, params }) if method.starts_with(PREFIX) => {
-                connection.take_reserved_notification(method, params);
+                connection.take_reserved_notification(method, params, batch);
                 Flow::Taken
             }
             message => connection.take_request(frame, message, batch),
@@ -246,6 +272,10 @@ impl Side for Peer {
         let peer = &connection.side;
         if let Some(serving) = peer.serving.get() {
             peer.host.in_flight.fetch_sub(serving.forget_pending(), Ordering::SeqCst);
+            if peer.caps().has(Caps::CANCEL) {
+                // Nobody can get the answers any more.
+                serving.cancel_all();
+            }
         }
         if let Some(cause) = &reason {
             log::debug!("connection to {} closed: {cause}", connection.describe_peer());
@@ -280,6 +310,8 @@ fn is_stall(cause: &Cause) -> bool {
 pub(crate) enum Breach {
     /// Two requests with one id are in flight: whichever is answered first would complete the other at the peer.
     DuplicateId(u32),
+    /// What it announced by `$/meta` did not come, or no such message is of that form.
+    StrayMeta,
     /// It owed bytes and did not send them in time.
     Overdue,
     /// All connections together have begun more than the server will hold.
@@ -294,6 +326,7 @@ impl fmt::Display for Breach {
             Self::DuplicateId(id) => {
                 write!(f, "the peer sent a request with id {id} while another with this id is in flight")
             }
+            Self::StrayMeta => f.write_str("the peer sent a $/meta that does not stand before its request"),
             Self::Overdue => f.write_str(
                 "the peer did not finish a frame in time (Limits::first_frame_within, frame_must_grow_within)",
             ),

@@ -2,16 +2,26 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::{Answer, Peer, call};
+use dhaga::park;
+
+use super::serving::Batch;
+use super::{Answer, Breach, Peer, Until, call};
 use crate::connection::Connection;
 use crate::encode;
 use crate::error::{CallError, Refusal};
 use crate::extension::{self, Caps, Hello};
+use crate::meta;
 use crate::service::respond_refusal;
 
 impl Peer {
+    /// The extensions that both sides know of.
+    #[inline]
+    pub(crate) fn caps(&self) -> Caps {
+        Caps::from_bits(self.caps.load(Ordering::Relaxed))
+    }
+
     fn agree_on(&self, caps: Caps) {
         self.caps.store(caps.bits(), Ordering::Relaxed);
     }
@@ -25,8 +35,9 @@ impl Connection<Peer> {
     /// As for any call. An answer in another form than ours counts as one of a plain peer.
     pub(crate) fn say_hello(self: &Arc<Self>, deadline: Option<Instant>) -> Result<Caps, CallError> {
         let hello = (Hello::new(&self.limits),);
-        let answer: Answer =
-            call(self, deadline, |out, id| encode::encode_request(out, &self.limits, id, extension::HELLO, &hello))?;
+        let answer: Answer = call(self, Until::untold(deadline), |out, id| {
+            encode::encode_request(out, &self.limits, id, extension::HELLO, &hello)
+        })?;
         let caps = extension::read_hello(&answer, &self.limits).unwrap_or(Caps::NONE);
         self.side.agree_on(caps);
         Ok(caps)
@@ -63,8 +74,43 @@ impl Connection<Peer> {
         }
     }
 
-    /// Takes a notification with a reserved name. One that we do not know is ignored.
-    pub(super) fn take_reserved_notification(self: &Arc<Self>, _method: &str, _params: &[u8]) {
-        self.side.host.count_ignored();
+    /// Takes a notification with a reserved name. One that we do not know, or have not agreed on, is ignored.
+    pub(super) fn take_reserved_notification(self: &Arc<Self>, method: &str, params: &[u8], batch: &mut Batch) {
+        match method {
+            extension::META if self.side.caps().has(Caps::META) => self.take_meta(params, batch),
+            extension::CANCEL if self.side.caps().has(Caps::CANCEL) => self.take_cancel(params, batch),
+            extension::GOAWAY if self.side.caps().has(Caps::GOAWAY) => {
+                log::debug!("{} ends", self.describe_peer());
+                self.leave();
+            }
+            _ => self.side.host.count_ignored(),
+        }
+    }
+
+    /// Tells the peer that we end, if it would understand.
+    pub(crate) fn say_goaway(self: &Arc<Self>, grace: Duration) {
+        if self.side.caps().has(Caps::GOAWAY) {
+            let params = ("shutdown", u64::try_from(grace.as_millis()).unwrap_or(u64::MAX));
+            // It is a few bytes, and above no limit.
+            self.send(|out| drop(encode::encode_notification(out, &self.limits, extension::GOAWAY, &params)));
+        }
+    }
+
+    /// Keeps it for the next request: there is one at most.
+    fn take_meta(self: &Arc<Self>, params: &[u8], batch: &mut Batch) {
+        let announced = meta::read_meta(params, &self.limits, park::now()).map(Box::new);
+        if announced.is_none() || batch.announce(self, announced).is_some() {
+            self.close_for_breach(Breach::StrayMeta);
+        }
+    }
+
+    /// A request that is not there, or not any more, was answered already.
+    fn take_cancel(&self, params: &[u8], batch: &Batch) {
+        let id = extension::read_cancel(params, &self.limits);
+        let entered = |id| self.side.serving.get()?.request(id);
+        match id.and_then(|id| batch.request(id).or_else(|| entered(id))) {
+            Some(request) => request.cancel(),
+            None => self.side.host.count_ignored(),
+        }
     }
 }

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use dhaga::{park, yield_now};
 
 use super::Peer;
-use super::serving::{Request, Serving, State};
+use super::asked::{Request, moot};
+use super::serving::{Serving, State};
 use crate::connection::Connection;
 use crate::error::Refusal;
 use crate::layer::{self, Answered};
@@ -54,7 +55,10 @@ impl<'a> Runner<'a> {
         let (mut answer, mut slice) = (Vec::new(), Slice::default());
         while let Some(request) = self.next(&mut answer) {
             self.count_begin(&request);
-            let error = self.serve(&request, &mut answer);
+            let error = match moot(&request) {
+                Some(refusal) => self.answer_error(&request, &HandlerError::refusal(refusal), &mut answer),
+                None => self.serve(&request, &mut answer),
+            };
             self.count_end(answer.len(), error);
             drop(request);
             if slice.is_over() {
@@ -63,15 +67,21 @@ impl<'a> Runner<'a> {
         }
     }
 
-    /// Runs one request, and leaves its answer in `answer`. Returns the kind of its error, if there is one.
+    /// Runs one request within what its caller has left of time, where a cancel reaches it, and leaves its answer in `answer`.
+    /// Returns the kind of its error, if there is one.
     fn serve(&self, request: &Request, answer: &mut Vec<u8>) -> Option<u8> {
-        let outcome = match self.connection.side.host.manner.layers.is_empty() {
+        let outcome = request.run(request.deadline(), || match self.connection.side.host.manner.layers.is_empty() {
             true => self.handle(request, answer),
             false => self.handle_in_layers(request, answer),
-        };
-        let error = outcome.err()?;
+        });
+        self.answer_error(request, &outcome.err()?, answer)
+    }
+
+    /// Returns the kind of the error.
+    #[cold]
+    fn answer_error(&self, request: &Request, error: &HandlerError, answer: &mut Vec<u8>) -> Option<u8> {
         answer.clear();
-        match request.id {
+        match request.id() {
             Some(id) => error.respond(&self.connection.limits, self.connection.side.errors(), id, answer),
             None => log::debug!("a notification of {} failed: {error}", self.connection.describe_peer()),
         }
@@ -79,23 +89,23 @@ impl<'a> Runner<'a> {
     }
 
     fn handle(&self, request: &Request, answer: &mut Vec<u8>) -> Result<(), HandlerError> {
-        let (handler, limits) = (&*request.handler, &*self.connection.limits);
-        match request.id {
-            Some(id) => handler.answer(limits, id, &request.params, answer),
-            None => handler.notify(limits, &request.params),
-        }
+        let limits = &*self.connection.limits;
+        request.with_params(|handler, params| match request.id() {
+            Some(id) => handler.answer(limits, id, params, answer),
+            None => handler.notify(limits, params),
+        })
     }
 
     #[cold]
     fn handle_in_layers(&self, request: &Request, answer: &mut Vec<u8>) -> Result<(), HandlerError> {
         let peer = || self.connection.describe_peer();
-        let call = layer::Call::new(request.handler.name(), request.id.is_none(), &peer);
+        let call = layer::Call::new(request.method(), request.id().is_none(), &peer);
         let mut last = || {
             answer.clear();
             self.handle(request, answer).map(|()| Answered::new(answer.len()))
         };
         layer::run(&self.connection.side.host.manner.layers, &call, &mut last)?;
-        match request.id.is_some() && answer.is_empty() {
+        match request.id().is_some() && answer.is_empty() {
             true => {
                 let reason = "a layer said so without a handler".to_owned();
                 Err(HandlerError::refusal(Refusal::BadResult { reason }))
@@ -106,8 +116,8 @@ impl<'a> Runner<'a> {
 
     fn count_begin(&mut self, request: &Request) {
         if let (Some(table), Some(current)) = (&self.connection.side.host.metrics, &mut self.current) {
-            let timing = table.row(request.method).begin(None);
-            current.counted = Some(Counted { method: request.method, timing });
+            let timing = table.row(request.number()).begin(None);
+            current.counted = Some(Counted { method: request.number(), timing });
         }
     }
 
@@ -125,9 +135,9 @@ impl<'a> Runner<'a> {
             let mut state = self.serving.state();
             if let Some(appended) = self.settle(&mut state, answer) {
                 let next = state.pending.pop_front();
-                self.current = next.as_ref().map(|next| Current { id: next.id, cost: next.cost, counted: None });
+                self.current = next.as_ref().map(|next| Current { id: next.id(), cost: next.cost(), counted: None });
                 // What never waits is soon over: the runner itself goes on with what is behind it.
-                let goes_on = next.as_ref().is_some_and(|next| next.handler.is_inline());
+                let goes_on = next.as_ref().is_some_and(|next| next.is_inline());
                 self.let_go(state, appended, goes_on);
                 return next;
             }
@@ -148,10 +158,7 @@ impl<'a> Runner<'a> {
             false => self.connection.try_append(answer)?,
         };
         answer.clear();
-        if let Some(id) = current.id {
-            state.ids.remove(&id);
-        }
-        state.release(current.cost);
+        state.release(current.id, current.cost);
         self.current = None;
         Some(Settled::One(appended))
     }
@@ -225,10 +232,7 @@ impl Drop for Runner<'_> {
         let mut state = self.serving.state();
         // Without regard to the limit: nothing may wait here.
         let appended = self.connection.append(&answer);
-        if let Some(id) = current.id {
-            state.ids.remove(&id);
-        }
-        state.release(current.cost);
+        state.release(current.id, current.cost);
         self.let_go(state, Settled::One(appended), false);
     }
 }

@@ -4,22 +4,24 @@
 //!   reader: frame ──▶ admit (limits, duplicate id, method) ──▶ a dhaga: decode, run, encode, append ──▶ release
 //! ```
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dhaga::turn;
 
+use super::asked::{Asked, Request};
 use super::runner::Successor;
 use super::{Breach, Peer};
 use crate::connection::Connection;
-use crate::error::{Cause, Refusal};
-use crate::extension::PREFIX;
+use crate::error::{Cause, ErrorProfile, Refusal};
+use crate::extension::{Caps, PREFIX};
 use crate::id_hash::IdHash;
 use crate::incoming::Flow;
 use crate::limits::{Limits, QUEUED_FRAME_OVERHEAD_BYTES};
 use crate::message::{Message, MessageError};
-use crate::service::{Handler, respond_refusal};
+use crate::meta::{Announced, Meta};
+use crate::service::respond_refusal;
 
 /// Capacity that an idle connection may keep in each of its collections.
 const KEPT_MAX: usize = 8;
@@ -44,22 +46,12 @@ pub(super) struct State {
     in_flight: usize,
     /// Bytes of their frames, at true cost.
     queued_bytes: usize,
-    /// Ids of the requests among them.
-    pub(super) ids: HashSet<u32, IdHash>,
+    /// The requests among them, by id.
+    requests: HashMap<u32, Request, IdHash>,
+    /// A `$/meta` whose request has not come.
+    announced: Option<Box<Announced>>,
     /// Size of the frame that waits, if one does.
     waiting_bytes: usize,
-}
-
-/// A request or notification that was admitted, with bytes of its own.
-pub(super) struct Request {
-    pub(super) handler: Arc<Handler>,
-    /// The number of its method.
-    pub(super) method: u32,
-    /// `None`: a notification.
-    pub(super) id: Option<u32>,
-    pub(super) params: Box<[u8]>,
-    /// What it is charged.
-    pub(super) cost: usize,
 }
 
 /// The requests that one read brought, before they are entered.
@@ -69,6 +61,8 @@ pub(crate) struct Batch {
     bytes: usize,
     /// `None`: no request came yet.
     room: Option<Room>,
+    /// A `$/meta` whose request has not come.
+    announced: Option<Box<Announced>>,
 }
 
 /// Room when the first request of a batch came. It only grows meanwhile: there is one reader.
@@ -97,19 +91,37 @@ impl Connection<Peer> {
         message: Result<Message<'_>, MessageError>,
         batch: &mut Batch,
     ) -> Flow {
-        let room = batch.room.get_or_insert_with(|| self.room());
-        if !room.is_enough(&batch.requests, batch.bytes, frame.len()) {
-            return self.make_wait(message);
+        if !batch.has_room(self, frame.len()) {
+            return self.make_wait(message, batch);
         }
+        let meta = match (batch.announced.take(), request_id(&message)) {
+            (None, _) => None,
+            (Some(announced), Some(id)) if announced.id == id => match announced.meta {
+                Ok(meta) => Some(Box::new(meta)),
+                Err(reason) => {
+                    self.refuse(id, Refusal::BadRequest { reason });
+                    return Flow::Taken;
+                }
+            },
+            // A notification is in nobody's way.
+            (announced @ Some(_), None) => {
+                batch.announced = announced;
+                None
+            }
+            (Some(_), Some(_)) => {
+                self.close_for_breach(Breach::StrayMeta);
+                return Flow::Taken;
+            }
+        };
         if let Ok(Message::Request { id, method, params }) = message
             && method.starts_with(PREFIX)
             && self.take_reserved_request(id, method, params)
         {
             return Flow::Taken;
         }
-        match self.admit(frame, message) {
+        match self.admit(frame, message, meta) {
             Ok(request) => {
-                batch.bytes += request.cost;
+                batch.bytes += request.cost();
                 batch.requests.push(request);
             }
             Err(Reject::Refuse(id, refusal)) => self.refuse(id, refusal),
@@ -120,11 +132,15 @@ impl Connection<Peer> {
     }
 
     pub(super) fn refuse(self: &Arc<Self>, id: u32, refusal: Refusal) {
-        self.send(|out| respond_refusal(&self.limits, self.side.errors(), id, refusal, out));
+        let errors = match refusal {
+            // The caller's library knows it by its name, and calls again elsewhere.
+            Refusal::ShuttingDown if self.side.caps().has(Caps::GOAWAY) => ErrorProfile::Map,
+            _ => self.side.errors(),
+        };
+        self.send(|out| respond_refusal(&self.limits, errors, id, refusal, out));
     }
 
-    fn room(&self) -> Room {
-        let state = self.side.serving().state();
+    fn room(&self, state: &State) -> Room {
         let requests = match self.may_read_requests() {
             true => self.limits.in_flight_per_connection_max.saturating_sub(state.in_flight),
             false => 0,
@@ -142,12 +158,13 @@ impl Connection<Peer> {
     /// There is no room for a request. The reader waits until there is, unless calls of ours wait for answers, which come
     /// behind it: the handlers that hold the room may be those who called.
     #[cold]
-    fn make_wait(self: &Arc<Self>, message: Result<Message<'_>, MessageError>) -> Flow {
+    fn make_wait(self: &Arc<Self>, message: Result<Message<'_>, MessageError>, batch: &mut Batch) -> Flow {
         if !self.side.has_calls() || self.is_flooded() {
             return Flow::Wait;
         }
         match message {
             Ok(Message::Request { id, .. }) | Err(MessageError { request_id: Some(id), .. }) => {
+                batch.announced = None;
                 let limit = self.limits.in_flight_per_connection_max;
                 self.refuse(id, Refusal::TooManyInFlight { limit });
             }
@@ -159,7 +176,7 @@ impl Connection<Peer> {
 
     /// Enters a batch. Returns whether there is room after all for the frame that has to wait, if one does.
     pub(super) fn enter_requests(self: &Arc<Self>, batch: Batch, waits_for: Option<usize>) -> bool {
-        if batch.requests.is_empty() && waits_for.is_none() {
+        if batch.room.is_none() && waits_for.is_none() {
             return true;
         }
         let serving = self.side.serving();
@@ -183,7 +200,12 @@ impl Connection<Peer> {
     }
 
     /// Checks a frame against all that needs no user code, and copies what its handler will need.
-    fn admit(&self, frame: &[u8], message: Result<Message<'_>, MessageError>) -> Result<Request, Reject> {
+    fn admit(
+        self: &Arc<Self>,
+        frame: &[u8],
+        message: Result<Message<'_>, MessageError>,
+        meta: Option<Box<Meta>>,
+    ) -> Result<Request, Reject> {
         let host = &*self.side.host;
         let (id, method, params) = match message {
             Ok(Message::Request { id, method, params }) => (Some(id), method, params),
@@ -214,16 +236,53 @@ impl Connection<Peer> {
             return refuse(Some(number), Refusal::TooManyInFlight { limit });
         }
         let cost = frame.len() + QUEUED_FRAME_OVERHEAD_BYTES;
-        Ok(Request { handler: handler.clone(), method: number, id, params: params.into(), cost })
+        Ok(Asked::new(self, handler, number, id, params, cost, meta))
     }
 }
 
-impl Room {
+fn request_id(message: &Result<Message<'_>, MessageError>) -> Option<u32> {
+    match message {
+        Ok(Message::Request { id, .. }) => Some(*id),
+        Ok(_) => None,
+        Err(error) => error.request_id,
+    }
+}
+
+impl Batch {
     /// A frame above the limit of queued bytes is taken when it is alone.
-    fn is_enough(&self, requests: &[Request], bytes: usize, frame_bytes: usize) -> bool {
-        let is_alone = self.was_idle && requests.is_empty();
-        let bytes = bytes + frame_bytes + QUEUED_FRAME_OVERHEAD_BYTES;
-        requests.len() < self.requests && (is_alone || bytes <= self.bytes)
+    #[inline]
+    fn has_room(&mut self, connection: &Connection<Peer>, frame_bytes: usize) -> bool {
+        if self.room.is_none() {
+            self.begin(connection);
+        }
+        let Some(room) = &self.room else { return false };
+        let is_alone = room.was_idle && self.requests.is_empty();
+        let bytes = self.bytes + frame_bytes + QUEUED_FRAME_OVERHEAD_BYTES;
+        self.requests.len() < room.requests && (is_alone || bytes <= room.bytes)
+    }
+
+    /// Before the first that is no answer.
+    fn begin(&mut self, connection: &Connection<Peer>) {
+        let mut state = connection.side.serving().state();
+        self.room = Some(connection.room(&state));
+        self.announced = state.announced.take();
+    }
+
+    /// The request with this id, if it is in this batch.
+    pub(super) fn request(&self, id: u32) -> Option<Request> {
+        self.requests.iter().find(|request| request.id() == Some(id)).cloned()
+    }
+
+    /// Keeps a `$/meta` for the next request. Returns the one before it, for which none has come.
+    pub(super) fn announce(
+        &mut self,
+        connection: &Connection<Peer>,
+        announced: Option<Box<Announced>>,
+    ) -> Option<Box<Announced>> {
+        if self.room.is_none() {
+            self.begin(connection);
+        }
+        std::mem::replace(&mut self.announced, announced)
     }
 }
 
@@ -236,10 +295,12 @@ impl State {
     fn enter(&mut self, batch: Batch) -> Result<(), Breach> {
         self.in_flight += batch.requests.len();
         self.queued_bytes += batch.bytes;
-        self.ids.reserve(batch.requests.len());
+        self.announced = batch.announced;
+        self.requests.reserve(batch.requests.len());
         let mut result = Ok(());
-        for id in batch.requests.iter().filter_map(|request| request.id) {
-            if !self.ids.insert(id) {
+        for request in &batch.requests {
+            let Some(id) = request.id() else { continue };
+            if self.requests.insert(id, request.clone()).is_some() {
                 result = Err(Breach::DuplicateId(id));
             }
         }
@@ -253,11 +314,15 @@ impl State {
             || (self.in_flight < limits.in_flight_per_connection_max && bytes <= limits.queued_bytes_max)
     }
 
-    pub(super) fn release(&mut self, cost: usize) {
+    /// Lets a request go. `None`: a notification.
+    pub(super) fn release(&mut self, id: Option<u32>, cost: usize) {
+        if let Some(id) = id {
+            self.requests.remove(&id);
+        }
         self.in_flight -= 1;
         self.queued_bytes -= cost;
-        if self.in_flight == 0 && self.ids.capacity() > KEPT_MAX {
-            self.ids = HashSet::default();
+        if self.in_flight == 0 && self.requests.capacity() > KEPT_MAX {
+            self.requests = HashMap::default();
         }
         if self.in_flight == 0 && self.pending.capacity() > KEPT_MAX {
             self.pending = VecDeque::new();
@@ -284,9 +349,20 @@ impl Serving {
         let mut state = self.state();
         let pending = std::mem::take(&mut state.pending);
         state.in_flight -= pending.len();
-        state.queued_bytes -= pending.iter().map(|request| request.cost).sum::<usize>();
+        state.queued_bytes -= pending.iter().map(|request| request.cost()).sum::<usize>();
+        pending.iter().filter_map(|request| request.id()).for_each(|id| drop(state.requests.remove(&id)));
         drop(state);
         pending.len()
+    }
+
+    /// The request with this id, if it is pending or runs.
+    pub(super) fn request(&self, id: u32) -> Option<Request> {
+        self.state().requests.get(&id).cloned()
+    }
+
+    pub(super) fn cancel_all(&self) {
+        let all: Vec<_> = self.state().requests.values().cloned().collect();
+        all.iter().for_each(|request| request.cancel());
     }
 
     /// Has a runner queued if anything is pending.

@@ -174,6 +174,10 @@ pub fn request(id: u32, method: &str, params: Vec<Value>) -> Vec<u8> {
     bytes_of(&Value::Array(vec![0.into(), id.into(), method.into(), Value::Array(params)]))
 }
 
+pub fn notification(method: &str, params: Vec<Value>) -> Vec<u8> {
+    bytes_of(&Value::Array(vec![2.into(), method.into(), Value::Array(params)]))
+}
+
 pub fn answer(id: u32, result: impl Into<Value>) -> Vec<u8> {
     bytes_of(&Value::Array(vec![1.into(), id.into(), Value::Nil, result.into()]))
 }
@@ -190,6 +194,15 @@ pub struct Peer(pub TcpStream);
 impl Peer {
     pub fn connect(address: SocketAddr) -> Self {
         Self::new(TcpStream::connect(address).expect("somebody listens"))
+    }
+
+    /// Says that it knows the extensions that we know.
+    pub fn extended(address: SocketAddr) -> Self {
+        let mut peer = Self::connect(address);
+        let caps = ["meta", "cancel", "goaway"].map(Value::from).to_vec();
+        let hello = Value::Map(vec![("v".into(), 1.into()), ("caps".into(), Value::Array(caps))]);
+        peer.ask(0, "$/hello", vec![hello]).expect("our server knows it");
+        peer
     }
 
     pub fn new(stream: TcpStream) -> Self {

@@ -1,12 +1,15 @@
 //! The behaviour of the RPC library, from outside. A file for each topic.
 
 mod calls;
+mod cancel;
 mod common;
+mod deadlines;
 mod errors;
 mod exhaustion;
 mod faults;
 mod floods;
 mod fuzz_bodies;
+mod goaway;
 mod golden;
 mod hello;
 mod hostile;
@@ -14,6 +17,7 @@ mod idle;
 mod introspection;
 mod late;
 mod layers;
+mod metadata;
 mod metrics;
 mod once;
 mod ownership;

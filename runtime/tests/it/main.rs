@@ -29,7 +29,9 @@ mod overflow;
 mod panicking;
 mod process;
 mod races;
+mod region;
 #[cfg(feature = "sanitizer")]
+mod region;
 mod sanitizer;
 mod seeded;
 mod select;

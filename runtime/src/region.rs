@@ -1,0 +1,124 @@
+//! Work for somebody outside: a stretch of code that can be cancelled by handle, and whom it is done for.
+
+use std::ops::Deref;
+use std::panic::Location;
+use std::sync::atomic::{Ordering, fence};
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use crate::ambient::{Ambient, Deadline};
+use crate::around;
+use crate::context::{self, Node, Scope};
+use crate::frame;
+use crate::park::{self, Unparker};
+
+/// A stretch of code that serves a request, say: whoever holds it can cancel what runs in it, and all below finds it.
+///
+/// One allocation, made by whoever takes the request, long before the code runs. What is spawned in it inherits it; scopes
+/// that are opened in it are cancelled with it. A cancel from outside reaches the code in it as any other code, but scoped
+/// dhagas in it only by their own waits: who spawns a region's dhaga keeps no handle to cancel it by.
+///
+/// # Examples
+///
+/// ```
+/// use dhaga::turn::Region;
+///
+/// let request = Region::new("r-17".to_owned());
+/// let handle = request.clone();
+/// let seen = request.run(None, || {
+///     handle.cancel(); // from anywhere
+///     let inside = Region::<String>::current().map(|region| region.to_string());
+///     (inside, dhaga::checkpoint().is_err())
+/// });
+/// assert_eq!(seen, (Some("r-17".to_owned()), true));
+/// dhaga::checkpoint()?;
+/// # Ok::<(), dhaga::Interrupt>(())
+/// ```
+pub struct Region<T> {
+    cancelled: Scope,
+    /// Who runs the code, or has run it: a wake that comes too late does nothing.
+    owner: OnceLock<Unparker>,
+    value: T,
+}
+
+impl<T: Send + Sync + 'static> Region<T> {
+    /// A region around `value` in which nothing runs yet.
+    pub fn new(value: T) -> Arc<Self> {
+        Arc::new(Self { cancelled: Scope::default(), owner: OnceLock::new(), value })
+    }
+
+    /// Runs `f` in the region, until `deadline` at the latest as [`with_deadline`](crate::with_deadline) does it.
+    ///
+    /// # Panics
+    ///
+    /// When something has run in this region before.
+    #[track_caller]
+    #[inline]
+    pub fn run<R>(self: &Arc<Self>, deadline: Option<Instant>, f: impl FnOnce() -> R) -> R {
+        let outer = around::ambient();
+        let own = deadline.map(|at| Deadline { at, set_at: Location::caller() });
+        let ambient = Ambient {
+            deadline: Deadline::earlier(outer.deadline, own),
+            values: outer.values,
+            region: Some(self.clone()),
+        };
+        assert!(self.owner.set(park::unparker()).is_ok(), "code runs once in a region");
+        // Either `wake` finds the owner, or what runs sees the flag: both sides write, then read.
+        fence(Ordering::SeqCst);
+        // Also when `f` unwinds.
+        let _leave = Leave(&self.cancelled);
+        around::with_frames(|frames| frame::inside_scope(frames, &self.cancelled, ambient, f))
+    }
+
+    /// Cancels the code in the region, also if it has not begun: its waits that can fail return an error from now on.
+    pub fn cancel(self: &Arc<Self>) {
+        context::cancel(&**self);
+    }
+
+    /// Whether it was cancelled.
+    pub fn is_cancelled(&self) -> bool {
+        self.cancelled.is_cancelled_by_now()
+    }
+
+    /// The innermost region around the caller, or around the code that has spawned it, if it is one of a `T`.
+    pub fn current() -> Option<Arc<Self>> {
+        around::with_ambient(|ambient| ambient.and_then(|ambient| ambient.region.clone()))?.downcast().ok()
+    }
+}
+
+/// Ends a region's run: all that was opened in it has ended.
+struct Leave<'a>(&'a Scope);
+
+impl Drop for Leave<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.0.forget_children();
+    }
+}
+
+impl<T: Send + Sync> Node for Region<T> {
+    fn scope(&self) -> &Scope {
+        &self.cancelled
+    }
+
+    fn wake(&self) {
+        fence(Ordering::SeqCst);
+        if let Some(owner) = self.owner.get() {
+            owner.unpark();
+        }
+    }
+}
+
+impl<T> Deref for Region<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+impl<T: std::fmt::Debug> std::fmt::Debug for Region<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Region").field("value", &self.value).finish_non_exhaustive()
+    }
+}

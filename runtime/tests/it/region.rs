@@ -1,0 +1,134 @@
+//! Work for somebody outside, cancelled by handle: `turn::Region`.
+
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use dhaga::sync::channel::{self, RecvError};
+use dhaga::turn::Region;
+use dhaga::{Interrupt, checkpoint, deadline, scope, spawn};
+
+use crate::common::{DEADLINE, within_deadline};
+
+/// Waits for what never comes.
+fn wait_for_nothing() -> Result<(), RecvError> {
+    let (_sender, receiver) = channel::bounded::<()>(1);
+    receiver.recv()
+}
+
+fn is_cancelled<T>(result: &Result<T, RecvError>) -> bool {
+    matches!(result, Err(RecvError::Interrupted(Interrupt::Cancelled)))
+}
+
+fn name() -> Option<String> {
+    Region::<&str>::current().map(|region| region.to_string())
+}
+
+#[test]
+fn a_cancel_by_handle_ends_the_waits_inside_and_touches_nothing_outside() {
+    within_deadline(DEADLINE, || {
+        let region = Region::new("work");
+        let (begun, has_begun) = mpsc::channel();
+        let inside = region.clone();
+        let work = spawn(move || {
+            let result = inside.run(None, || {
+                begun.send(()).expect("the test waits");
+                wait_for_nothing()
+            });
+            (is_cancelled(&result), checkpoint().is_ok(), name())
+        });
+        has_begun.recv().expect("it begins");
+        assert!(!region.is_cancelled());
+        region.cancel();
+        assert_eq!(work.join().expect("nobody panics"), (true, true, None));
+        assert!(region.is_cancelled());
+    });
+}
+
+#[test]
+fn a_region_that_was_cancelled_before_it_began_fails_at_its_first_wait_also_on_a_thread() {
+    within_deadline(DEADLINE, || {
+        let region = Region::new("work");
+        region.cancel();
+        assert!(is_cancelled(&region.run(None, wait_for_nothing)));
+        let region = Region::new("work");
+        region.cancel();
+        assert!(is_cancelled(&spawn(move || region.run(None, wait_for_nothing)).join().expect("nobody panics")));
+    });
+}
+
+#[test]
+fn scopes_inside_are_cancelled_with_it_and_plain_spawns_are_not() {
+    within_deadline(DEADLINE, || {
+        let region = Region::new("work");
+        let (begun, has_begun) = mpsc::channel();
+        let inside = region.clone();
+        let work = spawn(move || {
+            inside.run(None, || {
+                let plain = spawn(|| (name(), checkpoint().is_ok()));
+                let results: Vec<_> = scope(|s| {
+                    let child = || {
+                        begun.send(()).expect("the test waits");
+                        (wait_for_nothing(), name())
+                    };
+                    let children: Vec<_> = (0..3).map(|_| s.spawn(child)).collect();
+                    children.into_iter().map(|child| dhaga::uncancellable(|| child.join().expect("it ends"))).collect()
+                });
+                (results, dhaga::uncancellable(|| plain.join().expect("it ends")))
+            })
+        });
+        (0..3).for_each(|_| has_begun.recv().expect("all begin"));
+        region.cancel();
+        let (scoped, plain) = work.join().expect("nobody panics");
+        assert!(scoped.iter().all(|(result, name)| is_cancelled(result) && name.as_deref() == Some("work")));
+        assert_eq!(plain, (Some("work".to_owned()), true));
+    });
+}
+
+#[test]
+fn the_deadline_of_a_region_is_that_of_its_waits_and_an_earlier_one_around_it_counts() {
+    within_deadline(DEADLINE, || {
+        let soon = Instant::now() + Duration::from_millis(5);
+        let late = Region::new(1).run(Some(soon), wait_for_nothing);
+        assert!(matches!(late, Err(RecvError::Interrupted(Interrupt::DeadlineExceeded { .. }))), "{late:?}");
+        let far = soon + Duration::from_secs(60);
+        assert_eq!(Region::new(1).run(Some(far), deadline), Some(far));
+        assert_eq!(dhaga::with_deadline(soon, || Region::new(1).run(Some(far), deadline)), Some(soon));
+        assert_eq!(deadline(), None);
+    });
+}
+
+#[test]
+fn the_innermost_region_counts_and_goes_with_its_code() {
+    within_deadline(DEADLINE, || {
+        let outer = Region::new("outer");
+        outer.run(None, || {
+            assert_eq!(name().as_deref(), Some("outer"));
+            Region::new("inner").run(None, || assert_eq!(name().as_deref(), Some("inner")));
+            Region::new(7_u8).run(None, || assert_eq!(name(), None, "it is of another type"));
+            assert_eq!(dhaga::within(DEADLINE, name).as_deref(), Some("outer"));
+            assert_eq!(dhaga::Builder::new().detached().spawn(name).expect("room").join().expect("it ends"), None);
+        });
+        let torn = Region::new("torn");
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            torn.run(None, || std::panic::resume_unwind(Box::new(())))
+        }));
+        assert!(panicked.is_err() && name().is_none());
+        assert_eq!(Arc::strong_count(&outer), 1, "nobody keeps it");
+    });
+}
+
+#[test]
+fn cancels_from_other_threads_at_any_moment_lose_no_wake() {
+    within_deadline(DEADLINE, || {
+        for _ in 0..300 {
+            let region = Region::new("work");
+            let inside = region.clone();
+            let work = spawn(move || inside.run(None, wait_for_nothing));
+            let canceller = thread::spawn(move || region.cancel());
+            assert!(is_cancelled(&work.join().expect("nobody panics")));
+            canceller.join().expect("nobody panics");
+        }
+    });
+}
