@@ -31,7 +31,7 @@ use crate::introspection::{self, Health};
 use crate::layer::{self, Answered, Layer, Next};
 use crate::limits::Limits;
 use crate::message::{self, Message};
-use crate::metrics::{Metrics, Row, Side, Table, Timing};
+use crate::metrics::{Begun, Metrics, Side, Table};
 use crate::peer::{self, Answer, Keeper, Peer};
 use crate::probe::{self, PlainPeers, Probe, Verdict};
 use crate::service::{HandlerError, Methods, TypedHandler};
@@ -668,20 +668,21 @@ const METHODS_COUNTED_MAX: usize = 512;
 
 /// A call that was counted when it began. Whatever becomes of it, its end is counted.
 struct Count<'a> {
-    row: Option<&'a Row>,
-    timing: Option<Timing>,
+    begun: Option<Begun<'a>>,
     bytes_out: Cell<usize>,
 }
 
 impl<'a> Count<'a> {
+    #[inline]
     fn begin(shared: &'a Shared, method: &str) -> Self {
-        let row = shared.around.metrics.as_ref().map(|table| table.row_named(method));
-        Self { row, timing: row.and_then(|row| row.begin(None)), bytes_out: Cell::new(0) }
+        let table = shared.around.metrics.as_ref();
+        Self { begun: table.map(|table| table.row_named(method).begin()), bytes_out: Cell::new(0) }
     }
 
+    #[inline]
     fn end(&mut self, bytes_in: usize, error: Option<&CallError>) {
-        if let Some(row) = self.row.take() {
-            row.end(self.timing, bytes_in, self.bytes_out.get(), error.map(CallError::kind));
+        if let Some(begun) = self.begun.take() {
+            begun.end(bytes_in, self.bytes_out.get(), error.map(CallError::kind));
         }
     }
 }
