@@ -763,10 +763,8 @@ impl Own {
         if let Some(probe) = self.probe.as_ref().filter(|probe| is_required || !probe.is_over()) {
             self.extensions.check(&self.connection, probe.wait(deadline)?)?;
         }
-        match is_usable(&self.connection) {
-            true => Ok(self.connection.clone()),
-            false => Err(self.connection.why_ended()),
-        }
+        // Whether it has ended, and why, turns out when something is to be sent.
+        Ok(self.connection.clone())
     }
 }
 

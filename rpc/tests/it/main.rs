@@ -3,6 +3,7 @@
 mod calls;
 mod common;
 mod errors;
+mod exhaustion;
 mod faults;
 mod floods;
 mod fuzz_bodies;
@@ -21,4 +22,5 @@ mod pressure;
 mod replay;
 mod services;
 mod shutdown;
+mod transports;
 mod waits;
