@@ -300,7 +300,7 @@ pub(crate) enum Side {
 ///
 /// ```
 /// let server = dhaga_rpc::Server::builder().method("add", |a: i64, b: i64| Ok(a + b)).bind("127.0.0.1:0")?;
-/// let client = dhaga_rpc::Client::connect(server.local_addr())?;
+/// let client = dhaga_rpc::Client::builder().metrics(true).connect(server.local_addr())?;
 /// client.call::<_, i64>("add", (20, 22))?;
 /// let metrics = client.metrics();
 /// assert_eq!(metrics.method("add").map(|method| method.calls), Some(1));
