@@ -94,6 +94,11 @@ pub use typed::service;
 #[doc(hidden)]
 pub use typed::__private;
 
+/// Compiles and runs the programs of the guide.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/guide/rpc-services.md")]
+struct Guide;
+
 /// Compiles the program in the README.
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]

@@ -185,7 +185,8 @@ impl ServerBuilder {
         self
     }
 
-    /// Whether calls are counted and timed, for [`Server::metrics`]. Default: they are.
+    /// Whether calls are counted and timed, for [`Server::metrics`]. Default: they are not. It costs a hundred instructions a
+    /// call: 2 % of what a small one takes where calls come one at a time, and 4 % where sixteen are in flight.
     pub fn metrics(mut self, has_metrics: bool) -> Self {
         self.manner.has_metrics = has_metrics;
         self
@@ -366,7 +367,7 @@ impl Default for ServerBuilder {
         Self {
             methods: Methods::default(),
             limits: Limits::default(),
-            manner: Manner { has_metrics: true, ..Manner::default() },
+            manner: Manner::default(),
             is_introspected: true,
         }
     }
@@ -500,7 +501,7 @@ impl<A> Server<A> {
         self.shared.stats()
     }
 
-    /// What was counted of each method until now. Nothing if the server was built without.
+    /// What was counted of each method until now. Nothing unless it was built with [`ServerBuilder::metrics`].
     pub fn metrics(&self) -> Metrics {
         self.shared.metrics()
     }
