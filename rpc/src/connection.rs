@@ -305,9 +305,10 @@ impl<S: Side> Connection<S> {
             // It fails when the peer was faster.
             let _ = self.outbox.flush(&self.transport);
         }
-        self.outbox.close();
-        // Before the peer can see it: who asks then finds it counted.
+        // Before the peer can see it: who asks then finds it counted. And before nothing more is taken: who is told that finds
+        // out why.
         S::closed(self, reason);
+        self.outbox.close();
         self.transport.close();
     }
 }

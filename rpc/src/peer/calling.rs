@@ -45,7 +45,7 @@ where
     let mut pending = Pending::enter(connection, deadline)?;
     let mut encoded = Ok(());
     if !connection.send(|out| encoded = encode(out, pending.id)) {
-        return Err(CallError::Disconnected { maybe_executed: false, source: None });
+        return Err(connection.why_ended());
     }
     encoded?;
     pending.is_sent = true;
@@ -59,9 +59,9 @@ pub(crate) fn notify(
     message: &[u8],
 ) -> Result<(), CallError> {
     connection.wait_for_room(deadline).map_err(overloaded(connection))?;
-    match connection.send(|out| out.extend_from_slice(message)) {
+    match !connection.is_closed() && connection.send(|out| out.extend_from_slice(message)) {
         true => Ok(()),
-        false => Err(CallError::Disconnected { maybe_executed: false, source: None }),
+        false => Err(connection.why_ended()),
     }
 }
 
