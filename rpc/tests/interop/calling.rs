@@ -8,6 +8,7 @@ use dhaga_rpc::{CallError, Client, ClientBuilder, Extensions, HandlerError, Valu
 
 use crate::cases::{Case, LEFT_MS, SLOW_MS, Step, same, says, shown};
 use crate::golden;
+use crate::known::CUT;
 use crate::matrix::{Outcome, Role, is_quotable, patience};
 use crate::peers::{Dialect, Peer, Running, kill};
 
@@ -41,11 +42,11 @@ pub fn run(peer: &'static Peer, cases: &[Case]) -> Vec<Outcome> {
     let (mut server, mut child) = (Listening::default(), Embedded::default());
     let mut outcomes = Vec::new();
     for case in cases {
-        let has_failed = matches!(outcomes.last(), Some(Outcome::Failed(_)));
+        let was_cut = matches!(outcomes.last(), Some(Outcome::Failed(how)) if how.starts_with(CUT));
         let way = if peer.is_embedded {
-            child.way(peer, &case.step, has_failed)
+            child.way(peer, &case.step, was_cut)
         } else {
-            Way::Tcp(server.address(peer, has_failed))
+            Way::Tcp(server.address(peer, was_cut))
         };
         let step = case.step.clone();
         let patience = patience(Role::Server, peer.name, &case.name);
@@ -78,12 +79,12 @@ pub fn run(peer: &'static Peer, cases: &[Case]) -> Vec<Outcome> {
 struct Embedded(Option<Client>);
 
 impl Embedded {
-    fn way(&mut self, peer: &'static Peer, step: &Step, has_failed: bool) -> Way {
+    fn way(&mut self, peer: &'static Peer, step: &Step, was_cut: bool) -> Way {
         let wants_its_own = matches!(step, Step::Hello | Step::Nested(_) | Step::ClientLeaves | Step::ServerLeaves);
         if wants_its_own {
             return Way::Child(peer);
         }
-        if has_failed {
+        if was_cut {
             self.0 = None;
         }
         let builder = || Client::builder().timeout(Duration::from_secs(60)).extensions(Extensions::Plain);

@@ -24,7 +24,7 @@ impl Known {
 /// What our client says of an answer that does not come.
 pub const LATE: &str = "the deadline passed";
 /// What our client says of a connection that ended.
-const CUT: &str = "the connection ended";
+pub const CUT: &str = "the connection ended";
 
 const BOTH: &[Role] = &[Server, Client];
 const NEOVIMS: &[&str] = &["neovim-0.7", "neovim-0.11"];
