@@ -243,3 +243,10 @@ fn subprocess_ends_in_order_when_it_is_told_to() {
     example.line("1> bye", CALL_TIMEOUT);
     assert_eq!(example.status(CALL_TIMEOUT).code(), Some(1));
 }
+
+#[test]
+fn nvim_embed_says_when_there_is_no_nvim() {
+    let (status, stdout, stderr) = Example::output("nvim_embed", &["/no/such/nvim"], CALL_TIMEOUT);
+    assert!(status.success(), "{status}\n{stdout}{stderr}");
+    assert_eq!(stdout, "/no/such/nvim is not installed, so there is nothing to show\n");
+}
