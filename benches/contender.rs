@@ -10,6 +10,8 @@ pub enum Contender {
     Dhaga,
     /// Ours, with the RPC library on top.
     DhagaRpc,
+    /// The same with a handler that promises not to wait, and needs no dhaga of its own.
+    DhagaRpcInline,
     /// tokio's scheduler for one thread.
     Tokio,
     /// tokio's work-stealing scheduler.
@@ -41,6 +43,7 @@ impl Contender {
         match self {
             Contender::Dhaga => "dhaga",
             Contender::DhagaRpc => "dhaga-rpc",
+            Contender::DhagaRpcInline => "dhaga-rpc, inline",
             Contender::Tokio => "tokio",
             Contender::TokioMulti => "tokio (multi)",
             Contender::May => "may",
@@ -58,6 +61,7 @@ impl Contender {
         match self {
             Contender::Dhaga => "#d9480f",
             Contender::DhagaRpc => "#ff922b",
+            Contender::DhagaRpcInline => "#ffc078",
             Contender::Tokio => "#1971c2",
             Contender::TokioMulti => "#74c0fc",
             Contender::May => "#2f9e44",

@@ -78,3 +78,23 @@ fn call(client: &EchoClient, calling: &Calling) -> io::Result<()> {
 fn failed(error: CallError<String>) -> io::Error {
     io::Error::other(error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use dhaga_rpc::Server;
+
+    use super::*;
+    use crate::rpc_echo::{EchoHandler, EchoServer};
+
+    #[test]
+    fn each_connection_calls_until_the_time_is_over() {
+        let server = Server::builder().service(EchoServer::new(EchoHandler)).bind("127.0.0.1:0");
+        let server = server.expect("a port is free");
+        let mut calls = DhagaCalls::new(server.local_addr()).expect("a runtime can be built");
+        calls.open(3).expect("the server listens");
+        let found = calls.run(4, Duration::from_millis(20)).expect("the server answers");
+        assert!(found.requests >= 12, "each of twelve callers has called: {found:?}");
+        assert!(found.seconds >= 0.02 && found.p50_us <= found.p999_us, "{found:?}");
+        assert_eq!(server.stats().connections, 3);
+    }
+}

@@ -116,3 +116,22 @@ pub fn rpc_call(stream: &mut TcpStream, kind: PayloadKind) -> io::Result<()> {
 pub fn wrong_answer(what: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn a_socket_that_nobody_shows_resets_its_connection_too() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        let client = TcpStream::connect(listener.local_addr().expect("it is bound")).expect("it listens");
+        let (mut server, _) = listener.accept().expect("a client is there");
+        server.set_read_timeout(Some(CALL_TIMEOUT)).expect("a timeout can be set");
+        reset_when_closed().expect("the descriptors can be listed");
+        drop(client);
+        let error = server.read(&mut [0]).expect_err("a reset is an error");
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    }
+}

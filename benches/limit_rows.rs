@@ -26,6 +26,11 @@ impl LimitRow<'_> {
         table::limit_that_counts(self.comparison, self.goal.against)
     }
 
+    /// Our rate divided by that of the limit which counts.
+    pub fn ratio(&self) -> f64 {
+        self.comparison.ratio(self.limit(), |report| report.rate).median
+    }
+
     /// Its title, whether the goal is met, and how far ours is from itself.
     pub fn caption(&self) -> String {
         let spread = self.comparison.self_ratio(|report| report.rate);

@@ -76,10 +76,20 @@ impl RivalRow {
         format!("**{}.** {verdicts}dhaga's rate against itself: {:.2}–{:.2}.", self.title, itself.min, itself.max)
     }
 
+    fn position(&self, contender: Contender) -> Option<usize> {
+        self.contenders.iter().position(|&known| known == contender)
+    }
+
+    /// Ours divided by a rival's; NaN where the rival did not take part.
+    pub fn ratio(&self, rival: Contender, measure: Measure) -> f64 {
+        let ratio = |rival| self.comparison.ratio(rival, |report| measure.of(report)).median;
+        self.position(rival).map_or(f64::NAN, ratio)
+    }
+
     /// `None` where the rival did not take part.
     fn verdict(&self, goal: &RivalGoal) -> Option<String> {
-        let rival = self.contenders.iter().position(|&contender| contender == goal.against)?;
-        let ratio = self.comparison.ratio(rival, |report| goal.measure.of(report)).median;
+        let rival = self.position(goal.against)?;
+        let ratio = self.ratio(goal.against, goal.measure);
         let doubt = if self.is_disturbed(0) || self.is_disturbed(rival) { "doubtful, disturbed: " } else { "" };
         let met = if goal.measure.is_met(ratio, goal.ratio) { "met" } else { "MISSED" };
         let (what, name) = (goal.measure.name(), goal.against.name());

@@ -14,8 +14,22 @@ pub trait Echo {
     fn echo(&self, payload: Vec<u8>) -> Result<Vec<u8>, String>;
 }
 
+/// The same, with the promise that it never waits.
+#[dhaga_rpc::service]
+pub trait InlineEcho {
+    /// Returns what it is given.
+    #[rpc(inline)]
+    fn echo(&self, payload: Vec<u8>) -> Result<Vec<u8>, String>;
+}
+
 /// The handler of ours.
 pub struct EchoHandler;
+
+impl InlineEcho for EchoHandler {
+    fn echo(&self, payload: Vec<u8>) -> Result<Vec<u8>, String> {
+        Ok(payload)
+    }
+}
 
 impl Echo for EchoHandler {
     fn echo(&self, payload: Vec<u8>) -> Result<Vec<u8>, String> {

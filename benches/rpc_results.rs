@@ -42,7 +42,7 @@ pub struct ServerRow {
     pub connections: usize,
     /// Calls in flight on each.
     pub in_flight: usize,
-    /// Who took part: ours, the blocking and the dozing limit.
+    /// Who took part: ours, the blocking and the dozing limit, ours with an inline handler.
     pub contenders: Vec<Contender>,
     /// Their runs, in the same order.
     pub comparison: Comparison,
@@ -261,7 +261,8 @@ impl RpcResults {
     }
 
     fn tables(&self) -> Vec<(String, TextTable)> {
-        let mut tables: Vec<_> = self.servers.iter().map(ServerRow::table).collect();
+        let mut tables = self.summary().into_iter().collect::<Vec<_>>();
+        tables.extend(self.servers.iter().map(ServerRow::table));
         tables.extend(self.pairs.iter().map(|pair| (pair.row.caption(&pair.goals()), pair.row.table())));
         tables.extend(self.relays.iter().map(|relay| (relay.caption(), relay.table())));
         tables.extend(self.waiting.iter().map(|waiting| (waiting.caption(), waiting.table())));
@@ -269,6 +270,42 @@ impl RpcResults {
             tables.push((self.memory_caption(), server_memory::table(&self.memory)));
         }
         tables
+    }
+
+    /// The rates of all loads side by side; `None` when there are none.
+    fn summary(&self) -> Option<(String, TextTable)> {
+        let loads = RPC.iter().map(|row| (row.connections, row.in_flight));
+        let lines: Vec<_> = loads.filter_map(|load| self.summary_line(load)).collect();
+        let mut table = TextTable::new([
+            "connections × in flight",
+            "our server, calls/s",
+            "/ limit",
+            "client and server, calls/s",
+            "/ tarpc",
+            "/ tonic",
+            "/ Go",
+        ]);
+        lines.iter().cloned().for_each(|line| table.push(line));
+        let caption = "**All loads**: our rate, and how many times the others' it is; by the median over the rounds.";
+        (!lines.is_empty()).then(|| (caption.to_owned(), table))
+    }
+
+    fn summary_line(&self, load: (usize, usize)) -> Option<Vec<String>> {
+        let server = self.servers.iter().find(|row| (row.connections, row.in_flight) == load);
+        let pair = self.pairs.iter().find(|pair| (pair.row.connections, pair.in_flight) == load);
+        if server.is_none() && pair.is_none() {
+            return None;
+        }
+        let rate = |comparison: &Comparison| comparison.contestants[0].median(|report| report.rate);
+        let times = |rival| pair.map_or(f64::NAN, |pair| pair.row.ratio(rival, Measure::Rate));
+        let mut line = vec![
+            format!("{} × {}", count(load.0), count(load.1)),
+            figure(server.map_or(f64::NAN, |row| rate(&row.comparison))),
+            figure(server.map_or(f64::NAN, |row| row.titled("").ratio())),
+            figure(pair.map_or(f64::NAN, |pair| rate(&pair.row.comparison))),
+        ];
+        line.extend(RPC_RIVALS.map(|rival| figure(times(rival))));
+        Some(line)
     }
 
     fn memory_caption(&self) -> String {
@@ -313,9 +350,89 @@ Calls of `echo` with 32 bytes, which each server decodes to an owned value and e
 server has one worker (`GOMAXPROCS=1`) on one core, the load runs on another. *Our server* is asked by a bare pipelining load that \
 does as little as an honest client can, and held against a bare event loop that runs each request on a coroutine and decodes it by \
 serde, blocking at once or polling for 50 µs first; its handler is a plain method of a `#[dhaga_rpc::service]` trait in a dhaga of its \
-own. *Client and server* is each library by its own client with one worker: a task for each call in flight, which calls, waits and \
+own; *inline* is the same with `#[rpc(inline)]`, and judged by no goal. *Client and server* is each library by its own client with one worker: a task for each call in flight, which calls, waits and \
 calls again. tarpc sends bincode over TCP, with buffers as large as the row wants; tonic speaks gRPC without TLS, with as many streams \
 and a window of 1 MiB; both run on tokio's scheduler with one worker each. Go runs net/rpc with gob. A *relay* is a server of ours \
 whose handler asks a second one; that one runs beside the load, so that two hops have the two processors that one has, and processor time and system calls are the relay's alone. Latencies of a \
 closed loop at full load say who is unfair, not how late a server answers at ease. System calls are counted in a run of its own. \
 *Disturbed* is the share of the time in which other processes had the processor of the load or of the server.";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pairs::Runs;
+
+    fn runs(name: &str, rate: f64, syscalls: f64) -> Runs {
+        Runs { name: name.to_owned(), reports: vec![report(rate)], syscalls: Some(syscalls) }
+    }
+
+    fn report(rate: f64) -> Report {
+        let json = format!(
+            r#"{{"requests":1,"seconds":1.0,"rate":{rate},"p50_us":1.0,"p99_us":2.0,"p999_us":3.0,"server_cpu_us":1.0,"disturbed":0.0}}"#
+        );
+        serde_json::from_str(&json).expect("the report is well formed")
+    }
+
+    fn comparison(contestants: Vec<Runs>) -> Comparison {
+        Comparison { load: String::new(), again: contestants[0].reports.clone(), contestants }
+    }
+
+    fn server_row(rate: f64, syscalls: f64) -> ServerRow {
+        use Contender::{Bare, BareDozing, DhagaRpc, DhagaRpcInline};
+        let limits = [runs("limit", 50.0, 1.0), runs("limit (dozing)", 100.0, 1.0)];
+        let ours = runs("dhaga-rpc", rate, syscalls);
+        let comparison = comparison([vec![ours.clone()], limits.to_vec(), vec![ours]].concat());
+        let contenders = vec![DhagaRpc, Bare, BareDozing, DhagaRpcInline];
+        ServerRow { connections: 1, in_flight: 64, contenders, comparison }
+    }
+
+    #[test]
+    fn a_server_is_judged_by_rate_processor_and_system_calls() {
+        let check = |rate, syscalls, expected: &str| {
+            let caption = server_row(rate, syscalls).table().0;
+            assert!(caption.contains(expected), "{caption}");
+        };
+        check(60.0, 0.2, "rate >= 0.6 met, CPU <= 2.5 met, system calls <= 0.2 met");
+        check(59.0, 0.3, "rate >= 0.6 MISSED, CPU <= 2.5 met, system calls <= 0.2 MISSED");
+    }
+
+    #[test]
+    fn a_pair_is_judged_beside_each_rival_that_took_part() {
+        let row = RivalRow {
+            title: String::new(),
+            connections: 1,
+            contenders: vec![Contender::DhagaRpc, Contender::Tarpc],
+            comparison: comparison(vec![runs("dhaga-rpc", 90.0, 1.0), runs("tarpc", 10.0, 1.0)]),
+        };
+        let pair = PairRow { in_flight: 1024, row };
+        let caption = pair.row.caption(&pair.goals());
+        assert!(caption.contains("rate ≥ 8 × tarpc's: 9.00, met"), "{caption}");
+        assert!(!caption.contains("tonic"), "{caption}");
+    }
+
+    #[test]
+    fn a_relay_has_a_goal_only_where_calls_are_in_flight_together() {
+        let check = |in_flight, expected: &str| {
+            let hops = vec![runs("one hop", 100.0, 1.0), runs("two hops", 44.0, 1.0)];
+            let caption = RelayRow { in_flight, comparison: comparison(hops) }.caption();
+            assert!(caption.contains(expected), "{caption}");
+        };
+        check(64, "Goal: rate ≥ 0.45 × one hop's: 0.44, MISSED");
+        check(1, "in flight.** One hop against itself");
+    }
+
+    #[test]
+    fn loads_that_were_not_measured_have_no_line() {
+        let results = RpcResults {
+            facts: Facts::now("rpc_table", 1),
+            servers: vec![server_row(60.0, 0.2)],
+            pairs: Vec::new(),
+            relays: Vec::new(),
+            waiting: None,
+            memory: Vec::new(),
+            missing: Vec::new(),
+        };
+        let (_, summary) = results.summary().expect("one load was measured");
+        assert_eq!(summary.markdown().lines().nth(2), Some("| 1 × 64 | 60.0 | 0.600 | – | – | – | – |"));
+    }
+}

@@ -11,7 +11,7 @@ use dhaga_benches::child::{Hidden, Running};
 use dhaga_benches::contender::Contender;
 use dhaga_benches::pairs::{free_address, wait_until_listening};
 use dhaga_benches::programs::{beside, exit_code};
-use dhaga_benches::rpc_echo::{EchoClient, EchoHandler, EchoServer, Relay, TarpcEcho};
+use dhaga_benches::rpc_echo::{EchoClient, EchoHandler, EchoServer, InlineEchoServer, Relay, TarpcEcho};
 use dhaga_benches::tarpc_calls::TARPC_BUFFER;
 use dhaga_benches::tonic_calls::HTTP2_WINDOW_BYTES;
 use dhaga_benches::tonic_echo::{Payload, echo_server};
@@ -48,7 +48,7 @@ enum What {
 
 #[derive(Args)]
 struct Serve {
-    /// Whose library: dhaga-rpc, tarpc or tonic.
+    /// Whose library: dhaga-rpc, dhaga-rpc-inline, tarpc or tonic.
     #[arg(long)]
     contender: Contender,
     /// Where to listen, for example 127.0.0.1:7000.
@@ -82,6 +82,10 @@ fn run(serve: &Serve) -> Result<(), AnyError> {
             let runtime = Runtime::builder().workers(1).build()?;
             serve_dhaga(&runtime, serve.addr, EchoServer::new(EchoHandler))
         }
+        Contender::DhagaRpcInline => {
+            let runtime = Runtime::builder().workers(1).build()?;
+            serve_dhaga(&runtime, serve.addr, InlineEchoServer::new(EchoHandler))
+        }
         // In a task: what `block_on` runs itself lives on a thread of its own.
         Contender::Tarpc => {
             let tokio = tokio_work::multi_thread(1)?;
@@ -95,7 +99,6 @@ fn run(serve: &Serve) -> Result<(), AnyError> {
     }
 }
 
-/// Handlers that neither wait nor compute could run without a dhaga of their own; this one is as users write it first.
 fn serve_dhaga(runtime: &Runtime, address: SocketAddr, service: impl Into<Methods>) -> Result<(), AnyError> {
     let _server = Server::builder().service(service).bind_on(runtime, address)?;
     loop {

@@ -231,15 +231,16 @@ fn load_options(contender: Contender) -> &'static str {
 }
 
 /// How many servers the bare load is put to.
-const SERVERS: usize = 3;
+const SERVERS: usize = 4;
 
-/// Ours and the two limits.
+/// Ours, the two limits, and ours with an inline handler.
 fn bare_entrants() -> io::Result<[Entrant; SERVERS]> {
     let bare = format!("{} --addr {{addr}}", beside("bare_rpc")?);
     Ok([
         entrant(Contender::DhagaRpc, &library_server(Contender::DhagaRpc)?, ""),
         entrant(Contender::Bare, &bare, ""),
         entrant(Contender::BareDozing, &format!("{bare} --doze-us {DOZE_US}"), ""),
+        entrant(Contender::DhagaRpcInline, &library_server(Contender::DhagaRpcInline)?, ""),
     ])
 }
 

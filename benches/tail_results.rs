@@ -131,13 +131,24 @@ impl TailResults {
         let Some((base, times)) = self.goal(case) else {
             return format!("**{}.** {itself}", capitalized(case.title()));
         };
-        let ratio = match case.slow {
-            Kind::Wait => self.growth(case, Contender::Dhaga),
-            _ => case.p99(Contender::Dhaga) / base,
-        };
-        let met = if ratio <= times { "met" } else { "MISSED" };
         let of = if case.slow == Kind::Wait { "the one without them" } else { "the better rival's" };
-        format!("**{}.** Goal: dhaga's p99 ≤ {times} × {of}: {ratio:.2}, {met}. {itself}", capitalized(case.title()))
+        let verdict = self.verdict(case, Contender::Dhaga, base, times);
+        let with_calls = case.contenders.contains(&Contender::DhagaRpc);
+        let with_calls = with_calls.then(|| self.verdict(case, Contender::DhagaRpc, base, times));
+        let with_calls = with_calls.map_or_else(String::new, |verdict| format!(" dhaga-rpc's: {verdict}."));
+        format!(
+            "**{}.** Goal: dhaga's p99 ≤ {times} × {of}: {verdict}.{with_calls} {itself}",
+            capitalized(case.title())
+        )
+    }
+
+    /// How many times what it is held against, and whether that is no more than `times`.
+    fn verdict(&self, case: &TailCase, contender: Contender, base: f64, times: f64) -> String {
+        let ratio = match case.slow {
+            Kind::Wait => self.growth(case, contender),
+            _ => case.p99(contender) / base,
+        };
+        format!("{ratio:.2}, {}", if ratio <= times { "met" } else { "MISSED" })
     }
 
     fn table(&self, case: &TailCase) -> TextTable {

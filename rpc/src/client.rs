@@ -4,6 +4,7 @@
 //! has no worker: its calls are made by a dhaga on its behalf. A client with methods of its own has one connection in all,
 //! since whoever calls it would else call it several times. A client of a connection that is there already opens none.
 
+use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -22,15 +23,19 @@ use serde::de::DeserializeOwned;
 
 use crate::child::Minder;
 use crate::connection::{Connection, on_a_worker};
+use crate::description::Description;
 use crate::encode;
-use crate::error::{CallError, ErrorProfile};
-use crate::host::Host;
+use crate::error::{CALL_ERROR_KINDS, CallError};
+use crate::host::{Host, Manner};
+use crate::introspection::{self, Health};
+use crate::layer::{self, Answered, Layer, Next};
 use crate::limits::Limits;
 use crate::message::{self, Message};
+use crate::metrics::{Metrics, Row, Side, Table, Timing};
 use crate::peer::{self, Answer, Keeper, Peer};
 use crate::probe::{self, PlainPeers, Probe, Verdict};
 use crate::service::{HandlerError, Methods, TypedHandler};
-use crate::transport::Transport;
+use crate::transport::{Transport, unix_name};
 
 /// Calls methods of one server. Cheap to clone; all clones, on all threads, share its connections, which are closed when
 /// the last clone goes.
@@ -51,12 +56,14 @@ pub struct Client {
 }
 
 /// How a [`Client`] shall be.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone)]
 #[must_use = "a builder does nothing before `connect`"]
 pub struct ClientBuilder {
     methods: Methods,
     limits: Limits,
     extensions: Extensions,
+    layers: Vec<Arc<Layer<CallError>>>,
+    has_metrics: bool,
 }
 
 /// Whether a client asks its peer for what goes beyond plain MessagePack-RPC: deadlines, cancellation, metadata and traces
@@ -79,6 +86,15 @@ pub enum Extensions {
 struct Shared {
     limits: Arc<Limits>,
     route: Route,
+    around: Around,
+}
+
+/// What is done around each call.
+#[derive(Default)]
+struct Around {
+    /// The outermost first.
+    layers: Vec<Arc<Layer<CallError>>>,
+    metrics: Option<Table>,
 }
 
 /// Where a client finds a connection.
@@ -200,6 +216,22 @@ impl ClientBuilder {
         self
     }
 
+    /// Puts `layer` around each call, inside of those that are there already; see [`layer`](crate::layer). It runs where the
+    /// call is made, within its deadline.
+    pub fn layer<F>(mut self, layer: F) -> Self
+    where
+        F: Fn(&layer::Call<'_>, &mut Next<'_, CallError>) -> Result<Answered, CallError> + Send + Sync + 'static,
+    {
+        self.layers.push(Arc::new(layer));
+        self
+    }
+
+    /// Whether calls are counted and timed, for [`Client::metrics`]. Default: they are.
+    pub fn metrics(mut self, has_metrics: bool) -> Self {
+        self.has_metrics = has_metrics;
+        self
+    }
+
     /// Replaces the limits, the timeout among them. Default: [`Limits::default`].
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
@@ -229,10 +261,17 @@ impl ClientBuilder {
         self.dial(Target::Unix(address), deadline)
     }
 
+    /// What a client of this builder has around its calls.
+    fn around(&self) -> Around {
+        let table = || Table::new(CALL_ERROR_KINDS, std::iter::empty(), METHODS_COUNTED_MAX);
+        Around { layers: self.layers.clone(), metrics: self.has_metrics.then(table) }
+    }
+
     fn dial(self, target: Target, deadline: Option<Instant>) -> Result<Client, CallError> {
         self.limits.check().map_err(CallError::ApiMisuse)?;
+        let around = self.around();
         let limits = Arc::new(self.limits);
-        let host = Host::new(self.methods, limits.clone(), ErrorProfile::default());
+        let host = Host::new(self.methods, limits.clone(), Manner::default());
         let dialled = Dialled {
             target,
             host,
@@ -242,7 +281,7 @@ impl ClientBuilder {
             connecting: dhaga::sync::Mutex::new(()),
         };
         let route = Route::Dialled(dialled);
-        let client = Client { shared: Arc::new(Shared { limits, route }) };
+        let client = Client { shared: Arc::new(Shared { limits, route, around }) };
         client.in_dhaga(move |shared| shared.open(deadline))?;
         Ok(client)
     }
@@ -255,7 +294,8 @@ impl ClientBuilder {
     /// [`CallError::Connect`] with what the kernel says to a descriptor that cannot be waited for.
     pub fn over(self, transport: Transport) -> Result<Client, CallError> {
         self.limits.check().map_err(CallError::ApiMisuse)?;
-        Ok(Client::owning(self.open(transport, None)?))
+        let around = self.around();
+        Ok(Client::owning(self.open(transport, None)?, around))
     }
 
     /// Starts the program of `command` and calls it over its standard input and output: one connection for all calls, from any
@@ -289,15 +329,16 @@ impl ClientBuilder {
     pub fn spawn(self, command: &mut Command) -> Result<Client, CallError> {
         self.limits.check().map_err(CallError::ApiMisuse)?;
         let (transport, minder) = Minder::start(command).map_err(connect_error)?;
+        let around = self.around();
         let own = self.open(transport, Some(minder.keeper()))?;
         minder.begin(&own.connection).map_err(connect_error)?;
-        Ok(Client::owning(own))
+        Ok(Client::owning(own, around))
     }
 
     /// Begins to listen to a transport, on the caller's worker or on any.
     fn open(self, transport: Transport, keeper: Option<Box<dyn Keeper>>) -> Result<Own, CallError> {
         let (limits, extensions) = (Arc::new(self.limits), self.extensions);
-        let side = Peer::new(Host::new(self.methods, limits.clone(), ErrorProfile::default()), keeper);
+        let side = Peer::new(Host::new(self.methods, limits.clone(), Manner::default()), keeper);
         side.prepare_to_call();
         let opened = on_a_worker(move || {
             let connection = Connection::open(transport, side, limits).map_err(connect_error)?;
@@ -305,6 +346,26 @@ impl ClientBuilder {
             Ok(Own { connection, probe, extensions })
         });
         opened.map_err(connect_error)?
+    }
+}
+
+impl Default for ClientBuilder {
+    fn default() -> Self {
+        Self {
+            methods: Methods::default(),
+            limits: Limits::default(),
+            extensions: Extensions::default(),
+            layers: Vec::new(),
+            has_metrics: true,
+        }
+    }
+}
+
+impl fmt::Debug for ClientBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { methods, limits, extensions, .. } = self;
+        let mut shown = f.debug_struct("ClientBuilder");
+        shown.field("methods", methods).field("limits", limits).field("extensions", extensions).finish_non_exhaustive()
     }
 }
 
@@ -367,13 +428,13 @@ impl Client {
     /// Calls whoever is at the other end of a connection that is open.
     pub(crate) fn of_connection(connection: &Arc<Connection<Peer>>) -> Self {
         let route = Route::Open(Arc::downgrade(connection));
-        Self { shared: Arc::new(Shared { limits: connection.limits.clone(), route }) }
+        Self { shared: Arc::new(Shared { limits: connection.limits.clone(), route, around: Around::default() }) }
     }
 
     /// A client with which the connection ends.
-    fn owning(own: Own) -> Self {
+    fn owning(own: Own, around: Around) -> Self {
         let limits = own.connection.limits.clone();
-        Self { shared: Arc::new(Shared { limits, route: Route::Own(own) }) }
+        Self { shared: Arc::new(Shared { limits, route: Route::Own(own), around }) }
     }
 
     /// Calls `method` and waits for its result. `params` is a tuple or list; `()` for no arguments. Parks a dhaga, blocks
@@ -402,7 +463,7 @@ impl Client {
     {
         let limits = &*self.shared.limits;
         let encode = |out: &mut Vec<u8>, id| encode::encode_request(out, limits, id, method, &params);
-        let answer = self.request(deadline_in(timeout), encode)?;
+        let answer = self.request(method, deadline_in(timeout), encode)?;
         Ok(message::decode(&answer, limits)?)
     }
 
@@ -422,9 +483,9 @@ impl Client {
         let limits = &*self.shared.limits;
         let deadline = deadline_in(timeout.unwrap_or(limits.call_timeout));
         let encode = |out: &mut Vec<u8>, id| encode::encode_request(out, limits, id, method, &params);
-        let answer = match self.request(deadline, encode) {
+        let answer = match self.request(method, deadline, encode) {
             Err(CallError::Disconnected { maybe_executed, .. }) if is_idempotent || !maybe_executed => {
-                self.request(deadline, encode)?
+                self.request(method, deadline, encode)?
             }
             answer => answer?,
         };
@@ -439,7 +500,7 @@ impl Client {
     pub fn call_raw(&self, method: &str, params: &[u8]) -> Result<Vec<u8>, CallError> {
         let limits = &*self.shared.limits;
         let encode = |out: &mut Vec<u8>, id| encode::encode_request_raw(out, limits, id, method, params);
-        let answer = self.request(deadline_in(limits.call_timeout), encode)?;
+        let answer = self.request(method, deadline_in(limits.call_timeout), encode)?;
         Ok(answer.into_vec())
     }
 
@@ -454,7 +515,17 @@ impl Client {
         let deadline = deadline_in(limits.call_timeout);
         let mut message = Vec::new();
         encode::encode_notification(&mut message, &limits, method, &params)?;
-        self.in_dhaga(move |shared| peer::notify(&shared.connection(deadline)?, deadline, &message))
+        let mut count = Count::begin(&self.shared, method);
+        count.bytes_out.set(message.len());
+        let send = |message: Vec<u8>| {
+            self.in_dhaga(move |shared| peer::notify(&shared.connection(deadline)?, deadline, &message))
+        };
+        let outcome = match self.shared.around.layers.is_empty() {
+            true => send(message),
+            false => self.in_layers(method, true, || send(message.clone()).map(|()| Answered::new(0))).map(drop),
+        };
+        count.end(0, outcome.as_ref().err());
+        outcome
     }
 
     /// Connections that are open now: one for each worker that has called.
@@ -466,7 +537,75 @@ impl Client {
         }
     }
 
-    fn request<E>(&self, deadline: Option<Instant>, encode: E) -> Result<Answer, CallError>
+    /// What was counted of each method that this client and its clones have called. Nothing for one of
+    /// [`Server::peers`](crate::Server::peers), or if it was built without.
+    pub fn metrics(&self) -> Metrics {
+        self.shared
+            .around
+            .metrics
+            .as_ref()
+            .map_or_else(|| Metrics::none(Side::Client), |table| table.snapshot(Side::Client))
+    }
+
+    /// Asks the server what it serves. One of another make may not know.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::call`].
+    pub fn describe(&self) -> Result<Description, CallError> {
+        self.call(introspection::DESCRIBE, ())
+    }
+
+    /// Asks the server how it is. One of another make may not know.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::call`].
+    pub fn health(&self) -> Result<Health, CallError> {
+        self.call(introspection::HEALTH, ())
+    }
+
+    /// One call, counted and within the layers.
+    fn request<E>(&self, method: &str, deadline: Option<Instant>, encode: E) -> Result<Answer, CallError>
+    where
+        E: Fn(&mut Vec<u8>, u32) -> Result<(), encode::EncodeError>,
+    {
+        let mut count = Count::begin(&self.shared, method);
+        let encode = |out: &mut Vec<u8>, id| {
+            let before = out.len();
+            encode(out, id)?;
+            count.bytes_out.set(out.len() - before);
+            Ok(())
+        };
+        let answer = match self.shared.around.layers.is_empty() {
+            true => self.send_request(deadline, encode),
+            false => {
+                let mut answer = None;
+                let send = || {
+                    let got = self.send_request(deadline, encode)?;
+                    Ok(Answered::new(answer.insert(got).len()))
+                };
+                let outcome = self.in_layers(method, false, send);
+                outcome.and_then(|_| answer.ok_or(CallError::ApiMisuse("a layer succeeded where nothing was called")))
+            }
+        };
+        count.end(answer.as_ref().map_or(0, |answer| answer.len()), answer.as_ref().err());
+        answer
+    }
+
+    /// Runs `send` within the layers.
+    fn in_layers(
+        &self,
+        method: &str,
+        is_notification: bool,
+        mut send: impl FnMut() -> Result<Answered, CallError>,
+    ) -> Result<Answered, CallError> {
+        let peer = || self.shared.describe_peer();
+        let call = layer::Call::new(method, is_notification, &peer);
+        layer::run(&self.shared.around.layers, &call, &mut send)
+    }
+
+    fn send_request<E>(&self, deadline: Option<Instant>, encode: E) -> Result<Answer, CallError>
     where
         E: Fn(&mut Vec<u8>, u32) -> Result<(), encode::EncodeError>,
     {
@@ -524,6 +663,36 @@ impl fmt::Debug for Client {
     }
 }
 
+/// Methods that a client counts apart, by the names that its own program calls: more than services have.
+const METHODS_COUNTED_MAX: usize = 512;
+
+/// A call that was counted when it began. Whatever becomes of it, its end is counted.
+struct Count<'a> {
+    row: Option<&'a Row>,
+    timing: Option<Timing>,
+    bytes_out: Cell<usize>,
+}
+
+impl<'a> Count<'a> {
+    fn begin(shared: &'a Shared, method: &str) -> Self {
+        let row = shared.around.metrics.as_ref().map(|table| table.row_named(method));
+        Self { row, timing: row.and_then(|row| row.begin(None)), bytes_out: Cell::new(0) }
+    }
+
+    fn end(&mut self, bytes_in: usize, error: Option<&CallError>) {
+        if let Some(row) = self.row.take() {
+            row.end(self.timing, bytes_in, self.bytes_out.get(), error.map(CallError::kind));
+        }
+    }
+}
+
+impl Drop for Count<'_> {
+    /// The caller unwinds.
+    fn drop(&mut self) {
+        self.end(0, Some(&CallError::Panicking));
+    }
+}
+
 /// Tries of a call whose connection turns out to have ended before anything was sent.
 const TRIES_MAX: usize = 3;
 
@@ -531,6 +700,16 @@ impl Shared {
     /// Whether calls need no dhaga but the caller's, if it is one at all.
     fn serves_here(&self) -> bool {
         turn::worker_id().is_some() || matches!(self.route, Route::Open(_) | Route::Own(_))
+    }
+
+    fn describe_peer(&self) -> String {
+        match &self.route {
+            Route::Open(connection) => {
+                connection.upgrade().map_or_else(|| "a peer that has gone".to_owned(), |open| open.describe_peer())
+            }
+            Route::Own(own) => own.connection.describe_peer(),
+            Route::Dialled(dialled) => dialled.describe_peer(),
+        }
     }
 
     /// One call, where it is served.
@@ -620,6 +799,13 @@ fn is_usable(connection: &Connection<Peer>) -> bool {
 }
 
 impl Dialled {
+    fn describe_peer(&self) -> String {
+        match &self.target {
+            Target::Tcp(addresses) => addresses.first().map_or_else(|| "nobody".to_owned(), ToString::to_string),
+            Target::Unix(address) => unix_name(Ok(address.clone())).unwrap_or_else(|| "a Unix socket".to_owned()),
+        }
+    }
+
     fn links(&self) -> MutexGuard<'_, Vec<Link>> {
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -191,6 +191,55 @@ impl<E: fmt::Debug + fmt::Display> Error for CallError<E> {
     }
 }
 
+/// Names of the kinds of errors that a client counts.
+pub(crate) const CALL_ERROR_KINDS: &[&str] = &[
+    "remote",
+    "refused",
+    "deadline",
+    "cancelled",
+    "panicking",
+    "connect",
+    "disconnected",
+    "malformed",
+    "overloaded",
+    "too_many_in_flight",
+    "too_large",
+    "decode",
+    "encode",
+    "misuse",
+    "plain_peer",
+];
+
+impl CallError {
+    /// A refusal by a layer of our own side: see [`CallError::Refused`].
+    pub fn denied(reason: impl fmt::Display) -> Self {
+        let mut raw = Vec::new();
+        rmp::encode::write_str(&mut raw, &reason.to_string()).expect("a vector takes everything");
+        Self::Refused { reason: RefusedReason::Denied, retry_after: None, answer: RemoteError::of_library(raw) }
+    }
+
+    /// Of what kind it is: a number in [`CALL_ERROR_KINDS`].
+    pub(crate) fn kind(&self) -> u8 {
+        match self {
+            Self::App(_) | Self::Remote(_) => 0,
+            Self::Refused { .. } => 1,
+            Self::DeadlineExceeded => 2,
+            Self::Cancelled => 3,
+            Self::Panicking => 4,
+            Self::Connect(_) => 5,
+            Self::Disconnected { .. } => 6,
+            Self::Malformed(_) => 7,
+            Self::Overloaded { .. } => 8,
+            Self::TooManyInFlight { .. } => 9,
+            Self::TooLarge { .. } => 10,
+            Self::Decode(_) => 11,
+            Self::Encode(_) => 12,
+            Self::ApiMisuse(_) => 13,
+            Self::PlainPeer { .. } => 14,
+        }
+    }
+}
+
 /// Why a peer refused a call before its handler began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]

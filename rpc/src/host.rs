@@ -5,16 +5,19 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use dhaga::turn;
 
-use crate::error::ErrorProfile;
+use crate::error::{ErrorProfile, Refusal};
+use crate::layer::Layer;
 use crate::limits::Limits;
-use crate::service::Methods;
+use crate::metrics::Table;
+use crate::service::{ERROR_KINDS, HandlerError, Methods, kind_of};
 
 /// The methods of a server, or of a client that is called by its server, and what all connections together are charged.
 pub(crate) struct Host {
     pub(crate) methods: Methods,
     pub(crate) limits: Arc<Limits>,
-    /// In which form errors travel to plain peers.
-    pub(crate) errors: ErrorProfile,
+    pub(crate) manner: Manner,
+    /// A row for each method, by its number.
+    pub(crate) metrics: Option<Table>,
     /// Handlers that run or wait, and requests that wait for one.
     pub(crate) in_flight: AtomicUsize,
     /// Bytes of frames that have not ended.
@@ -26,12 +29,24 @@ pub(crate) struct Host {
     pub(crate) is_draining: AtomicBool,
 }
 
+/// How a host answers.
+#[derive(Clone, Default)]
+pub(crate) struct Manner {
+    /// In which form errors travel to plain peers.
+    pub(crate) errors: ErrorProfile,
+    /// Around each handler, the outermost first.
+    pub(crate) layers: Vec<Arc<Layer<HandlerError>>>,
+    pub(crate) has_metrics: bool,
+}
+
 impl Host {
-    pub(crate) fn new(methods: Methods, limits: Arc<Limits>, errors: ErrorProfile) -> Arc<Self> {
+    pub(crate) fn new(methods: Methods, limits: Arc<Limits>, manner: Manner) -> Arc<Self> {
+        let metrics = manner.has_metrics.then(|| Table::new(ERROR_KINDS, methods.names_numbered().into_iter(), 0));
         Arc::new(Self {
             methods,
             limits,
-            errors,
+            manner,
+            metrics,
             in_flight: AtomicUsize::new(0),
             unfinished_bytes: AtomicUsize::new(0),
             ignored: AtomicU64::new(0),
@@ -43,13 +58,21 @@ impl Host {
     pub(crate) fn count_ignored(&self) {
         self.ignored.fetch_add(1, Ordering::Relaxed);
     }
+
+    /// Counts a request that was refused: of a method, by its number, or of one that is not there.
+    pub(crate) fn count_refused(&self, method: Option<u32>, bytes: usize, refusal: &Refusal) {
+        if let Some(table) = &self.metrics {
+            let row = method.map_or_else(|| table.rest(), |number| table.row(number));
+            row.refuse(bytes, Some(kind_of(refusal)));
+        }
+    }
 }
 
 impl Drop for Host {
-    /// With the last connection may go the user's handlers, and what they have captured.
+    /// With the last connection may go the user's handlers and layers, and what they have captured.
     fn drop(&mut self) {
-        if !self.methods.is_empty() {
-            turn::drop_in_dhaga(std::mem::take(&mut self.methods));
+        if !self.methods.is_empty() || !self.manner.layers.is_empty() {
+            turn::drop_in_dhaga((std::mem::take(&mut self.methods), std::mem::take(&mut self.manner)));
         }
     }
 }

@@ -25,7 +25,7 @@
 //! | 0 | [`error`], [`limits`]; `description`: what is to be known of a service |
 //! | 1 | [`frame`]: whole values out of bytes |
 //! | 2 | [`message`], [`encode`]: requests, answers and notifications from and to bytes; `error_form`: how errors travel; `extension`: what goes beyond plain messages |
-//! | 3 | [`in_flight`], `id_hash`: ids; [`service`](mod@service): methods; `transport`: sockets and pipes; [`layer`]: code around calls; [`metrics`]; `incoming`, `waiters`, `outbox`: what is unfinished |
+//! | 3 | [`in_flight`], `id_hash`: ids; [`service`](mod@service): methods; `transport`: sockets and pipes; [`layer`]: code around calls; [`metrics`]; `introspection`: what a server tells of itself; `incoming`, `waiters`, `outbox`: what is unfinished |
 //! | 4 | `connection`: one transport; `host`: what all connections together hold; `peer`: our side of a connection, which calls and serves |
 //! | 5 | `probe`: asks for extensions; `child`: a peer that is a child of ours; `client`: connections that we dial; `server`: those that we accept |
 //! | 6 | `typed`: what the code of [`service`](macro@service) uses |
@@ -52,6 +52,8 @@ mod waiters;
 pub mod layer;
 pub mod metrics;
 
+mod introspection;
+
 mod outbox;
 
 mod connection;
@@ -71,7 +73,10 @@ pub use child::{CHILD_GRACE, ChildEnded};
 pub use client::{Client, ClientBuilder, Extensions};
 pub use description::{DescribedMethod, DescribedService, Description, MethodDescription, ServiceDescription};
 pub use error::{CallError, ErrorProfile, RefusedReason, RemoteError};
+pub use introspection::{Health, HealthStatus};
+pub use layer::{Answered, Next};
 pub use limits::Limits;
+pub use metrics::{MethodMetrics, Metrics};
 pub use rmpv::Value;
 pub use server::{Listener, OneConnection, Server, ServerBuilder, ServerStats};
 pub use service::{HandlerError, Methods};

@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 
 use dhaga::{park, turn};
 
+use crate::extension::PREFIX;
+
 /// Shards that belong to one worker each: more than a machine of today has cores for. The workers beyond share the last one.
 const OWN_SHARDS: usize = 64;
 /// Calls of a method, on one worker, each of which is timed, however quick they are.
@@ -109,7 +111,8 @@ impl Table {
     /// What all workers have counted up to now.
     pub(crate) fn snapshot(&self, side: Side) -> Metrics {
         let rows = self.rows.iter().filter_map(OnceLock::get).map(|row| row.sum(self.kinds));
-        let mut methods: Vec<_> = rows.collect();
+        // A server has methods of the protocol that nobody may ever call.
+        let mut methods: Vec<_> = rows.filter(|row| row.calls > 0 || !row.method.starts_with(PREFIX)).collect();
         methods.sort_by(|a, b| a.method.cmp(&b.method));
         let rest = self.rest.sum(self.kinds);
         methods.extend((rest.calls > 0).then_some(rest));
@@ -149,7 +152,7 @@ impl Row {
         let number = add(&shard.started, 1, is_own);
         let weight = match number <= ALL_TIMED || shard.last_was_slow.load(Ordering::Relaxed) != 0 {
             true => 1,
-            false if number % TIMED_OF == 0 => TIMED_OF,
+            false if number.is_multiple_of(TIMED_OF) => TIMED_OF,
             false => return None,
         };
         Some(Timing { began: now.unwrap_or_else(park::now), weight })
@@ -298,7 +301,7 @@ pub struct MethodMetrics {
     pub in_flight: u64,
     /// Those that ended with an error, by its kind; kinds without any are left out.
     pub errors: Vec<(&'static str, u64)>,
-    /// Bytes of frames that came: requests at a server, answers at a client.
+    /// Bytes that came: at a server the frames of requests, at a client the values of answers.
     pub bytes_in: u64,
     /// Bytes of frames that went out.
     pub bytes_out: u64,
@@ -317,6 +320,10 @@ pub struct Durations {
 }
 
 impl Metrics {
+    pub(crate) fn none(side: Side) -> Self {
+        Self { side, methods: Vec::new() }
+    }
+
     /// Of each method that was called or registered, by name.
     pub fn methods(&self) -> &[MethodMetrics] {
         &self.methods

@@ -9,7 +9,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -22,8 +22,11 @@ use dhaga::{Builder, JoinHandle, Runtime, park, turn};
 use crate::client::Client;
 use crate::connection::{Connection, on_a_worker};
 use crate::error::{Cause, ErrorProfile};
-use crate::host::Host;
+use crate::host::{Host, Manner};
+use crate::introspection::{self, Health, HealthStatus, Reports, ReportsLater};
+use crate::layer::{self, Answered, Next};
 use crate::limits::Limits;
+use crate::metrics::{Metrics, Side};
 use crate::peer::{Breach, Keeper, Peer};
 use crate::service::{HandlerError, Methods, TypedHandler};
 use crate::transport::Transport;
@@ -59,12 +62,13 @@ pub struct Server<A = SocketAddr> {
 }
 
 /// How a [`Server`] shall be: its methods and its limits.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 #[must_use = "a builder does nothing before `bind`"]
 pub struct ServerBuilder {
     methods: Methods,
     limits: Limits,
-    errors: ErrorProfile,
+    manner: Manner,
+    is_introspected: bool,
 }
 
 /// What a server has done and holds; see [`Server::stats`].
@@ -90,6 +94,7 @@ struct Shared {
     room: Arc<Semaphore>,
     connections: Mutex<Registry>,
     watched: Mutex<Watched>,
+    wants_calls: AtomicBool,
 }
 
 /// The open connections, and how many each worker has.
@@ -166,7 +171,30 @@ impl ServerBuilder {
     /// In which form errors travel to plain peers. Default: [`ErrorProfile::Text`]. Those with extensions get
     /// [`ErrorProfile::Map`] at any rate.
     pub fn error_profile(mut self, profile: ErrorProfile) -> Self {
-        self.errors = profile;
+        self.manner.errors = profile;
+        self
+    }
+
+    /// Puts `layer` around each handler, inside of those that are there already; see [`layer`](crate::layer). It runs in the
+    /// dhaga of the handler.
+    pub fn layer<F>(mut self, layer: F) -> Self
+    where
+        F: Fn(&layer::Call<'_>, &mut Next<'_, HandlerError>) -> Result<Answered, HandlerError> + Send + Sync + 'static,
+    {
+        self.manner.layers.push(Arc::new(layer));
+        self
+    }
+
+    /// Whether calls are counted and timed, for [`Server::metrics`]. Default: they are.
+    pub fn metrics(mut self, has_metrics: bool) -> Self {
+        self.manner.has_metrics = has_metrics;
+        self
+    }
+
+    /// Whether the requests `$/describe`, `$/health` and `$/stats` are answered, to any peer that asks and that no layer
+    /// keeps from it. Default: they are.
+    pub fn introspection(mut self, is_introspected: bool) -> Self {
+        self.is_introspected = is_introspected;
         self
     }
 
@@ -302,13 +330,21 @@ impl ServerBuilder {
     fn shared(self) -> io::Result<Arc<Shared>> {
         self.limits.check().map_err(|reason| io::Error::new(io::ErrorKind::InvalidInput, reason))?;
         let room = Arc::new(Semaphore::new(self.limits.connections_max));
-        Ok(Arc::new(Shared {
-            host: Host::new(self.methods, Arc::new(self.limits), self.errors),
+        let reports = ReportsLater::new();
+        let methods = match self.is_introspected {
+            true => introspection::add(self.methods, &reports),
+            false => self.methods,
+        };
+        let shared = Arc::new(Shared {
+            host: Host::new(methods, Arc::new(self.limits), self.manner),
             accepted: AtomicU64::new(0),
             room,
             connections: Mutex::default(),
             watched: Mutex::default(),
-        }))
+            wants_calls: AtomicBool::new(true),
+        });
+        reports.set(Arc::downgrade(&shared));
+        Ok(shared)
     }
 
     fn start<L: Listener>(
@@ -322,6 +358,17 @@ impl ServerBuilder {
         let builder = Builder::new().name("rpc accept").detached();
         let acceptor = spawn(builder, Box::new(move || accepting.accept_loop(&listener)))?;
         Ok(Server { shared, address, acceptor: Some(acceptor) })
+    }
+}
+
+impl Default for ServerBuilder {
+    fn default() -> Self {
+        Self {
+            methods: Methods::default(),
+            limits: Limits::default(),
+            manner: Manner { has_metrics: true, ..Manner::default() },
+            is_introspected: true,
+        }
     }
 }
 
@@ -450,14 +497,18 @@ fn error_of(cause: Cause) -> io::Error {
 impl<A> Server<A> {
     /// Counters, as they are now.
     pub fn stats(&self) -> ServerStats {
-        let host = &self.shared.host;
-        ServerStats {
-            connections: self.shared.registry().open.len(),
-            accepted: self.shared.accepted.load(Ordering::Relaxed),
-            in_flight: host.in_flight.load(Ordering::Relaxed),
-            ignored: host.ignored.load(Ordering::Relaxed),
-            closed_for_fault: host.closed_for_fault.load(Ordering::Relaxed),
-        }
+        self.shared.stats()
+    }
+
+    /// What was counted of each method until now. Nothing if the server was built without.
+    pub fn metrics(&self) -> Metrics {
+        self.shared.metrics()
+    }
+
+    /// Says how the server is, to who asks by [`Client::health`]: before it ends, so that a balancer sends new calls to
+    /// others. The calls that come are served all the same. A server that is shut down is draining at any rate.
+    pub fn set_health(&self, status: HealthStatus) {
+        self.shared.wants_calls.store(status == HealthStatus::Serving, Ordering::SeqCst);
     }
 
     /// A client for each connection that is open now, in no special order: to notify them all, or to call one. Each goes
@@ -575,7 +626,44 @@ impl Drop for Place {
     }
 }
 
+impl Reports for Shared {
+    fn health(&self) -> Health {
+        let is_serving = self.wants_calls.load(Ordering::SeqCst) && !self.host.is_draining.load(Ordering::SeqCst);
+        let status = if is_serving { HealthStatus::Serving } else { HealthStatus::Draining };
+        let ServerStats { in_flight, connections, .. } = self.stats();
+        Health::new(status, in_flight, connections)
+    }
+
+    fn counters(&self) -> (Vec<(&'static str, u64)>, Metrics) {
+        let ServerStats { connections, accepted, in_flight, ignored, closed_for_fault } = self.stats();
+        let counters = vec![
+            ("connections", connections as u64),
+            ("accepted", accepted),
+            ("in_flight", in_flight as u64),
+            ("ignored", ignored),
+            ("closed_for_fault", closed_for_fault),
+        ];
+        (counters, self.metrics())
+    }
+}
+
 impl Shared {
+    fn stats(&self) -> ServerStats {
+        let host = &self.host;
+        ServerStats {
+            connections: self.registry().open.len(),
+            accepted: self.accepted.load(Ordering::Relaxed),
+            in_flight: host.in_flight.load(Ordering::Relaxed),
+            ignored: host.ignored.load(Ordering::Relaxed),
+            closed_for_fault: host.closed_for_fault.load(Ordering::Relaxed),
+        }
+    }
+
+    fn metrics(&self) -> Metrics {
+        let table = self.host.metrics.as_ref();
+        table.map_or_else(|| Metrics::none(Side::Server), |table| table.snapshot(Side::Server))
+    }
+
     fn registry(&self) -> MutexGuard<'_, Registry> {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -48,6 +48,7 @@ struct Entry {
 
 /// One method: decodes the arguments, runs the function, encodes its result.
 pub struct Handler {
+    name: Box<str>,
     run: Box<Run>,
     is_inline: bool,
 }
@@ -85,7 +86,7 @@ impl Methods {
     where
         F: TypedHandler<Args>,
     {
-        self.add(name, Handler { run: Box::new(move |call| f.run(call)), is_inline: false })
+        self.add(name, Box::new(move |call| f.run(call)), false)
     }
 
     /// As [`method`](Methods::method), for a function that promises never to wait: it runs in the dhaga that reads the
@@ -107,7 +108,7 @@ impl Methods {
             let _promise = cfg!(debug_assertions).then(dhaga::no_suspend);
             f.run(call)
         };
-        self.add(name, Handler { run: Box::new(run), is_inline: true })
+        self.add(name, Box::new(run), true)
     }
 
     /// Adds the function `f` as `name`, which gets the encoded array of arguments and appends one encoded value as its
@@ -125,7 +126,7 @@ impl Methods {
             f(call.params, &mut result)?;
             call.answer(|out, limits, id| encode::encode_response_ok_raw(out, limits, id, &result))
         };
-        self.add(name, Handler { run: Box::new(run), is_inline: false })
+        self.add(name, Box::new(run), false)
     }
 
     /// Adds all methods of `other`.
@@ -135,7 +136,7 @@ impl Methods {
     /// When both have a method of the same name.
     pub fn merge(mut self, other: Self) -> Self {
         for (name, Entry { handler, .. }) in other.by_name {
-            self.insert(name, handler);
+            self.insert(&name, handler);
         }
         self.services.extend(other.services);
         self
@@ -184,9 +185,9 @@ impl Methods {
         self.by_name.keys().map(AsRef::as_ref)
     }
 
-    fn add(mut self, name: &str, handler: Handler) -> Self {
+    fn add(mut self, name: &str, run: Box<Run>, is_inline: bool) -> Self {
         assert!(!name.starts_with(extension::PREFIX), "the method {name:?} has a name reserved for the protocol");
-        self.insert(name.into(), Arc::new(handler));
+        self.insert(name, Arc::new(Handler { name: name.into(), run, is_inline }));
         self
     }
 
@@ -196,18 +197,24 @@ impl Methods {
         F: TypedHandler<Args>,
     {
         debug_assert!(name.starts_with(extension::PREFIX));
-        self.insert(name.into(), Arc::new(Handler { run: Box::new(move |call| f.run(call)), is_inline: true }));
+        let run = Box::new(move |call: Call<'_, '_>| f.run(call));
+        self.insert(name, Arc::new(Handler { name: name.into(), run, is_inline: true }));
         self
     }
 
-    fn insert(&mut self, name: Box<str>, handler: Arc<Handler>) {
+    fn insert(&mut self, name: &str, handler: Arc<Handler>) {
         let number = u32::try_from(self.by_name.len()).expect("a program has fewer methods");
-        assert!(!self.by_name.contains_key(&name), "the method {name:?} is registered twice");
-        self.by_name.insert(name, Entry { handler, number });
+        let before = self.by_name.insert(name.into(), Entry { handler, number });
+        assert!(before.is_none(), "the method {name:?} is registered twice");
     }
 }
 
 impl Handler {
+    /// Under which it was registered.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Whether its function promises never to wait.
     #[inline]
     pub fn is_inline(&self) -> bool {

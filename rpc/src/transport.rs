@@ -272,7 +272,7 @@ fn describe_unix(stream: &UnixStream, f: &mut fmt::Formatter<'_>) -> fmt::Result
 }
 
 /// The name of a Unix socket as a word, if it has one.
-fn unix_name(address: io::Result<UnixAddress>) -> Option<String> {
+pub(crate) fn unix_name(address: io::Result<UnixAddress>) -> Option<String> {
     let address = address.ok()?;
     match (address.as_pathname(), address.as_abstract_name()) {
         (Some(path), _) => Some(format!("unix:{}", path.display())),

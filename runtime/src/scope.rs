@@ -337,20 +337,39 @@ impl<T> ScopedJoinHandle<'_, T> {
     /// # Errors
     ///
     /// As [`JoinHandle::join`]. The handle in [`JoinError::Stopped`] can be joined again, but without the result.
-    pub fn join(self) -> Result<T, JoinError<()>> {
-        if let Some(handle) = self.handle {
-            handle.join().inspect_err(|error| {
-                if let JoinError::NeverRan = error {
-                    self.slot.take();
-                }
-            })?;
-        }
+    pub fn join(mut self) -> Result<T, JoinError<()>> {
+        let ended = self.handle.take().map_or(Ok(()), JoinHandle::join);
+        self.outcome(ended)
+    }
+
+    /// The result of a dhaga that has ended.
+    pub(crate) fn into_result(mut self) -> Result<T, JoinError<()>> {
+        let ended = self.handle.take().map_or(Ok(()), JoinHandle::into_result);
+        self.outcome(ended)
+    }
+
+    fn outcome(self, ended: Result<(), JoinError<()>>) -> Result<T, JoinError<()>> {
+        ended.inspect_err(|error| {
+            if let JoinError::NeverRan = error {
+                self.slot.take();
+            }
+        })?;
         match self.slot.take() {
             Outcome::Ended(Ok(value)) => Ok(value),
             Outcome::Ended(Err(payload)) if payload.is::<Unwound>() => Err(JoinError::Unwound),
             Outcome::Ended(Err(payload)) => Err(JoinError::panicked(payload)),
             Outcome::Pending | Outcome::Taken => Err(JoinError::NeverRan),
         }
+    }
+
+    /// As [`JoinHandle::register`].
+    pub(crate) fn register(&mut self, waiter: Unparker) -> bool {
+        self.handle.as_mut().is_some_and(|handle| handle.register(waiter))
+    }
+
+    /// As [`JoinHandle::retract`].
+    pub(crate) fn retract(&mut self) {
+        self.handle.iter_mut().for_each(JoinHandle::retract);
     }
 
     /// The dhaga that this handle is for; the caller, if it ran inline (see [`Scope::spawn`]).

@@ -8,10 +8,10 @@ mod join;
 use std::time::{Duration, Instant};
 
 use self::join::Join;
+pub use self::join::Joinable;
 use crate::net::Socket;
 use crate::net::ready::Ready;
 use crate::park::Interrupt;
-use crate::spawn::{JoinError, JoinHandle};
 use crate::sync::channel::{Receiver, RecvError, SendError, Sender};
 use crate::sync::oneshot;
 use crate::sync::select::{self, Arm, Event, Once, Order, Recv, Send, Timer};
@@ -25,7 +25,7 @@ use crate::sync::select::{self, Arm, Event, Once, Order, Recv, Send, Timer};
 ///     send(sender, value) -> result => …, // Result<(), SendError<T>>; the value is dropped if another arm runs
 ///     send_from(sender, place) -> result => …, // place: Option<T>, which keeps the value if another arm runs
 ///     oneshot(receiver) -> result => …,   // Result<T, RecvError>
-///     join(handle) -> result => …,        // handle: Option<JoinHandle<T>>; Result<T, JoinError<T>>
+///     join(handle) -> result => …,        // handle: Option<JoinHandle<T>>, or of a scope; Result<T, JoinError<T>>
 ///     readable(socket) => …,              // a listener or a stream: `accept` or `read` would not wait now
 ///     writable(socket) => …,
 ///     after(duration) => …,               // counted from here
@@ -419,11 +419,7 @@ impl<'a, R> Select<'a, R> {
     }
 
     /// Adds: the end of a dhaga. The handle stays in its place until then.
-    pub fn join<T>(
-        &mut self,
-        handle: &'a mut Option<JoinHandle<T>>,
-        then: impl FnMut(Result<T, JoinError<T>>) -> R + 'a,
-    ) {
+    pub fn join<H: Joinable>(&mut self, handle: &'a mut Option<H>, then: impl FnMut(H::Outcome) -> R + 'a) {
         self.add(Join::new(handle), then);
     }
 

@@ -84,7 +84,7 @@ impl Peer {
     fn errors(&self) -> ErrorProfile {
         match Caps::of_bits(self.caps.load(Ordering::Relaxed)).has(Caps::ERRORS) {
             true => ErrorProfile::Map,
-            false => self.host.errors,
+            false => self.host.manner.errors,
         }
     }
 

@@ -10,8 +10,11 @@ use super::Peer;
 use super::serving::{Request, Serving, State};
 use crate::connection::Connection;
 use crate::error::Refusal;
+use crate::layer::{self, Answered};
+use crate::limits::QUEUED_FRAME_OVERHEAD_BYTES;
+use crate::metrics::Timing;
 use crate::outbox::Appended;
-use crate::service::{Handler, respond_refusal};
+use crate::service::{HandlerError, kind_of, respond_refusal};
 
 /// How long a runner goes on before it lets others of its worker run: the runtime's own measure for a batch.
 const RUN_MAX: Duration = Duration::from_micros(100);
@@ -31,6 +34,14 @@ struct Current {
     /// `None`: a notification.
     id: Option<u32>,
     cost: usize,
+    counted: Option<Counted>,
+}
+
+/// A request that was counted when it began, and not yet when it ended.
+struct Counted {
+    /// The number of its method.
+    method: u32,
+    timing: Option<Timing>,
 }
 
 impl<'a> Runner<'a> {
@@ -40,22 +51,71 @@ impl<'a> Runner<'a> {
 
     /// In a dhaga; suspends where the handlers do.
     pub(super) fn run(mut self) {
-        let limits = self.connection.limits.clone();
         let (mut answer, mut slice) = (Vec::new(), Slice::default());
-        while let Some(Request { handler, id, params, .. }) = self.next(&mut answer) {
-            match id {
-                Some(id) => handler.respond(&limits, self.connection.side.errors(), id, &params, &mut answer),
-                None => self.notify(&handler, &params),
-            }
+        while let Some(request) = self.next(&mut answer) {
+            self.count_begin(&request);
+            let error = self.serve(&request, &mut answer);
+            self.count_end(answer.len(), error);
+            drop(request);
             if slice.is_over() {
                 yield_now();
             }
         }
     }
 
-    fn notify(&self, handler: &Handler, params: &[u8]) {
-        if let Err(error) = handler.notify(&self.connection.limits, params) {
-            log::debug!("a notification of {} failed: {error}", self.connection.describe_peer());
+    /// Runs one request, and leaves its answer in `answer`. Returns the kind of its error, if there is one.
+    fn serve(&self, request: &Request, answer: &mut Vec<u8>) -> Option<u8> {
+        let outcome = match self.connection.side.host.manner.layers.is_empty() {
+            true => self.handle(request, answer),
+            false => self.handle_in_layers(request, answer),
+        };
+        let error = outcome.err()?;
+        answer.clear();
+        match request.id {
+            Some(id) => error.respond(&self.connection.limits, self.connection.side.errors(), id, answer),
+            None => log::debug!("a notification of {} failed: {error}", self.connection.describe_peer()),
+        }
+        Some(error.kind())
+    }
+
+    fn handle(&self, request: &Request, answer: &mut Vec<u8>) -> Result<(), HandlerError> {
+        let (handler, limits) = (&*request.handler, &*self.connection.limits);
+        match request.id {
+            Some(id) => handler.answer(limits, id, &request.params, answer),
+            None => handler.notify(limits, &request.params),
+        }
+    }
+
+    #[cold]
+    fn handle_in_layers(&self, request: &Request, answer: &mut Vec<u8>) -> Result<(), HandlerError> {
+        let peer = || self.connection.describe_peer();
+        let call = layer::Call::new(request.handler.name(), request.id.is_none(), &peer);
+        let mut last = || {
+            answer.clear();
+            self.handle(request, answer).map(|()| Answered::new(answer.len()))
+        };
+        layer::run(&self.connection.side.host.manner.layers, &call, &mut last)?;
+        match request.id.is_some() && answer.is_empty() {
+            true => {
+                let reason = "a layer said so without a handler".to_owned();
+                Err(HandlerError::refusal(Refusal::BadResult { reason }))
+            }
+            false => Ok(()),
+        }
+    }
+
+    fn count_begin(&mut self, request: &Request) {
+        if let (Some(table), Some(current)) = (&self.connection.side.host.metrics, &mut self.current) {
+            let timing = table.row(request.method).begin(None);
+            current.counted = Some(Counted { method: request.method, timing });
+        }
+    }
+
+    fn count_end(&mut self, bytes_out: usize, error: Option<u8>) {
+        let Some(current) = &mut self.current else { return };
+        if let (Some(table), Some(counted)) = (&self.connection.side.host.metrics, current.counted.take()) {
+            let bytes_in = current.cost - QUEUED_FRAME_OVERHEAD_BYTES;
+            table.row(counted.method).end(counted.timing, bytes_in, bytes_out, error);
         }
     }
 
@@ -65,7 +125,7 @@ impl<'a> Runner<'a> {
             let mut state = self.serving.state();
             if let Some(appended) = self.settle(&mut state, answer) {
                 let next = state.pending.pop_front();
-                self.current = next.as_ref().map(|next| Current { id: next.id, cost: next.cost });
+                self.current = next.as_ref().map(|next| Current { id: next.id, cost: next.cost, counted: None });
                 // What never waits is soon over: the runner itself goes on with what is behind it.
                 let goes_on = next.as_ref().is_some_and(|next| next.handler.is_inline());
                 self.let_go(state, appended, goes_on);
@@ -154,12 +214,14 @@ enum Settled {
 impl Drop for Runner<'_> {
     /// A handler panicked, or the runtime's shutdown unwinds it. Others go on with what is pending.
     fn drop(&mut self) {
-        let Some(current) = self.current.take() else { return };
+        let Some(id) = self.current.as_ref().map(|current| current.id) else { return };
         let mut answer = Vec::new();
-        if let Some(id) = current.id {
+        if let Some(id) = id {
             let (limits, errors) = (&self.connection.limits, self.connection.side.errors());
             respond_refusal(limits, errors, id, Refusal::HandlerPanicked, &mut answer);
         }
+        self.count_end(answer.len(), Some(kind_of(&Refusal::HandlerPanicked)));
+        let Some(current) = self.current.take() else { return };
         let mut state = self.serving.state();
         // Without regard to the limit: nothing may wait here.
         let appended = self.connection.append(&answer);

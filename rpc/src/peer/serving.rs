@@ -53,6 +53,8 @@ pub(super) struct State {
 /// A request or notification that was admitted, with bytes of its own.
 pub(super) struct Request {
     pub(super) handler: Arc<Handler>,
+    /// The number of its method.
+    pub(super) method: u32,
     /// `None`: a notification.
     pub(super) id: Option<u32>,
     pub(super) params: Box<[u8]>,
@@ -188,25 +190,31 @@ impl Connection<Peer> {
             Ok(Message::Notification { method, params }) => (None, method, params),
             Ok(Message::Response { .. }) => return Err(Reject::Ignore),
             Err(MessageError { request_id: Some(id), flaw }) => {
-                return Err(Reject::Refuse(id, Refusal::BadRequest { reason: flaw.to_string() }));
+                let refusal = Refusal::BadRequest { reason: flaw.to_string() };
+                host.count_refused(None, frame.len(), &refusal);
+                return Err(Reject::Refuse(id, refusal));
             }
             Err(error) => return Err(Reject::Close(Arc::new(error))),
         };
-        let handler = match (host.methods.lookup(method), id) {
-            (Some(handler), _) => handler.clone(),
-            (None, Some(id)) => return Err(Reject::Refuse(id, Refusal::UnknownMethod { method: method.to_owned() })),
-            (None, None) => return Err(Reject::Ignore),
+        let refuse = |number, refusal| {
+            host.count_refused(number, frame.len(), &refusal);
+            Err(id.map_or(Reject::Ignore, |id| Reject::Refuse(id, refusal)))
         };
-        let refuse = |refusal| Err(id.map_or(Reject::Ignore, |id| Reject::Refuse(id, refusal)));
-        if host.is_draining.load(Ordering::Relaxed) || dhaga::is_shutting_down() {
-            return refuse(Refusal::ShuttingDown);
+        let Some((handler, number)) = host.methods.lookup_numbered(method) else {
+            return refuse(None, Refusal::UnknownMethod { method: method.to_owned() });
+        };
+        let is_ending = host.is_draining.load(Ordering::Relaxed) || dhaga::is_shutting_down();
+        // Who watches a server over wants to see it end.
+        if is_ending && !method.starts_with(PREFIX) {
+            return refuse(Some(number), Refusal::ShuttingDown);
         }
         let limit = self.limits.in_flight_per_server_max;
         if host.in_flight.fetch_add(1, Ordering::SeqCst) >= limit {
             host.in_flight.fetch_sub(1, Ordering::SeqCst);
-            return refuse(Refusal::TooManyInFlight { limit });
+            return refuse(Some(number), Refusal::TooManyInFlight { limit });
         }
-        Ok(Request { handler, id, params: params.into(), cost: frame.len() + QUEUED_FRAME_OVERHEAD_BYTES })
+        let cost = frame.len() + QUEUED_FRAME_OVERHEAD_BYTES;
+        Ok(Request { handler: handler.clone(), method: number, id, params: params.into(), cost })
     }
 }
 

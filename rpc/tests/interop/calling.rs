@@ -4,27 +4,49 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
 
-use dhaga_rpc::{CallError, Client, Extensions, HandlerError, Value};
+use dhaga_rpc::{CallError, Client, ClientBuilder, Extensions, HandlerError, Value};
 
 use crate::cases::{Case, LEFT_MS, SLOW_MS, Step, same, says, shown};
 use crate::golden;
 use crate::matrix::{Outcome, Role, is_quotable, patience};
-use crate::peers::{Dialect, Peer};
+use crate::peers::{Dialect, Peer, Running, kill};
 
 /// For a peer that went down to be seen gone.
 const END_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// How the peer is reached.
+#[derive(Clone)]
+enum Way {
+    Tcp(SocketAddr),
+    /// A new child for each connection.
+    Child(&'static Peer),
+    /// The connection that is there.
+    Same(Client),
+}
+
+impl Way {
+    fn open(&self, builder: ClientBuilder) -> Result<Client, Outcome> {
+        match self {
+            Self::Tcp(address) => builder.connect(address).map_err(failed),
+            Self::Child(peer) => builder.spawn(&mut peer.embed()).map_err(failed),
+            Self::Same(client) => Ok(client.clone()),
+        }
+    }
+}
 
 /// Runs all cases, each on a connection of its own.
 pub fn run(peer: &'static Peer, cases: &[Case]) -> Vec<Outcome> {
     // One worker, and so one connection a client.
     let runtime = dhaga::Runtime::builder().workers(1).build().expect("a runtime can be had");
-    let (mut running, mut address) = peer.serve();
+    let (mut server, mut child) = (Listening::default(), Embedded::default());
     let mut outcomes = Vec::new();
     for case in cases {
         let has_failed = matches!(outcomes.last(), Some(Outcome::Failed(_)));
-        if running.has_ended() || has_failed && running.ends_within(END_TIMEOUT) {
-            (running, address) = peer.serve();
-        }
+        let way = if peer.is_embedded {
+            child.way(peer, &case.step, has_failed)
+        } else {
+            Way::Tcp(server.address(peer, has_failed))
+        };
         let step = case.step.clone();
         let patience = patience(Role::Server, peer.name, &case.name);
         let dialect = peer.dialect;
@@ -32,13 +54,15 @@ pub fn run(peer: &'static Peer, cases: &[Case]) -> Vec<Outcome> {
             Step::Nested(_) if !peer.calls_both_ways => Ok(Err(Outcome::Unable)),
             Step::ServerLeaves => {
                 let (called, is_called) = mpsc::channel();
-                let call = runtime.spawn(move || Remote::connect(address, dialect, patience)?.be_left(&called));
+                let call = runtime.spawn(move || Remote::connect(way, dialect, patience)?.be_left(&called));
                 // Once it is gone there is nobody to wait for: the call ends with an error.
-                let _ = is_called.recv();
-                running.kill();
+                match is_called.recv() {
+                    Ok(Some(child)) => kill(child),
+                    _ => server.end(),
+                }
                 call.join()
             }
-            _ => runtime.spawn(move || Remote::connect(address, dialect, patience)?.carry_out(&step)).join(),
+            _ => runtime.spawn(move || Remote::connect(way, dialect, patience)?.carry_out(&step)).join(),
         };
         outcomes.push(match ends {
             Ok(Ok(())) => Outcome::Ok,
@@ -47,6 +71,42 @@ pub fn run(peer: &'static Peer, cases: &[Case]) -> Vec<Outcome> {
         });
     }
     outcomes
+}
+
+/// A child that serves one case after the other, for they take their time to start.
+#[derive(Default)]
+struct Embedded(Option<Client>);
+
+impl Embedded {
+    fn way(&mut self, peer: &'static Peer, step: &Step, has_failed: bool) -> Way {
+        let wants_its_own = matches!(step, Step::Hello | Step::Nested(_) | Step::ClientLeaves | Step::ServerLeaves);
+        if wants_its_own {
+            return Way::Child(peer);
+        }
+        if has_failed {
+            self.0 = None;
+        }
+        let builder = || Client::builder().timeout(Duration::from_secs(60)).extensions(Extensions::Plain);
+        Way::Same(self.0.get_or_insert_with(|| Way::Child(peer).open(builder()).expect("it starts")).clone())
+    }
+}
+
+/// The server of a peer, started anew whenever it is gone.
+#[derive(Default)]
+struct Listening(Option<(Running, SocketAddr)>);
+
+impl Listening {
+    fn address(&mut self, peer: &Peer, may_be_ending: bool) -> SocketAddr {
+        let is_gone = |running: &mut Running| running.has_ended() || may_be_ending && running.ends_within(END_TIMEOUT);
+        if self.0.as_mut().is_some_and(|(running, _)| is_gone(running)) {
+            self.0 = None;
+        }
+        self.0.get_or_insert_with(|| peer.serve()).1
+    }
+
+    fn end(&mut self) {
+        self.0 = None;
+    }
 }
 
 /// Runs what is small and goes well on one connection, and keeps what went over it.
@@ -58,7 +118,7 @@ pub fn record(peer: &'static Peer, cases: &[Case]) {
         cases.iter().filter(|case| is_quotable(Role::Server, peer, case)).map(|case| case.step.clone()).collect();
     let dialect = peer.dialect;
     let spawned = runtime.spawn(move || {
-        let remote = Remote::connect(address, dialect, Duration::from_secs(60))?;
+        let remote = Remote::connect(Way::Tcp(address), dialect, Duration::from_secs(60))?;
         steps.iter().try_for_each(|step| remote.carry_out(step))
     });
     let ends = spawned.join().unwrap_or_else(|_| Err(failed("our side panicked")));
@@ -70,7 +130,7 @@ pub fn record(peer: &'static Peer, cases: &[Case]) {
 #[derive(Clone)]
 struct Remote {
     client: Client,
-    address: SocketAddr,
+    way: Way,
     dialect: Dialect,
     patience: Duration,
 }
@@ -82,11 +142,10 @@ fn failed(how: impl ToString) -> Outcome {
 }
 
 impl Remote {
-    fn connect(address: SocketAddr, dialect: Dialect, patience: Duration) -> Result<Self, Outcome> {
+    fn connect(way: Way, dialect: Dialect, patience: Duration) -> Result<Self, Outcome> {
         // Who is asked for extensions is asked on purpose.
         let builder = Client::builder().timeout(patience).extensions(Extensions::Plain);
-        let client = builder.connect(address).map_err(failed)?;
-        Ok(Self { client, address, dialect, patience })
+        Ok(Self { client: way.open(builder)?, way, dialect, patience })
     }
 
     fn carry_out(&self, step: &Step) -> Ends {
@@ -133,8 +192,7 @@ impl Remote {
         }
         self.expect_sum(20, 22)?;
         let builder = Client::builder().timeout(self.patience).extensions(Extensions::Auto);
-        let client = builder.connect(self.address).map_err(failed)?;
-        Self { client, ..self.clone() }.expect_sum(20, 22)
+        Self { client: self.way.open(builder)?, ..self.clone() }.expect_sum(20, 22)
     }
 
     fn expect(&self, method: &str, params: Vec<Value>, expected: &Value) -> Ends {
@@ -187,28 +245,31 @@ impl Remote {
         calls.into_iter().try_for_each(|call| call.join().unwrap_or_else(|_| Err(failed("a call panicked"))))
     }
 
+    /// The quick answer must come while the slow one is not even due.
     fn overtake(&self) -> Ends {
-        let (sender, order) = dhaga::sync::mpsc::channel();
-        let calls = [("sleep", vec![SLOW_MS.into()]), ("add", vec![20.into(), 22.into()])].map(|(method, params)| {
-            let (remote, sender) = (self.clone(), sender.clone());
-            dhaga::spawn_local(move || {
-                let result = remote.call(method, params);
-                let _ = sender.send(method);
-                result.map(drop).map_err(failed)
-            })
+        let remote = self.clone();
+        let (begun, has_begun) = dhaga::sync::mpsc::channel();
+        let slow = dhaga::spawn_local(move || {
+            // On one worker the receiver goes on when this one waits for its answer.
+            let _ = begun.send(());
+            remote.call("sleep", vec![SLOW_MS.into()])
         });
-        for call in calls {
-            call.join().unwrap_or_else(|_| Err(failed("a call panicked")))?;
-        }
-        match order.recv() {
-            Ok("add") => Ok(()),
-            _ => Err(failed("answered in the order of the calls")),
+        has_begun.recv().map_err(failed)?;
+        self.expect_sum(20, 22)?;
+        // What came with it, or before it, is seen by now.
+        dhaga::sleep(Duration::from_millis(50));
+        let is_overtaken = !slow.is_finished();
+        match slow.join() {
+            Ok(Ok(_)) if is_overtaken => Ok(()),
+            Ok(Ok(_)) => Err(failed("answered in the order of the calls")),
+            Ok(Err(error)) => Err(failed(error)),
+            Err(_) => Err(failed("the call panicked")),
         }
     }
 
     /// Gives a call up and its connection with it; the server must serve the next one.
     fn leave(&self) -> Ends {
-        let other = Self::connect(self.address, self.dialect, self.patience)?;
+        let other = Self::connect(self.way.clone(), self.dialect, self.patience)?;
         let (method, params) = self.dialect.request("sleep", vec![LEFT_MS.into()]);
         match other.client.call_timeout::<_, Value>(&method, params, Duration::from_millis(100)) {
             Err(CallError::DeadlineExceeded) => {}
@@ -226,8 +287,7 @@ impl Remote {
             let other = called.get().ok_or_else(|| HandlerError::new("nobody is there"))?;
             if depth == 0 { Ok(0) } else { Ok(1 + other.call("nest", vec![(depth - 1).into()])?.as_u64().unwrap_or(0)) }
         };
-        let client =
-            Client::builder().timeout(self.patience).method("nest", nest).connect(self.address).map_err(failed)?;
+        let client = self.way.open(Client::builder().timeout(self.patience).method("nest", nest))?;
         // Its own methods own this client, which so lives as long as the test.
         let other = other.get_or_init(|| Remote { client, ..self.clone() });
         if self.dialect == Dialect::Neovim {
@@ -238,13 +298,17 @@ impl Remote {
     }
 
     /// Has a call in flight when the server goes.
-    fn be_left(&self, called: &mpsc::Sender<()>) -> Ends {
+    fn be_left(&self, called: &mpsc::Sender<Option<i64>>) -> Ends {
         self.expect_sum(20, 22)?;
+        let child = match self.way {
+            Way::Child(_) => Some(self.client.call("nvim_call_function", ("getpid", [0_u8; 0])).map_err(failed)?),
+            Way::Tcp(_) | Way::Same(_) => None,
+        };
         let remote = self.clone();
         let call = dhaga::spawn_local(move || remote.call("sleep", vec![(10 * LEFT_MS).into()]));
         // The call runs up to its wait, and the end of the turn sends it.
         dhaga::sleep(Duration::from_millis(50));
-        let _ = called.send(());
+        let _ = called.send(child);
         match call.join() {
             Ok(Err(CallError::Disconnected { maybe_executed: true, .. })) => Ok(()),
             Ok(other) => Err(failed(format!("it ended with {other:?}"))),

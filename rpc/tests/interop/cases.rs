@@ -39,7 +39,7 @@ pub enum Step {
 }
 
 /// How long the slow method of [`Step::Overtaking`] takes.
-pub const SLOW_MS: u64 = 300;
+pub const SLOW_MS: u64 = 600;
 /// How long a call takes during which somebody leaves.
 pub const LEFT_MS: u64 = 1000;
 

@@ -255,6 +255,13 @@ pub static KNOWN: &[Known] = &[
         says: "",
         why: "its calls block, so one is in flight",
     },
+    Known {
+        peers: &["ruby-neovim"],
+        roles: &[Server],
+        cases: &["answers out of order"],
+        says: "in the order of the calls",
+        why: "a handler that sleeps holds up all others",
+    },
     // Go.
     Known {
         peers: &["go-ugorji"],

@@ -24,6 +24,8 @@ pub struct Peer {
     pub dialect: Dialect,
     /// Whether it serves on the connections on which it calls, and the other way round.
     pub calls_both_ways: bool,
+    /// Whether it is a child of ours, which serves on its standard streams and calls nobody by itself.
+    pub is_embedded: bool,
     /// How our server shall tell it of errors.
     pub errors: ErrorProfile,
     /// The program, from the folder of the peers, and its arguments before the role.
@@ -40,9 +42,11 @@ pub enum Dialect {
     Neovim,
 }
 
-pub static PEERS: [Peer; 10] = [
+pub static PEERS: [Peer; 12] = [
     of_neovim(peer("neovim-0.7", "C", Dialect::Neovim, &["nvim"])),
     of_neovim(peer("neovim-0.11", "C", Dialect::Neovim, &["{peers}/python/bin/nvim"])),
+    embedded(of_neovim(peer("neovim-0.7-child", "C", Dialect::Neovim, &["nvim"]))),
+    embedded(of_neovim(peer("neovim-0.11-child", "C", Dialect::Neovim, &["{peers}/python/bin/nvim"]))),
     one_way(peer("aio-msgpack-rpc", "Python", Dialect::Plain, &["{peers}/python/bin/python", "{here}/aio.py"])),
     one_way(peer(
         "msgpack-rpc-python",
@@ -59,12 +63,17 @@ pub static PEERS: [Peer; 10] = [
 ];
 
 const fn peer(name: &'static str, language: &'static str, dialect: Dialect, program: &'static [&'static str]) -> Peer {
-    Peer { name, language, dialect, calls_both_ways: true, errors: ErrorProfile::Text, program }
+    Peer { name, language, dialect, calls_both_ways: true, is_embedded: false, errors: ErrorProfile::Text, program }
 }
 
 /// The same for what expects errors as Neovim has them.
 const fn of_neovim(peer: Peer) -> Peer {
     Peer { errors: ErrorProfile::CodeText, ..peer }
+}
+
+/// The same for what we start as our child.
+const fn embedded(peer: Peer) -> Peer {
+    Peer { is_embedded: true, ..peer }
 }
 
 /// The same for a library with a client and a server that share no connection.
@@ -116,14 +125,26 @@ impl Peer {
         Running::start(command, &format!("{}-calls.log", self.name))
     }
 
+    /// What starts it as a child of our client.
+    pub fn embed(&self) -> dhaga::process::Command {
+        let mut parts = self.parts();
+        let mut command = dhaga::process::Command::new(parts.next().expect("a peer has a program"));
+        command.args(parts).args(["--clean", "--embed", "--headless"]);
+        command
+    }
+
     fn command(&self) -> Command {
-        let mut parts = self.program.iter().map(|part| {
-            let peers = folder();
-            part.replace("{peers}", &peers.to_string_lossy()).replace("{here}", &here().to_string_lossy())
-        });
+        let mut parts = self.parts();
         let mut command = Command::new(parts.next().expect("a peer has a program"));
         command.args(parts);
         command
+    }
+
+    fn parts(&self) -> impl Iterator<Item = String> {
+        let peers = folder();
+        self.program.iter().map(move |part| {
+            part.replace("{peers}", &peers.to_string_lossy()).replace("{here}", &here().to_string_lossy())
+        })
     }
 }
 
@@ -225,8 +246,7 @@ impl Running {
 
     /// Ends it, and what it started.
     pub fn kill(&mut self) {
-        let group = format!("-{}", self.child.id());
-        let _ = Command::new("kill").args(["-KILL", "--", &group]).stderr(Stdio::null()).status();
+        kill(-i64::from(self.child.id()));
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -236,6 +256,11 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// Ends a process, or with the negative number of its leader a group.
+pub fn kill(process: i64) {
+    let _ = Command::new("kill").args(["-KILL", "--", &process.to_string()]).stderr(Stdio::null()).status();
 }
 
 /// Name and exact version of each peer, as `install` found them.

@@ -351,6 +351,11 @@ const CHILD: &str = "DHAGA_TEST_CHILD";
 
 /// Runs `body` in a process of its own, with as many descriptors as given, and expects it to succeed there.
 pub fn in_child(test: &str, descriptors: usize, body: impl FnOnce()) {
+    in_limited_child(test, &format!("ulimit -n {descriptors}"), body);
+}
+
+/// As [`in_child`], with what a shell may be told of limits.
+pub fn in_limited_child(test: &str, limits: &str, body: impl FnOnce()) {
     if std::env::var(CHILD).is_ok_and(|child| child == test) {
         thread::spawn(|| {
             thread::sleep(DEADLINE);
@@ -360,7 +365,7 @@ pub fn in_child(test: &str, descriptors: usize, body: impl FnOnce()) {
         return body();
     }
     let binary = std::env::current_exe().expect("the test binary exists");
-    let command = format!("ulimit -n {descriptors} && exec \"$0\" \"$@\"");
+    let command = format!("{limits} && exec \"$0\" \"$@\"");
     let output: Output = Command::new("sh")
         .args(["-c", &command])
         .arg(binary)

@@ -3,6 +3,7 @@
 mod calls;
 mod common;
 mod errors;
+mod exhaustion;
 mod faults;
 mod floods;
 mod fuzz_bodies;
@@ -10,7 +11,10 @@ mod golden;
 mod hello;
 mod hostile;
 mod idle;
+mod introspection;
 mod late;
+mod layers;
+mod metrics;
 mod once;
 mod ownership;
 mod peers;

@@ -16,6 +16,9 @@ pub const STACK_BYTES_MAX: usize = 1 << 30;
 /// frames that C code has in practice.
 pub const GUARD_BYTES_MIN: usize = 16 << 10;
 
+/// Largest page that a kernel for these machines may have.
+const PAGE_BYTES_MAX: usize = 64 << 10;
+
 /// Sizes are the powers of two from [`STACK_BYTES_MIN`] to [`STACK_BYTES_MAX`].
 pub(super) const SIZES: usize = (STACK_BYTES_MAX.ilog2() - STACK_BYTES_MIN.ilog2()) as usize + 1;
 
@@ -31,8 +34,7 @@ impl StackSize {
         if bytes > STACK_BYTES_MAX {
             return Err(StackError::TooLarge { asked_bytes: bytes, max_bytes: STACK_BYTES_MAX });
         }
-        // Room for a guard of a page and twice as much above it, where pages have 64 KiB.
-        let smallest = STACK_BYTES_MIN.max(4 * page_bytes());
+        let smallest = if bytes < 4 * PAGE_BYTES_MAX { smallest() } else { bytes };
         let log2 = bytes.max(smallest).next_power_of_two().ilog2();
         Ok(StackSize { log2: log2 as u8 })
     }
@@ -48,19 +50,26 @@ impl StackSize {
     }
 }
 
-/// Asking the system takes fifty instructions, and each spawn asks. On x86-64 there is one answer.
-#[inline]
-fn page_bytes() -> usize {
-    if cfg!(target_arch = "x86_64") { 4096 } else { rustix::param::page_size() }
+/// Room for a guard of a page and thrice as much above it. Only where it may matter: the system's library looks the size of
+/// a page up anew each time, which was a twentieth of a spawn.
+#[cold]
+fn smallest() -> usize {
+    STACK_BYTES_MIN.max(4 * rustix::param::page_size())
 }
 
 pub(super) fn guard_bytes() -> usize {
-    GUARD_BYTES_MIN.max(page_bytes())
+    GUARD_BYTES_MIN.max(rustix::param::page_size())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_page_is_as_large_as_is_taken_for_granted() {
+        assert!(rustix::param::page_size() <= PAGE_BYTES_MAX);
+        assert_eq!(StackSize::new(4 * PAGE_BYTES_MAX).ok().map(StackSize::bytes), Some(4 * PAGE_BYTES_MAX));
+    }
 
     #[test]
     fn sizes_are_powers_of_two_within_limits() {

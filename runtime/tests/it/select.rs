@@ -12,7 +12,7 @@ use dhaga::net::{TcpListener, TcpStream};
 use dhaga::select::Select;
 use dhaga::sync::channel::{self, Receiver, RecvError, SendError, Sender, TryRecvError};
 use dhaga::sync::{Interrupt, oneshot};
-use dhaga::{JoinError, JoinHandle, Runtime};
+use dhaga::{JoinError, JoinHandle, Runtime, ScopedJoinHandle};
 
 use crate::common::{DEADLINE, On, Part, everywhere, on_all_mixtures, together, within_deadline};
 
@@ -174,6 +174,54 @@ fn the_end_of_a_dhaga_is_an_event() {
             recv(nothing) -> _ => unreachable!(),
         };
         assert!(matches!(outcome, Err(JoinError::Panicked(_))));
+    });
+}
+
+#[test]
+fn the_end_of_a_scoped_dhaga_is_an_event() {
+    everywhere(|| {
+        let (_silent, nothing) = channel::bounded::<u8>(1);
+        let text = String::from("borrowed");
+        let (go, may_go) = oneshot::channel::<()>();
+        dhaga::scope(|s| {
+            let mut worker = Some(s.spawn(|| may_go.recv().map(|()| text.as_str())));
+            let mut panics = None::<ScopedJoinHandle<'_, ()>>;
+            let early = dhaga::select! {
+                join(worker) -> _ => true,
+                join(panics) -> _ => true,
+                after(SHORT) => false,
+                interrupted(why) => unreachable!("{why}"),
+            };
+            assert!(!early && worker.is_some());
+            s.spawn(move || assert_eq!(go.send(()), Ok(())));
+            let outcome = dhaga::select! {
+                join(worker) -> outcome => outcome.expect("it ends well"),
+                recv(nothing) -> _ => unreachable!(),
+            };
+            assert_eq!((outcome, worker.is_none()), (Ok("borrowed"), true));
+
+            panics = Some(s.spawn(|| panic!("this panic is part of the test")));
+            let mut select = Select::new();
+            select.join(&mut panics, |outcome| outcome);
+            let outcome = select.wait().expect("nothing ends the wait");
+            assert!(matches!(outcome, Err(JoinError::Panicked(_))));
+        });
+    });
+}
+
+/// An end that is there is delivered in a scope that is over, as by every event.
+#[test]
+fn the_end_of_a_scoped_dhaga_is_found_in_a_cancelled_scope() {
+    everywhere(|| {
+        dhaga::scope(|s| {
+            let mut worker = Some(s.spawn(|| 7));
+            while !worker.as_ref().is_some_and(ScopedJoinHandle::is_finished) {
+                dhaga::yield_now();
+            }
+            s.cancel();
+            let ended = dhaga::select! { join(worker) -> ended => ended.ok(), default => None };
+            assert_eq!(ended, Some(7));
+        });
     });
 }
 
