@@ -700,15 +700,21 @@ fn a_child_ends_with_its_client_and_is_no_zombie() {
     });
 }
 
+/// A child that neither reads nor writes nor ends, and its process id.
+fn deaf_child() -> (Client, u32) {
+    let folder = Folder::new();
+    let path = folder.0.join("id");
+    let script = format!("echo $$ >'{0}.new'; mv '{0}.new' '{0}'; exec sleep 1000", path.display());
+    let client = plain().spawn(&mut shell(&script)).expect("there is a shell");
+    eventually("it runs", || path.exists());
+    let id = std::fs::read_to_string(&path).expect("it is there");
+    (client, id.trim().parse().expect("it is a number"))
+}
+
 #[test]
 fn a_child_that_does_not_end_with_its_client_is_killed() {
     within_deadline(|| {
-        let ours = Folder::new();
-        let path = ours.0.join("id");
-        let script = format!("echo $$ >'{0}.new'; mv '{0}.new' '{0}'; exec sleep 1000", path.display());
-        let client = plain().spawn(&mut shell(&script)).expect("there is a shell");
-        eventually("it runs", || path.exists());
-        let id: u32 = std::fs::read_to_string(&path).expect("it is there").trim().parse().expect("it is a number");
+        let (client, id) = deaf_child();
         drop(client);
         assert!(is_known(id), "it has its grace");
         eventually("it is killed", || !is_known(id));
@@ -719,9 +725,9 @@ fn a_child_that_does_not_end_with_its_client_is_killed() {
 fn a_child_is_killed_with_its_runtime() {
     within_deadline(|| {
         let runtime = Runtime::builder().workers(1).build().expect("the kernel gives threads");
-        let spawned = runtime.spawn(|| plain().spawn(&mut shell("exec sleep 1000")).expect("there is a shell"));
-        let client = spawned.join().expect("it ends well");
+        let (client, id) = runtime.spawn(deaf_child).join().expect("it ends well");
         drop(runtime);
+        eventually("it is killed", || !is_known(id));
         let refused = client.call::<_, Value>("add", (1, 2));
         assert!(matches!(refused, Err(CallError::Disconnected { .. })), "{refused:?}");
     });
