@@ -9,15 +9,11 @@ use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_op
 
 use crate::wire::{self, EchoRequest, PayloadKind, Stop};
 
-/// Smaller than the shortest queue in use (128 by default in many servers): a connection that finds
-/// it full is tried again only after a second.
-const BATCH_CONNECTIONS: usize = 100;
-
 /// A server that takes longer than this for one call at rest does not work.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Opens `count` connections, blocking, with `TCP_NODELAY`. After each batch `call` is made on the
-/// last one: its answer shows that the server has accepted all that came before.
+/// Opens `count` connections, blocking, with `TCP_NODELAY`. `call` is made on each before the next is opened: its answer shows
+/// that the server has accepted it, and none stays silent for so long that a server gives it up.
 ///
 /// Closing them resets them, so that ten thousand closed connections do not hold ten thousand ports
 /// for a minute.
@@ -31,11 +27,9 @@ pub fn dial(
     mut call: impl FnMut(&mut TcpStream) -> io::Result<()>,
 ) -> io::Result<Vec<TcpStream>> {
     let mut streams = Vec::with_capacity(count);
-    for index in 0..count {
+    for _ in 0..count {
         let mut stream = dial_one(address)?;
-        if (index + 1) % BATCH_CONNECTIONS == 0 || index + 1 == count {
-            call(&mut stream)?;
-        }
+        call(&mut stream)?;
         streams.push(stream);
     }
     Ok(streams)

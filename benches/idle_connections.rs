@@ -35,11 +35,8 @@ fn main() -> io::Result<()> {
 }
 
 fn open(options: &Options, count: usize) -> io::Result<Vec<TcpStream>> {
-    let call = |stream: &mut TcpStream| match options.call {
+    dial(options.idle.addr, count, |stream| match options.call {
         Call::Echo => echo_call(stream, &[b'.'; 64]),
         Call::Rpc => rpc_call(stream, options.payload),
-    };
-    let mut idle = dial(options.idle.addr, count, call)?;
-    idle.iter_mut().try_for_each(call)?;
-    Ok(idle)
+    })
 }

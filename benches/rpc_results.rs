@@ -353,7 +353,7 @@ serde, blocking at once or polling for 50 µs first; its handler is a plain meth
 own; *inline* is the same with `#[rpc(inline)]`, and judged by no goal. *Client and server* is each library by its own client with one worker: a task for each call in flight, which calls, waits and \
 calls again. tarpc sends bincode over TCP, with buffers as large as the row wants; tonic speaks gRPC without TLS, with as many streams \
 and a window of 1 MiB; both run on tokio's scheduler with one worker each. Go runs net/rpc with gob. A *relay* is a server of ours \
-whose handler asks a second one; that one runs beside the load, so that two hops have the two processors that one has, and processor time and system calls are the relay's alone. Latencies of a \
+whose handler asks a second one; on a machine of two cores that one runs beside the load, where both poll before they block, and processor time and system calls are the relay's alone. Latencies of a \
 closed loop at full load say who is unfair, not how late a server answers at ease. System calls are counted in a run of its own. \
 *Disturbed* is the share of the time in which other processes had the processor of the load or of the server.";
 

@@ -5,11 +5,12 @@
 use std::error::Error;
 use std::io;
 use std::process::ExitCode;
+use std::thread::available_parallelism;
 
 use clap::{Parser, ValueEnum};
 use dhaga_benches::child::Hidden;
 use dhaga_benches::contender::Contender;
-use dhaga_benches::contest::{Contest, CourseOptions, Entrant, MemoryRuns};
+use dhaga_benches::contest::{Contest, CourseOptions, Entrant, MemoryRuns, Processors};
 use dhaga_benches::facts::Facts;
 use dhaga_benches::pairs::{Comparison, Contestant, Course};
 use dhaga_benches::programs::{GO_NOT_FOUND, beside, build_go, exit_code};
@@ -46,6 +47,9 @@ struct Options {
     /// Calls in flight of the relays' rows.
     #[arg(long, value_delimiter = ',', default_values_t = [1, 64], value_parser = clap::value_parser!(u32).range(1..))]
     relay_in_flight: Vec<u32>,
+    /// The processor of the server behind the relay [default: one that neither relay nor load have, or else the load's]
+    #[arg(long, value_name = "CPU")]
+    relay_next_cpu: Option<usize>,
     /// Connections beside handlers that wait.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     waiting_connections: u32,
@@ -165,8 +169,16 @@ impl Options {
 
     fn relays(&self, contest: &Contest) -> io::Result<Vec<RelayRow>> {
         let in_flight = if self.has(Part::Relays) { self.relay_in_flight.as_slice() } else { &[] };
-        let load_cpu = self.course.processors.load_cpu;
-        in_flight.iter().map(|&in_flight| relay_row(in_flight, load_cpu, contest)).collect()
+        let next_cpu = self.next_cpu();
+        in_flight.iter().map(|&in_flight| relay_row(in_flight, next_cpu, contest)).collect()
+    }
+
+    /// With two processors the second server runs beside the load, so that each has one server and one client.
+    fn next_cpu(&self) -> usize {
+        let Processors { server_cpu, load_cpu } = self.course.processors;
+        let free =
+            (0..available_parallelism().map_or(0, usize::from)).find(|&cpu| cpu != server_cpu && cpu != load_cpu);
+        self.relay_next_cpu.or(free).unwrap_or(load_cpu)
     }
 
     fn waiting(&self, course: &Course, contest: &Contest) -> io::Result<Option<WaitingRow>> {
@@ -262,11 +274,10 @@ fn pair_row(Load(row): Load, entrants: &[Entrant], contest: &Contest) -> io::Res
     Ok(PairRow { in_flight, row: RivalRow { title, connections, contenders, comparison } })
 }
 
-/// The second server runs beside the load, so that each processor has one server and one client.
-fn relay_row(in_flight: u32, load_cpu: usize, contest: &Contest) -> io::Result<RelayRow> {
+fn relay_row(in_flight: u32, next_cpu: usize, contest: &Contest) -> io::Result<RelayRow> {
     let options = load_options(Contender::DhagaRpc);
     let load = format!("{} --addr {{addr}} --connections 1 --in-flight {in_flight} {options}", beside("load_calls")?);
-    let relay = format!("{} relay --addr {{addr}} --next-cpu {load_cpu}", beside("rpc_server")?);
+    let relay = format!("{} relay --addr {{addr}} --next-cpu {next_cpu}", beside("rpc_server")?);
     let contestants =
         [Contestant::new("one hop", &library_server(Contender::DhagaRpc)?), Contestant::new("two hops", &relay)];
     let in_flight = in_flight as usize;

@@ -13,10 +13,10 @@
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use dhaga::turn::{self, AtEnd, OnReady};
-use dhaga::{Builder, JoinError, yield_now};
+use dhaga::{Builder, JoinError, park, yield_now};
 
 use crate::error::Cause;
 use crate::frame::FrameError;
@@ -197,19 +197,19 @@ impl<S: Side> Connection<S> {
 
     /// The reader.
     fn read(self: &Arc<Self>) {
-        let mut buffer = turn::read_buffer();
+        let (mut buffer, mut portion) = (turn::read_buffer(), Portion::default());
         // What had to wait comes before what is new.
         let mut step = self.cut(&[], Step::More);
         loop {
             match step {
-                Step::More => step = self.read_once(&mut buffer),
+                Step::More => step = self.read_once(portion.of(&mut buffer)),
                 Step::Drained if self.give_back() => step = Step::More,
                 Step::Drained | Step::Waiting | Step::Over => break,
             }
             if let Step::More = step {
                 // A full buffer: others go first, so that one connection does not keep the worker to itself.
                 S::delegate(self);
-                yield_now();
+                portion.pause(yield_now);
             }
         }
         turn::return_read_buffer(buffer);
@@ -332,6 +332,46 @@ pub(crate) fn on_a_worker<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'sta
     }
 }
 
+/// How long a reader may be at what it has read before others have their turn: as long as a batch of the worker.
+const PORTION_MAX: Duration = Duration::from_micros(100);
+/// 4 KiB at the least: with less, the system calls would take longer than what they bring.
+const PORTION_BYTES_MIN: usize = 4 << 10;
+
+/// How much a reader takes at a time that always finds more. A buffer full of the smallest frames takes a millisecond, and of
+/// a hundred such connections each keeps all others waiting for that.
+#[derive(Default)]
+struct Portion {
+    /// How often the buffer is halved.
+    halvings: u32,
+    /// When the last pause ended.
+    since: Option<Instant>,
+}
+
+impl Portion {
+    fn of<'b>(&self, buffer: &'b mut [u8]) -> &'b mut [u8] {
+        let bytes = (buffer.len() >> self.halvings).max(PORTION_BYTES_MIN);
+        let end = bytes.min(buffer.len());
+        &mut buffer[..end]
+    }
+
+    /// Lets others have their turn.
+    fn pause(&mut self, pause: impl FnOnce()) {
+        if let Some(since) = self.since {
+            self.adapt(park::now() - since);
+        }
+        pause();
+        self.since = Some(park::now());
+    }
+
+    fn adapt(&mut self, took: Duration) {
+        if took > PORTION_MAX {
+            self.halvings = (self.halvings + 1).min(usize::BITS - 1);
+        } else if took < PORTION_MAX / 4 {
+            self.halvings = self.halvings.saturating_sub(1);
+        }
+    }
+}
+
 /// The worker's hold on a connection. The worker lets it go when its runtime ends, and a connection that nobody listens to
 /// any more must not seem to live.
 struct Listening<S: Side>(Arc<Connection<S>>);
@@ -360,5 +400,24 @@ impl<S: Side> Drop for Listening<S> {
 impl<S: Side> AtEnd for Connection<S> {
     fn at_end(self: Arc<Self>) {
         self.flush();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reader_takes_less_while_it_takes_long_and_more_again_when_it_does_not() {
+        let (mut portion, mut buffer) = (Portion::default(), vec![0; 64 << 10]);
+        let mut after = |took: Duration| {
+            portion.adapt(took);
+            portion.of(&mut buffer).len()
+        };
+        assert_eq!(after(Duration::ZERO), 64 << 10);
+        assert_eq!([PORTION_MAX * 10; 3].map(&mut after), [32 << 10, 16 << 10, 8 << 10]);
+        assert_eq!(after(PORTION_MAX), 8 << 10, "it is just right");
+        assert_eq!(after(PORTION_MAX / 5), 16 << 10);
+        assert_eq!([PORTION_MAX * 10; 100].map(&mut after)[99], PORTION_BYTES_MIN);
     }
 }

@@ -63,7 +63,7 @@ impl Host {
     pub(crate) fn count_refused(&self, method: Option<u32>, bytes: usize, refusal: &Refusal) {
         if let Some(table) = &self.metrics {
             let row = method.map_or_else(|| table.rest(), |number| table.row(number));
-            row.refuse(bytes, Some(kind_of(refusal)));
+            row.refuse(bytes, kind_of(refusal));
         }
     }
 }

@@ -102,7 +102,7 @@ pub struct Limits {
     pub unfinished_bytes_per_server_max: usize,
     /// Connections of one server; see [`CONNECTIONS_MAX`].
     pub connections_max: usize,
-    /// Time until the first whole frame of an accepted connection; see [`FIRST_FRAME_WITHIN`].
+    /// Time until the first byte of an accepted connection; then `frame_must_grow_within` counts. See [`FIRST_FRAME_WITHIN`].
     pub first_frame_within: Duration,
     /// Time in which an unfinished frame must grow; see [`FRAME_MUST_GROW_WITHIN`].
     pub frame_must_grow_within: Duration,

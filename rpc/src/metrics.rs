@@ -27,8 +27,8 @@ const OWN_SHARDS: usize = 64;
 const ALL_TIMED: u64 = 1024;
 /// Of how many calls of a quick method one is timed.
 const TIMED_OF: u64 = 8;
-/// What took longer was slow: reading the clock does not count beside it.
-const SLOW: Duration = Duration::from_micros(50);
+/// What took longer was slow: reading the clock does not count beside it, not even if most of the time others ran.
+const SLOW: Duration = Duration::from_millis(1);
 
 /// 2¹⁰ ns, about a microsecond: what takes less shares one bucket.
 const FIRST_OCTAVE: u32 = 10;
@@ -67,9 +67,18 @@ struct Shard {
     times: [AtomicU64; BUCKETS],
 }
 
-/// A call that has begun: when, and for how many it counts.
+/// A call that has begun. It ends where it began: neither a dhaga nor a thread ever becomes another worker's.
+pub(crate) struct Begun<'t> {
+    shard: &'t Shard,
+    is_own: bool,
+    /// Which of the shard it is, from 1.
+    number: u64,
+    timing: Option<Timing>,
+}
+
+/// When a call began, and for how many it counts.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Timing {
+struct Timing {
     began: Instant,
     weight: u64,
 }
@@ -123,12 +132,17 @@ impl Table {
 /// Places that a name may have: so many are looked at before it is one of the rest.
 const PROBES_MAX: usize = 16;
 
-/// A hash of names that nobody wants to collide: they are written in the program that calls.
+/// A hash of names that nobody wants to collide: they are written in the program that calls. It takes in eight bytes from
+/// either end.
 #[inline]
 fn hash(name: &str) -> u64 {
     let bytes = name.as_bytes();
-    let word = |bytes: &[u8]| bytes.iter().rev().take(8).fold(0, |word, byte| word << 8 | u64::from(*byte));
-    (word(bytes) ^ bytes.len() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40
+    let (first, last) = match (bytes.first_chunk(), bytes.last_chunk()) {
+        (Some(first), Some(last)) => (u64::from_le_bytes(*first), u64::from_le_bytes(*last)),
+        _ => (bytes.iter().fold(0, |word, byte| word << 8 | u64::from(*byte)), 0),
+    };
+    let word = first ^ last.rotate_left(29) ^ (bytes.len() as u64) << 56;
+    word.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40
 }
 
 impl Row {
@@ -144,40 +158,23 @@ impl Row {
         (shard.get().map_or_else(|| new_shard(shard), |shard| &**shard), own.is_some())
     }
 
-    /// Counts a call that begins, with the bytes that came for it or went out. Returns its timing if it is one of those
-    /// that are timed; `now` may be known already.
+    /// Counts a call that begins, and notes when if it is one of those that are timed.
     #[inline]
-    pub(crate) fn begin(&self, now: Option<Instant>) -> Option<Timing> {
-        let (shard, is_own) = self.shard();
-        let number = add(&shard.started, 1, is_own);
-        let weight = match number <= ALL_TIMED || shard.last_was_slow.load(Ordering::Relaxed) != 0 {
-            true => 1,
-            false if number.is_multiple_of(TIMED_OF) => TIMED_OF,
-            false => return None,
-        };
-        Some(Timing { began: now.unwrap_or_else(park::now), weight })
+    pub(crate) fn begin(&self) -> Begun<'_> {
+        let mut begun = self.begin_untimed();
+        begun.timing = begun.shard.timing(begun.number, park::now);
+        begun
     }
 
-    /// Counts a call that ends. May be another worker's than the one on which it began.
     #[inline]
-    pub(crate) fn end(&self, timing: Option<Timing>, bytes_in: usize, bytes_out: usize, error: Option<u8>) {
+    fn begin_untimed(&self) -> Begun<'_> {
         let (shard, is_own) = self.shard();
-        add(&shard.finished, 1, is_own);
-        add(&shard.bytes_in, bytes_in as u64, is_own);
-        add(&shard.bytes_out, bytes_out as u64, is_own);
-        if let Some(count) = error.and_then(|kind| shard.errors.get(usize::from(kind))) {
-            add(count, 1, is_own);
-        }
-        if let Some(timing) = timing {
-            shard.note(timing, park::now(), is_own);
-        }
+        Begun { shard, is_own, number: add(&shard.started, 1, is_own), timing: None }
     }
 
     /// Counts a call that was refused as soon as it came.
-    pub(crate) fn refuse(&self, bytes_in: usize, error: Option<u8>) {
-        let (shard, is_own) = self.shard();
-        add(&shard.started, 1, is_own);
-        self.end(None, bytes_in, 0, error);
+    pub(crate) fn refuse(&self, bytes_in: usize, error: u8) {
+        self.begin_untimed().end(bytes_in, 0, Some(error));
     }
 
     fn sum(&self, kinds: &'static [&'static str]) -> MethodMetrics {
@@ -198,6 +195,23 @@ impl Row {
         sum.in_flight = sum.calls.saturating_sub(finished);
         sum.errors = kinds.iter().copied().zip(errors).filter(|(_, count)| *count > 0).collect();
         sum
+    }
+}
+
+impl Begun<'_> {
+    /// Counts a call that ends.
+    #[inline]
+    pub(crate) fn end(self, bytes_in: usize, bytes_out: usize, error: Option<u8>) {
+        let Self { shard, is_own, timing, .. } = self;
+        add(&shard.finished, 1, is_own);
+        add(&shard.bytes_in, bytes_in as u64, is_own);
+        add(&shard.bytes_out, bytes_out as u64, is_own);
+        if let Some(count) = error.and_then(|kind| shard.errors.get(usize::from(kind))) {
+            add(count, 1, is_own);
+        }
+        if let Some(timing) = timing {
+            shard.note(timing, park::now(), is_own);
+        }
     }
 }
 
@@ -231,6 +245,17 @@ impl Shard {
             nanos: AtomicU64::new(0),
             times: [const { AtomicU64::new(0) }; BUCKETS],
         }
+    }
+
+    /// The timing of a call by its number, if it is timed.
+    #[inline]
+    fn timing(&self, number: u64, now: impl FnOnce() -> Instant) -> Option<Timing> {
+        let weight = match number <= ALL_TIMED || self.last_was_slow.load(Ordering::Relaxed) != 0 {
+            true => 1,
+            false if number.is_multiple_of(TIMED_OF) => TIMED_OF,
+            false => return None,
+        };
+        Some(Timing { began: now(), weight })
     }
 
     fn note(&self, timing: Timing, now: Instant, is_own: bool) {
@@ -275,7 +300,7 @@ pub(crate) enum Side {
 ///
 /// ```
 /// let server = dhaga_rpc::Server::builder().method("add", |a: i64, b: i64| Ok(a + b)).bind("127.0.0.1:0")?;
-/// let client = dhaga_rpc::Client::connect(server.local_addr())?;
+/// let client = dhaga_rpc::Client::builder().metrics(true).connect(server.local_addr())?;
 /// client.call::<_, i64>("add", (20, 22))?;
 /// let metrics = client.metrics();
 /// assert_eq!(metrics.method("add").map(|method| method.calls), Some(1));
@@ -311,7 +336,7 @@ pub struct MethodMetrics {
 
 /// How long calls took, in buckets of a quarter of a power of two.
 ///
-/// Each call of a method counts as long as the method is new or takes longer than 50 µs; of a quick one every eighth is
+/// Each call of a method counts as long as the method is new or takes longer than 1 ms; of a quick one every eighth is
 /// timed, and counts for eight.
 #[derive(Clone)]
 pub struct Durations {
@@ -495,10 +520,10 @@ mod tests {
     #[test]
     fn what_begins_and_ends_is_counted() {
         let table = table(&["a", "b"], 0);
-        let timing = table.row(1).begin(None);
-        table.row(1).begin(None);
-        table.row(1).end(timing, 10, 20, Some(1));
-        table.row(7).refuse(5, Some(0));
+        let begun = table.row(1).begin();
+        table.row(1).begin();
+        begun.end(10, 20, Some(1));
+        table.row(7).refuse(5, 0);
         let metrics = table.snapshot(Side::Server);
         let names: Vec<_> = metrics.methods().iter().map(|method| &*method.method).collect();
         assert_eq!(names, ["a", "b", ""]);
@@ -514,11 +539,10 @@ mod tests {
         let table = table(&["a"], 0);
         let (row, calls) = (table.row(0), ALL_TIMED + 800);
         let now = park::now();
-        let timed = (0..calls).filter_map(|_| row.begin(Some(now)));
-        let weights: Vec<_> = timed.inspect(|_| row.shard().0.last_was_slow.store(0, Ordering::Relaxed)).collect();
-        assert_eq!(weights.len() as u64, ALL_TIMED + 800 / TIMED_OF);
         let (shard, _) = row.shard();
-        weights.into_iter().for_each(|timing| shard.note(timing, now + Duration::from_nanos(100), false));
+        let timed: Vec<_> = (1..=calls).filter_map(|number| shard.timing(number, || now)).collect();
+        assert_eq!(timed.len() as u64, ALL_TIMED + 800 / TIMED_OF);
+        timed.into_iter().for_each(|timing| shard.note(timing, now + Duration::from_nanos(100), false));
         let durations = table.snapshot(Side::Client).methods()[0].durations.clone();
         assert_eq!((durations.count(), durations.sum()), (calls, Duration::from_nanos(100 * calls)));
     }
@@ -527,12 +551,12 @@ mod tests {
     fn a_slow_method_has_each_of_its_calls_timed() {
         let table = table(&["a"], 0);
         let (row, now) = (table.row(0), park::now());
-        assert!((0..ALL_TIMED).all(|_| row.begin(Some(now)).is_some()));
         let (shard, _) = row.shard();
+        let timings = |count: u64| (1..=count).filter_map(|number| shard.timing(ALL_TIMED + number, || now));
         shard.note(Timing { began: now, weight: 1 }, now + SLOW * 2, false);
-        assert!((0..20).all(|_| row.begin(Some(now)).is_some_and(|timing| timing.weight == 1)));
+        assert!(timings(20).all(|timing| timing.weight == 1) && timings(20).count() == 20);
         shard.note(Timing { began: now, weight: 1 }, now + SLOW / 2, false);
-        assert_eq!((0..TIMED_OF).filter_map(|_| row.begin(Some(now))).count(), 1);
+        assert_eq!(timings(TIMED_OF).count(), 1);
     }
 
     #[test]
@@ -557,8 +581,8 @@ mod tests {
         let table = table(&[], 16);
         for index in 0..100 {
             let name = format!("method {index}");
-            table.row_named(&name).begin(None);
-            table.row_named(&name).begin(None);
+            table.row_named(&name).begin();
+            table.row_named(&name).begin();
         }
         let metrics = table.snapshot(Side::Client);
         assert_eq!(metrics.methods().len(), 17);
@@ -573,8 +597,7 @@ mod tests {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..1000 {
-                        let timing = table.row(0).begin(None);
-                        table.row(0).end(timing, 1, 2, None);
+                        table.row(0).begin().end(1, 2, None);
                     }
                 });
             }
@@ -587,7 +610,7 @@ mod tests {
     #[test]
     fn names_are_escaped_in_the_text() {
         let table = table(&["a\"b\\c\nd"], 0);
-        table.row(0).begin(None);
+        table.row(0).begin();
         let text = table.snapshot(Side::Server).to_prometheus();
         assert!(text.contains("dhaga_rpc_server_calls_total{method=\"a\\\"b\\\\c\\nd\"} 1\n"), "{text}");
     }

@@ -185,7 +185,8 @@ impl ServerBuilder {
         self
     }
 
-    /// Whether calls are counted and timed, for [`Server::metrics`]. Default: they are.
+    /// Whether calls are counted and timed, for [`Server::metrics`]. Default: they are not. It costs a hundred instructions a
+    /// call: 2 % of what a small one takes where calls come one at a time, and 4 % where sixteen are in flight.
     pub fn metrics(mut self, has_metrics: bool) -> Self {
         self.manner.has_metrics = has_metrics;
         self
@@ -321,7 +322,7 @@ impl ServerBuilder {
         on_a_worker(move || {
             server.accepted.fetch_add(1, Ordering::Relaxed);
             let (worker, key) = server.registry().place();
-            let ending = Some(Mutex::new(Some(ending)));
+            let ending = Some(Box::new(Mutex::new(Some(ending))));
             open(transport, Place { server, worker, key, ending, _room: room }).map(drop)
         })??;
         Ok(Server { shared, address: OneConnection { ended: Some(ended) }, acceptor: None })
@@ -366,7 +367,7 @@ impl Default for ServerBuilder {
         Self {
             methods: Methods::default(),
             limits: Limits::default(),
-            manner: Manner { has_metrics: true, ..Manner::default() },
+            manner: Manner::default(),
             is_introspected: true,
         }
     }
@@ -500,7 +501,7 @@ impl<A> Server<A> {
         self.shared.stats()
     }
 
-    /// What was counted of each method until now. Nothing if the server was built without.
+    /// What was counted of each method until now. Nothing unless it was built with [`ServerBuilder::metrics`].
     pub fn metrics(&self) -> Metrics {
         self.shared.metrics()
     }
@@ -602,9 +603,12 @@ struct Place {
     /// Key in the registry.
     key: usize,
     /// Whom to tell of the end.
-    ending: Option<Mutex<Option<oneshot::Sender<Option<Cause>>>>>,
+    ending: Option<Box<Ending>>,
     _room: OwnedSemaphorePermit,
 }
+
+/// Tells once how a connection has ended.
+type Ending = Mutex<Option<oneshot::Sender<Option<Cause>>>>;
 
 impl Keeper for Place {
     fn watch(&self, connection: &Arc<Connection<Peer>>) {

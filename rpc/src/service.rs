@@ -211,7 +211,7 @@ impl Methods {
 
 impl Handler {
     /// Under which it was registered.
-    pub(crate) fn name(&self) -> &str {
+    pub fn name(&self) -> &str {
         &self.name
     }
 

@@ -48,6 +48,19 @@ fn ext_types_of_neovim_pass() {
 }
 
 #[test]
+#[ignore = "needs nvim on the PATH: .ci/run installs it"]
+fn nvim_embed_is_called_back_by_its_child() {
+    let args: [&str; 0] = [];
+    let (status, stdout, stderr) = Example::output("nvim_embed", &args, CALL_TIMEOUT);
+    assert!(status.success(), "{status}\n{stdout}{stderr}");
+    let lines: Vec<&str> = stdout.lines().collect();
+    let [version, product, first, second, error] = lines[..] else { panic!("{stdout}{stderr}") };
+    assert!(version.starts_with("NVIM v"), "{version}");
+    assert_eq!([product, first, second], ["6 * 7 = 42", "1. code reads as sequential", "2. and runs as asynchronous"]);
+    assert!(error.contains("E15: Invalid expression"), "{error}");
+}
+
+#[test]
 #[ignore = "needs aio-msgpack-rpc for Python: .ci/run installs it"]
 fn a_thousand_pipelined_calls_from_python() {
     let mut server = Example::start("rpc_server", &["--addr", "127.0.0.1:0", "--workers", "1"]);

@@ -79,17 +79,18 @@ impl Asked {
         Self { connection: Arc::downgrade(connection), handler, number, id, params, cost, meta }
     }
 
+    pub(super) fn id(&self) -> Option<u32> {
+        self.id
+    }
+
     /// The number of its method.
     pub(super) fn number(&self) -> u32 {
         self.number
     }
 
+    /// Whether its handler promises never to wait.
     pub(super) fn is_inline(&self) -> bool {
         self.handler.is_inline()
-    }
-
-    pub(super) fn id(&self) -> Option<u32> {
-        self.id
     }
 
     pub(super) fn cost(&self) -> usize {

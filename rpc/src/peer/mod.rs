@@ -121,8 +121,7 @@ impl Peer {
         self.calling.get().is_some_and(|calling| calling.is_busy())
     }
 
-    /// Who knows how to cancel has given up all that it asked for when its connection ends: a process that was killed says
-    /// no more than that.
+    /// Who knows how to cancel has given up all that it asked for when its connection has ended both ways.
     fn cancel_for_who_has_gone(&self) {
         if let Some(serving) = self.serving.get().filter(|_| self.caps().has(Caps::CANCEL)) {
             serving.cancel_all();
@@ -261,7 +260,6 @@ impl Side for Peer {
             return;
         }
         connection.side.is_ended.store(true, Ordering::SeqCst);
-        connection.side.cancel_for_who_has_gone();
         connection.close_if_done();
         if !connection.is_closed() {
             // What it has asked for goes on. It is made if need be, so that a call which begins just now finds it ended.

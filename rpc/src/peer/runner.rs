@@ -13,7 +13,7 @@ use crate::connection::Connection;
 use crate::error::Refusal;
 use crate::layer::{self, Answered};
 use crate::limits::QUEUED_FRAME_OVERHEAD_BYTES;
-use crate::metrics::Timing;
+use crate::metrics::Begun;
 use crate::outbox::Appended;
 use crate::service::{Handler, HandlerError, kind_of, respond_refusal};
 
@@ -28,21 +28,15 @@ pub(super) struct Runner<'a> {
     connection: &'a Arc<Connection<Peer>>,
     serving: &'a Serving,
     /// The request whose handler runs.
-    current: Option<Current>,
+    current: Option<Current<'a>>,
 }
 
-struct Current {
+struct Current<'a> {
     /// `None`: a notification.
     id: Option<u32>,
     cost: usize,
-    counted: Option<Counted>,
-}
-
-/// A request that was counted when it began, and not yet when it ended.
-struct Counted {
-    /// The number of its method.
-    method: u32,
-    timing: Option<Timing>,
+    /// It was counted when it began, and not yet when it ended.
+    begun: Option<Begun<'a>>,
 }
 
 impl<'a> Runner<'a> {
@@ -75,7 +69,7 @@ impl<'a> Runner<'a> {
             Some(refusal) => Err(HandlerError::refusal(refusal)),
             None => request.run(request.deadline(), || request.with_params(run)),
         };
-        let error = outcome.err()?;
+        let error = outcome.err().or_else(|| late(request))?;
         answer.clear();
         match request.id() {
             Some(id) => error.respond(&self.connection.limits, self.connection.side.errors(), id, answer),
@@ -123,16 +117,14 @@ impl<'a> Runner<'a> {
 
     fn count_begin(&mut self, request: &Request) {
         if let (Some(table), Some(current)) = (&self.connection.side.host.metrics, &mut self.current) {
-            let timing = table.row(request.number()).begin(None);
-            current.counted = Some(Counted { method: request.number(), timing });
+            current.begun = Some(table.row(request.number()).begin());
         }
     }
 
     fn count_end(&mut self, bytes_out: usize, error: Option<u8>) {
         let Some(current) = &mut self.current else { return };
-        if let (Some(table), Some(counted)) = (&self.connection.side.host.metrics, current.counted.take()) {
-            let bytes_in = current.cost - QUEUED_FRAME_OVERHEAD_BYTES;
-            table.row(counted.method).end(counted.timing, bytes_in, bytes_out, error);
+        if let Some(begun) = current.begun.take() {
+            begun.end(current.cost - QUEUED_FRAME_OVERHEAD_BYTES, bytes_out, error);
         }
     }
 
@@ -142,7 +134,7 @@ impl<'a> Runner<'a> {
             let mut state = self.serving.state();
             if let Some(appended) = self.settle(&mut state, answer) {
                 let next = state.pending.pop_front();
-                self.current = next.as_ref().map(|next| Current { id: next.id(), cost: next.cost(), counted: None });
+                self.current = next.as_ref().map(|next| Current { id: next.id(), cost: next.cost(), begun: None });
                 // What never waits is soon over: the runner itself goes on with what is behind it.
                 let goes_on = next.as_ref().is_some_and(|next| next.is_inline());
                 self.let_go(state, appended, goes_on);
@@ -185,6 +177,12 @@ impl<'a> Runner<'a> {
             }
         }
     }
+}
+
+/// What a handler returned after its caller was out of time: it may have been cut short, and not have noticed.
+fn late(request: &Request) -> Option<HandlerError> {
+    let is_late = request.deadline().is_some_and(|deadline| deadline <= park::now());
+    is_late.then(|| HandlerError::new("the deadline of the call passed while the method ran"))
 }
 
 /// A runner that is queued behind another.

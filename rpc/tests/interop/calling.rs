@@ -1,6 +1,7 @@
 //! Our client calls their server.
 
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use dhaga_rpc::{CallError, Client, ClientBuilder, Extensions, HandlerError, Valu
 
 use crate::cases::{Case, LEFT_MS, SLOW_MS, Step, same, says, shown};
 use crate::golden;
+use crate::known::CUT;
 use crate::matrix::{Outcome, Role, is_quotable, patience};
 use crate::peers::{Dialect, Peer, Running, kill};
 
@@ -18,6 +20,7 @@ const END_TIMEOUT: Duration = Duration::from_millis(500);
 #[derive(Clone)]
 enum Way {
     Tcp(SocketAddr),
+    Unix(PathBuf),
     /// A new child for each connection.
     Child(&'static Peer),
     /// The connection that is there.
@@ -28,6 +31,7 @@ impl Way {
     fn open(&self, builder: ClientBuilder) -> Result<Client, Outcome> {
         match self {
             Self::Tcp(address) => builder.connect(address).map_err(failed),
+            Self::Unix(path) => builder.connect_unix(path).map_err(failed),
             Self::Child(peer) => builder.spawn(&mut peer.embed()).map_err(failed),
             Self::Same(client) => Ok(client.clone()),
         }
@@ -41,11 +45,11 @@ pub fn run(peer: &'static Peer, cases: &[Case]) -> Vec<Outcome> {
     let (mut server, mut child) = (Listening::default(), Embedded::default());
     let mut outcomes = Vec::new();
     for case in cases {
-        let has_failed = matches!(outcomes.last(), Some(Outcome::Failed(_)));
+        let was_cut = matches!(outcomes.last(), Some(Outcome::Failed(how)) if how.starts_with(CUT));
         let way = if peer.is_embedded {
-            child.way(peer, &case.step, has_failed)
+            child.way(peer, &case.step, was_cut)
         } else {
-            Way::Tcp(server.address(peer, has_failed))
+            Way::Tcp(server.address(peer, was_cut))
         };
         let step = case.step.clone();
         let patience = patience(Role::Server, peer.name, &case.name);
@@ -78,12 +82,12 @@ pub fn run(peer: &'static Peer, cases: &[Case]) -> Vec<Outcome> {
 struct Embedded(Option<Client>);
 
 impl Embedded {
-    fn way(&mut self, peer: &'static Peer, step: &Step, has_failed: bool) -> Way {
+    fn way(&mut self, peer: &'static Peer, step: &Step, was_cut: bool) -> Way {
         let wants_its_own = matches!(step, Step::Hello | Step::Nested(_) | Step::ClientLeaves | Step::ServerLeaves);
         if wants_its_own {
             return Way::Child(peer);
         }
-        if has_failed {
+        if was_cut {
             self.0 = None;
         }
         let builder = || Client::builder().timeout(Duration::from_secs(60)).extensions(Extensions::Plain);
@@ -107,6 +111,20 @@ impl Listening {
     fn end(&mut self) {
         self.0 = None;
     }
+}
+
+/// Nested calls with a server that listens at a path of this host.
+pub fn nest_at_a_path(peer: &'static Peer, path: &Path) {
+    let (_running, path) = peer.serve_at(&path.to_string_lossy());
+    let runtime = dhaga::Runtime::builder().workers(1).build().expect("a runtime can be had");
+    let dialect = peer.dialect;
+    let spawned = runtime.spawn(move || {
+        let remote = Remote::connect(Way::Unix(path.into()), dialect, Duration::from_secs(60))?;
+        remote.expect("echo", vec!["x".repeat(1 << 20).into()], &"x".repeat(1 << 20).into())?;
+        remote.nest(20)
+    });
+    let ends = spawned.join().unwrap_or_else(|_| Err(failed("our side panicked")));
+    assert_eq!(ends, Ok(()), "{}", peer.name);
 }
 
 /// Runs what is small and goes well on one connection, and keeps what went over it.
@@ -302,7 +320,7 @@ impl Remote {
         self.expect_sum(20, 22)?;
         let child = match self.way {
             Way::Child(_) => Some(self.client.call("nvim_call_function", ("getpid", [0_u8; 0])).map_err(failed)?),
-            Way::Tcp(_) | Way::Same(_) => None,
+            Way::Tcp(_) | Way::Unix(_) | Way::Same(_) => None,
         };
         let remote = self.clone();
         let call = dhaga::spawn_local(move || remote.call("sleep", vec![(10 * LEFT_MS).into()]));

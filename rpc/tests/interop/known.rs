@@ -14,10 +14,17 @@ pub struct Known {
     pub why: &'static str,
 }
 
+impl Known {
+    /// Whether people are told the same of both.
+    pub fn is_same(&self, other: &Self) -> bool {
+        (self.peers, self.why) == (other.peers, other.why)
+    }
+}
+
 /// What our client says of an answer that does not come.
 pub const LATE: &str = "the deadline passed";
 /// What our client says of a connection that ended.
-const CUT: &str = "the connection ended";
+pub const CUT: &str = "the connection ended";
 
 const BOTH: &[Role] = &[Server, Client];
 const NEOVIMS: &[&str] = &["neovim-0.7", "neovim-0.11"];

@@ -70,6 +70,17 @@ fn foreign_peers_do_every_case_in_both_roles() {
     assert!(surprises.is_empty(), "{} surprises:\n{}", surprises.len(), surprises.join("\n"));
 }
 
+#[test]
+#[ignore = "needs the foreign peers: rpc/tests/peers/install brings them"]
+fn neovim_listens_at_a_path_and_calls_back_twenty_levels_deep() {
+    let folder = env::temp_dir().join(format!("dhaga-interop-{}", std::process::id()));
+    fs::create_dir_all(&folder).expect("there is room for a folder");
+    for peer in PEERS.iter().filter(|peer| peer.name.starts_with("neovim") && !peer.is_embedded) {
+        calling::nest_at_a_path(peer, &folder.join(peer.name));
+    }
+    fs::remove_dir_all(&folder).expect("it is ours");
+}
+
 /// The page is of all peers, the recordings are one for each.
 fn write(matrix: &Matrix, cases: &[Case]) {
     if asked().count() == PEERS.len() {

@@ -118,7 +118,7 @@ impl Matrix {
             Some(Outcome::Ok) => "ok".to_owned(),
             Some(outcome) => match known(role, peer.name, &case.name) {
                 Some(known) => {
-                    let number = KNOWN.iter().position(|other| std::ptr::eq(other, known)).unwrap_or_default() + 1;
+                    let number = notes().iter().position(|note| note.is_same(known)).unwrap_or_default() + 1;
                     match outcome {
                         Outcome::Unable => format!("– ({number})"),
                         _ => format!("({number})"),
@@ -142,7 +142,7 @@ impl Matrix {
         page.push_str("\n## Their clients, which call our server\n\n");
         page.push_str(&self.table(Role::Client, cases));
         page.push_str("\n## The deviations\n\nEach is seen in every run: one that went away would fail it, until it is struck here.\n\n");
-        for (index, known) in KNOWN.iter().enumerate() {
+        for (index, known) in notes().into_iter().enumerate() {
             page.push_str(&format!("{}. **{}**: {}\n", index + 1, known.peers.join(", "), known.why));
         }
         page
@@ -167,6 +167,17 @@ to do that. An empty field: the case has no meaning there. Integers must come ba
 width, str as str and bin as bin, maps with the same entries in any order. A `-child` is started by our client, which calls it over its
 standard streams; the others listen on a port.
 ";
+
+/// What is known, each once for people: the roles may differ in how it shows.
+fn notes() -> Vec<&'static Known> {
+    let mut notes: Vec<&Known> = Vec::new();
+    for known in KNOWN {
+        if !notes.iter().any(|note| note.is_same(known)) {
+            notes.push(known);
+        }
+    }
+    notes
+}
 
 fn known(role: Role, peer: &str, case: &str) -> Option<&'static Known> {
     // As a child Neovim is no other than behind a socket.

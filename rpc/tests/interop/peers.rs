@@ -95,14 +95,21 @@ fn target() -> PathBuf {
 }
 
 impl Peer {
-    /// Starts its server.
+    /// Starts its server on a free port.
     pub fn serve(&self) -> (Running, SocketAddr) {
+        let (running, address) = self.serve_at("127.0.0.1:0");
+        let port = address.parse().unwrap_or_else(|_| panic!("no address: {address}"));
+        (running, port)
+    }
+
+    /// Starts its server, if it is Neovim at this address or path, and says where it listens.
+    pub fn serve_at(&self, address: &str) -> (Running, String) {
         let mut command = self.command();
         match self.dialect {
             Dialect::Neovim => {
                 const PRINT_ADDRESS: &str = r#"lua
                     io.stdout:write("listening on " .. vim.v.servername .. "\n") io.stdout:flush()"#;
-                command.args(["--clean", "--headless", "--listen", "127.0.0.1:0", "--cmd", PRINT_ADDRESS])
+                command.args(["--clean", "--headless", "--listen", address, "--cmd", PRINT_ADDRESS])
             }
             Dialect::Plain | Dialect::Go => command.arg("serve"),
         };
@@ -226,10 +233,9 @@ impl Running {
         Self { child, lines }
     }
 
-    fn address(&mut self) -> SocketAddr {
+    fn address(&mut self) -> String {
         let line = self.lines.recv_timeout(START_TIMEOUT).expect("a server says where it listens");
-        let address = line.strip_prefix("listening on ").and_then(|address| address.parse().ok());
-        address.unwrap_or_else(|| panic!("no address: {line}"))
+        line.strip_prefix("listening on ").unwrap_or_else(|| panic!("no address: {line}")).to_owned()
     }
 
     pub fn has_ended(&mut self) -> bool {

@@ -368,7 +368,23 @@ impl Caller<'_> {
                 let bytes = reserved(script);
                 self.do_wrong(|unsent| unsent.extend(bytes));
             }
-            _ => self.ask_for("$/nothing", vec![], Due::Error("no method")),
+            _ => match script.number() {
+                0..128 => self.ask_for("$/nothing", vec![], Due::Error("no method")),
+                millis => self.ask_within(millis - 128),
+            },
+        }
+    }
+
+    /// A request with a deadline, which may have passed when the peer looks at it.
+    fn ask_within(&mut self, millis: usize) {
+        let id = self.next_id;
+        let meta = Value::Map(vec![("d".into(), millis.into()), ("odd".into(), Value::Nil)]);
+        let before = self.unsent.len();
+        self.put(&notification("$/meta", vec![id.into(), meta]));
+        self.ask_for("held", vec![1.into()], Due::Some);
+        if self.next_id == id {
+            // There was no room for both.
+            self.unsent.truncate(before);
         }
     }
 
@@ -486,8 +502,12 @@ impl Caller<'_> {
         let received = std::mem::take(&mut self.received);
         let mut rest = &received[..];
         while !rest.is_empty() {
-            let message = rmpv::decode::read_value(&mut rest).expect("the server sends whole messages");
-            self.settle(&message);
+            match rmpv::decode::read_value(&mut rest) {
+                Ok(message) => self.settle(&message),
+                // Who breaks the protocol is closed at once, in the middle of an answer if need be.
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof && !self.is_right => return,
+                Err(error) => panic!("the server sends what is no message: {error}"),
+            }
         }
         assert!(!self.is_right || self.due.is_empty(), "unanswered: {:?}", self.due);
     }
@@ -543,17 +563,16 @@ fn reserved(script: &mut Script<'_>) -> Vec<u8> {
     notification(method, params.collect())
 }
 
-/// What clients live on, and where they connect to.
+/// What clients live on.
 pub struct Calls {
     runtime: Runtime,
-    listener: TcpListener,
 }
 
 impl Default for Calls {
     fn default() -> Self {
         hide_panics_on_purpose();
         let runtime = Runtime::builder().workers(1).build().expect("the kernel gives threads");
-        Self { runtime, listener: TcpListener::bind("127.0.0.1:0").expect("the kernel has a port") }
+        Self { runtime }
     }
 }
 
@@ -588,7 +607,8 @@ struct Answerer<'a> {
 /// Input: a script of what a server does with a client's calls. Each call ends once: with the first answer to its id, with
 /// its cancel, or with the connection; and none of the client's room is lost by it.
 pub fn client(calls: &Calls, data: &[u8]) {
-    let address = calls.listener.local_addr().expect("it is bound");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("the kernel has a port");
+    let address = listener.local_addr().expect("it is bound");
     let limits = Limits {
         calls_per_connection_max: UNANSWERED_MAX,
         unknown_answers_per_second_max: UNKNOWN_MAX,
@@ -600,7 +620,9 @@ pub fn client(calls: &Calls, data: &[u8]) {
     let extensions = if first & 4 == 0 { Extensions::Plain } else { Extensions::Auto };
     let builder = Client::builder().limits(limits).timeout(PATIENCE).extensions(extensions);
     let client = calls.runtime.spawn(move || builder.connect(address)).join().expect("nobody panics");
-    let (stream, _) = calls.listener.accept().expect("the client has connected");
+    let (stream, _) = listener.accept().expect("the client has connected");
+    // Who is told to call elsewhere finds nobody.
+    drop(listener);
     let mut answerer = Answerer {
         runtime: &calls.runtime,
         client: client.expect("somebody listens"),

@@ -77,7 +77,7 @@ fn a_server_says_how_it_is() {
 #[test]
 fn a_server_counts_aloud() {
     within_deadline(|| {
-        let server = builder(&Gate::default()).bind("127.0.0.1:0").expect("a port is free");
+        let server = builder(&Gate::default()).metrics(true).bind("127.0.0.1:0").expect("a port is free");
         let mut peer = Peer::connect(server.local_addr());
         peer.ask(1, "add", vec![1.into(), 2.into()]).expect("it is answered");
         peer.ask(2, "add", vec![]).expect_err("nothing to add");

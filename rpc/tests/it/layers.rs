@@ -24,6 +24,7 @@ fn a_servers_layers_see_each_call_from_the_outside_in() {
         let seen = Seen::default();
         let (outer, inner) = (seen.clone(), seen.clone());
         let server = builder(&Gate::default())
+            .metrics(true)
             .layer(move |call, next| {
                 note(&outer, format!("> {} {}", call.method(), call.is_notification()));
                 assert!(call.peer().starts_with("127.0.0.1:"), "{call:?}");
@@ -54,6 +55,7 @@ fn a_servers_layers_see_each_call_from_the_outside_in() {
 fn a_servers_layer_may_refuse_wait_change_and_repeat() {
     within_deadline(|| {
         let server = builder(&Gate::default())
+            .metrics(true)
             .layer(|call, next| match call.method() {
                 "blob" => Err(HandlerError::denied("no blobs")),
                 "fail" => next.run().map_err(|error| HandlerError::value(&(7, error.to_string()))),
@@ -87,6 +89,7 @@ fn a_layer_that_panics_costs_one_answer() {
     hide_panics_on_purpose();
     within_deadline(|| {
         let server = builder(&Gate::default())
+            .metrics(true)
             .layer(|call, next| match call.method() {
                 "echo" => panic!("{}", crate::common::ON_PURPOSE),
                 _ => next.run(),
@@ -104,7 +107,7 @@ fn a_layer_that_panics_costs_one_answer() {
 fn a_clients_layer_may_refuse_repeat_and_see() {
     within_deadline(|| {
         let gate = Gate::default();
-        let server = builder(&gate).bind("127.0.0.1:0").expect("a port is free");
+        let server = builder(&gate).metrics(true).bind("127.0.0.1:0").expect("a port is free");
         let (seen, tries) = (Seen::default(), Arc::new(AtomicUsize::new(0)));
         let (noted, tried) = (seen.clone(), tries.clone());
         let client = Client::builder()

@@ -5,7 +5,11 @@ use std::time::Duration;
 
 use dhaga_rpc::{CallError, Client, HandlerError, MethodMetrics, Metrics, Server};
 
-use crate::common::{Gate, Peer, add, builder, connect, eventually, request, within_deadline};
+use crate::common::{Gate, Peer, add, builder, eventually, request, within_deadline};
+
+fn connect_counting(server: &Server) -> Client {
+    Client::builder().metrics(true).connect(server.local_addr()).expect("the server listens")
+}
 
 fn of(metrics: &Metrics, name: &str) -> MethodMetrics {
     metrics.method(name).unwrap_or_else(|| panic!("{name:?} has no row: {metrics:?}")).clone()
@@ -14,8 +18,8 @@ fn of(metrics: &Metrics, name: &str) -> MethodMetrics {
 #[test]
 fn both_sides_count_calls_errors_bytes_and_times() {
     within_deadline(|| {
-        let server = builder(&Gate::default()).bind("127.0.0.1:0").expect("a port is free");
-        let client = connect(&server);
+        let server = builder(&Gate::default()).metrics(true).bind("127.0.0.1:0").expect("a port is free");
+        let client = connect_counting(&server);
         (0..10).for_each(|n| assert_eq!(add(&client, n, 1).ok(), Some(n + 1)));
         client.call::<_, ()>("fail", ("on purpose",)).expect_err("it fails");
         client.call::<_, ()>("panic", ()).expect_err("it panics");
@@ -52,8 +56,8 @@ fn both_sides_count_calls_errors_bytes_and_times() {
 fn what_runs_is_in_flight() {
     within_deadline(|| {
         let gate = Gate::default();
-        let server = builder(&gate).bind("127.0.0.1:0").expect("a port is free");
-        let client = connect(&server);
+        let server = builder(&gate).metrics(true).bind("127.0.0.1:0").expect("a port is free");
+        let client = connect_counting(&server);
         let callers: Vec<_> = (0..3)
             .map(|n| {
                 let client = client.clone();
@@ -73,7 +77,7 @@ fn what_runs_is_in_flight() {
 #[test]
 fn a_peer_cannot_make_rows() {
     within_deadline(|| {
-        let server = builder(&Gate::default()).bind("127.0.0.1:0").expect("a port is free");
+        let server = builder(&Gate::default()).metrics(true).bind("127.0.0.1:0").expect("a port is free");
         let rows = server.metrics().methods().len();
         let mut peer = Peer::connect(server.local_addr());
         for id in 0..100 {
@@ -89,14 +93,14 @@ fn a_peer_cannot_make_rows() {
 fn who_gives_up_is_counted_too_and_who_wants_none_has_none() {
     within_deadline(|| {
         let gate = Gate::default();
-        let server = builder(&gate).metrics(false).bind("127.0.0.1:0").expect("a port is free");
-        let client = connect(&server);
+        let server = builder(&gate).bind("127.0.0.1:0").expect("a port is free");
+        let client = connect_counting(&server);
         let late = client.call_timeout::<_, u32>("hold", (1,), Duration::from_millis(5));
         assert!(matches!(late, Err(CallError::DeadlineExceeded)));
         let hold = of(&client.metrics(), "hold");
         assert_eq!((hold.in_flight, hold.errors.as_slice()), (0, &[("deadline", 1)][..]));
         assert!(server.metrics().methods().is_empty());
-        let without = Client::builder().metrics(false).connect(server.local_addr()).expect("it listens");
+        let without = Client::connect(server.local_addr()).expect("it listens");
         assert_eq!(add(&without, 1, 2).ok(), Some(3));
         assert!(without.metrics().methods().is_empty());
         gate.open();
@@ -160,9 +164,10 @@ fn prometheus_reads_what_was_counted() {
                 Ok(())
             })
             .method("fail", || Err::<(), _>(HandlerError::new("on purpose")))
+            .metrics(true)
             .bind("127.0.0.1:0")
             .expect("a port is free");
-        let client = connect(&server);
+        let client = connect_counting(&server);
         for millis in [0, 1, 20] {
             client.call::<_, ()>(odd, (millis,)).expect("it is answered");
         }

@@ -34,18 +34,19 @@ pub(super) trait Flag {
     fn pause(round: u32);
 }
 
+/// Not `inline(always)`: in a build without optimisation each call site would keep room for the arguments, on each stack.
 impl Flag for AtomicBool {
-    #[inline(always)]
+    #[inline]
     fn swap(&self, value: bool, order: Ordering) -> bool {
         self.swap(value, order)
     }
 
-    #[inline(always)]
+    #[inline]
     fn load(&self, order: Ordering) -> bool {
         self.load(order)
     }
 
-    #[inline(always)]
+    #[inline]
     fn store(&self, value: bool, order: Ordering) {
         self.store(value, order);
     }
