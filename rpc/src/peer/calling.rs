@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use dhaga::Interrupt;
 use dhaga::park::{self, Parked, Unparker, WaitReason};
-use dhaga::turn::Region;
+use dhaga::turn::{self, Region};
 
 use super::{Asked, Breach, Peer};
 use crate::connection::Connection;
@@ -84,6 +84,9 @@ struct Said {
 impl Said {
     /// `None`: there is nothing to say.
     fn beside_a_call(until: Until) -> Option<Self> {
+        if !until.is_told && turn::is_bare() {
+            return None;
+        }
         let own = OUTGOING.get();
         let served = || Region::<Asked>::current()?.meta()?.trace.map(|trace| trace.child());
         let trace = own.as_ref().and_then(|own| own.trace).or_else(served);
