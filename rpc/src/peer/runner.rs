@@ -13,9 +13,10 @@ use crate::connection::Connection;
 use crate::error::Refusal;
 use crate::layer::{self, Answered};
 use crate::limits::QUEUED_FRAME_OVERHEAD_BYTES;
+use crate::meta::Metadata;
 use crate::metrics::Begun;
 use crate::outbox::Appended;
-use crate::service::{HandlerError, kind_of, respond_refusal};
+use crate::service::{Handler, HandlerError, kind_of, respond_refusal};
 
 /// How long a runner goes on before it lets others of its worker run: the runtime's own measure for a batch.
 const RUN_MAX: Duration = Duration::from_micros(100);
@@ -65,8 +66,8 @@ impl<'a> Runner<'a> {
     /// Returns the kind of its error, if there is one.
     fn serve(&self, request: &Request, answer: &mut Vec<u8>) -> Option<u8> {
         let outcome = request.run(request.deadline(), || match self.connection.side.host.manner.layers.is_empty() {
-            true => self.handle(request, answer),
-            false => self.handle_in_layers(request, answer),
+            true => request.with_params(|handler, params| self.handle(handler, request.id(), params, answer)),
+            false => request.with_params(|handler, params| self.handle_in_layers(request, handler, params, answer)),
         });
         self.answer_error(request, &outcome.err()?, answer)
     }
@@ -82,21 +83,34 @@ impl<'a> Runner<'a> {
         Some(error.kind())
     }
 
-    fn handle(&self, request: &Request, answer: &mut Vec<u8>) -> Result<(), HandlerError> {
-        let limits = &*self.connection.limits;
-        request.with_params(|handler, params| match request.id() {
-            Some(id) => handler.answer(limits, id, params, answer),
-            None => handler.notify(limits, params),
-        })
+    fn handle(
+        &self,
+        handler: &Handler,
+        id: Option<u32>,
+        params: &[u8],
+        answer: &mut Vec<u8>,
+    ) -> Result<(), HandlerError> {
+        match id {
+            Some(id) => handler.answer(&self.connection.limits, id, params, answer),
+            None => handler.notify(&self.connection.limits, params),
+        }
     }
 
     #[cold]
-    fn handle_in_layers(&self, request: &Request, answer: &mut Vec<u8>) -> Result<(), HandlerError> {
+    fn handle_in_layers(
+        &self,
+        request: &Request,
+        handler: &Handler,
+        params: &[u8],
+        answer: &mut Vec<u8>,
+    ) -> Result<(), HandlerError> {
+        static NONE: Metadata = Metadata::new();
         let peer = || self.connection.describe_peer();
-        let call = layer::Call::new(request.method(), request.id().is_none(), &peer);
+        let metadata = request.meta().map_or(&NONE, |meta| &meta.metadata);
+        let call = layer::Call::new(request.method(), request.id().is_none(), metadata, &peer);
         let mut last = || {
             answer.clear();
-            self.handle(request, answer).map(|()| Answered::new(answer.len()))
+            self.handle(handler, request.id(), params, answer).map(|()| Answered::new(answer.len()))
         };
         layer::run(&self.connection.side.host.manner.layers, &call, &mut last)?;
         match request.id().is_some() && answer.is_empty() {
