@@ -27,7 +27,7 @@ use crate::transport::Transport;
 /// write a file; a child that reads its input ends at once.
 pub const CHILD_GRACE: Duration = Duration::from_secs(5);
 /// When a child ends, so does its output, but for what its own children hold: how long the one is awaited after the other.
-const ENDS_WITHIN: Duration = Duration::from_secs(1);
+const ENDS_WITHIN: Duration = Duration::from_secs(2);
 
 /// The child behind a client has ended, or has closed its output: the source of a
 /// [`CallError::Disconnected`](crate::CallError::Disconnected).

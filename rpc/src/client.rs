@@ -291,7 +291,8 @@ impl ClientBuilder {
     }
 
     /// Calls whoever is at the other end of `transport`: one connection for all calls, from any worker and thread, and no other
-    /// when it ends. Dropping the last clone of the client closes it.
+    /// when it ends. Dropping the last clone of the client closes it. It asks for extensions as one that dials; a peer that closes
+    /// because it was asked is lost, so do not [ask](Self::extensions) such a one.
     ///
     /// # Errors
     ///

@@ -94,12 +94,13 @@ pub use typed::service;
 #[doc(hidden)]
 pub use typed::__private;
 
-/// Compiles and runs the programs of the guide.
+/// Compiles and runs the programs in the README and in the guide.
 #[cfg(doctest)]
-#[doc = include_str!("../../docs/guide/rpc-services.md")]
-struct Guide;
-
-/// Compiles the program in the README.
-#[cfg(doctest)]
-#[doc = include_str!("../../README.md")]
-struct Readme;
+mod programs_of_the_pages {
+    #[doc = include_str!("../../README.md")]
+    struct Readme;
+    #[doc = include_str!("../../docs/guide/rpc-services.md")]
+    struct RpcServices;
+    #[doc = include_str!("../../docs/guide/rpc-transports.md")]
+    struct RpcTransports;
+}

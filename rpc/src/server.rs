@@ -322,7 +322,7 @@ impl ServerBuilder {
         on_a_worker(move || {
             server.accepted.fetch_add(1, Ordering::Relaxed);
             let (worker, key) = server.registry().place();
-            let ending = Some(Mutex::new(Some(ending)));
+            let ending = Some(Box::new(Mutex::new(Some(ending))));
             open(transport, Place { server, worker, key, ending, _room: room }).map(drop)
         })??;
         Ok(Server { shared, address: OneConnection { ended: Some(ended) }, acceptor: None })
@@ -603,9 +603,12 @@ struct Place {
     /// Key in the registry.
     key: usize,
     /// Whom to tell of the end.
-    ending: Option<Mutex<Option<oneshot::Sender<Option<Cause>>>>>,
+    ending: Option<Box<Ending>>,
     _room: OwnedSemaphorePermit,
 }
+
+/// Tells once how a connection has ended.
+type Ending = Mutex<Option<oneshot::Sender<Option<Cause>>>>;
 
 impl Keeper for Place {
     fn watch(&self, connection: &Arc<Connection<Peer>>) {

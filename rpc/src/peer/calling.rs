@@ -115,7 +115,12 @@ pub(crate) fn notify(
     message: &[u8],
 ) -> Result<(), CallError> {
     connection.wait_for_room(deadline).map_err(overloaded(connection))?;
-    match !connection.is_closed() && connection.send(|out| out.extend_from_slice(message)) {
+    if connection.is_closed()
+        && let Some(ended) = connection.ended()
+    {
+        return Err(ended);
+    }
+    match connection.send(|out| out.extend_from_slice(message)) {
         true => Ok(()),
         false => Err(connection.why_ended()),
     }
@@ -345,9 +350,12 @@ impl Calling {
 
 impl Connection<Peer> {
     /// What a call that comes too late is told.
-    pub(crate) fn why_ended(&self) -> CallError {
-        let known = self.side.calling().calls().ended.clone();
-        known.map_or(CallError::Disconnected { maybe_executed: false, source: None }, CallError::before_sending)
+    fn why_ended(&self) -> CallError {
+        self.ended().unwrap_or(CallError::Disconnected { maybe_executed: false, source: None })
+    }
+
+    fn ended(&self) -> Option<CallError> {
+        self.side.calling().calls().ended.clone().map(CallError::before_sending)
     }
 
     #[inline]

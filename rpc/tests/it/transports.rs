@@ -135,11 +135,15 @@ fn stream(number: u32) -> File {
 /// No test: what the children of the others run.
 #[test]
 fn serve_on_standard_streams() {
-    if std::env::var_os(EMBEDDED).is_none() {
-        return;
+    let Some(path) = std::env::var_os(EMBEDDED) else { return };
+    if path == "1" {
+        dup2_stdin(stream(3)).expect("it is open");
+        dup2_stdout(stream(4)).expect("it is open");
+    } else {
+        let socket = UnixStream::connect(&path).expect("the test listens");
+        dup2_stdin(&socket).expect("it is open");
+        dup2_stdout(&socket).expect("it is open");
     }
-    dup2_stdin(stream(3)).expect("it is open");
-    dup2_stdout(stream(4)).expect("it is open");
     let parent = Arc::new(OnceLock::<Client>::new());
     let asked = parent.clone();
     let server = methods()
@@ -150,6 +154,10 @@ fn serve_on_standard_streams() {
     let server = server.serve(transport).expect("it can be waited for");
     parent.set(server.peers().remove(0)).expect("once");
     let ended = server.wait();
+    if path != "1" {
+        // Its streams are closed, and it lives.
+        thread::sleep(2 * DEADLINE);
+    }
     std::process::exit(if ended.is_ok() { 0 } else { 17 });
 }
 
@@ -692,15 +700,21 @@ fn a_child_ends_with_its_client_and_is_no_zombie() {
     });
 }
 
+/// A child that neither reads nor writes nor ends, and its process id.
+fn deaf_child() -> (Client, u32) {
+    let folder = Folder::new();
+    let path = folder.0.join("id");
+    let script = format!("echo $$ >'{0}.new'; mv '{0}.new' '{0}'; exec sleep 1000", path.display());
+    let client = plain().spawn(&mut shell(&script)).expect("there is a shell");
+    eventually("it runs", || path.exists());
+    let id = std::fs::read_to_string(&path).expect("it is there");
+    (client, id.trim().parse().expect("it is a number"))
+}
+
 #[test]
 fn a_child_that_does_not_end_with_its_client_is_killed() {
     within_deadline(|| {
-        let ours = Folder::new();
-        let path = ours.0.join("id");
-        let script = format!("echo $$ >'{0}.new'; mv '{0}.new' '{0}'; exec sleep 1000", path.display());
-        let client = plain().spawn(&mut shell(&script)).expect("there is a shell");
-        eventually("it runs", || path.exists());
-        let id: u32 = std::fs::read_to_string(&path).expect("it is there").trim().parse().expect("it is a number");
+        let (client, id) = deaf_child();
         drop(client);
         assert!(is_known(id), "it has its grace");
         eventually("it is killed", || !is_known(id));
@@ -711,11 +725,28 @@ fn a_child_that_does_not_end_with_its_client_is_killed() {
 fn a_child_is_killed_with_its_runtime() {
     within_deadline(|| {
         let runtime = Runtime::builder().workers(1).build().expect("the kernel gives threads");
-        let spawned = runtime.spawn(|| plain().spawn(&mut shell("exec sleep 1000")).expect("there is a shell"));
-        let client = spawned.join().expect("it ends well");
+        let (client, id) = runtime.spawn(deaf_child).join().expect("it ends well");
         drop(runtime);
+        eventually("it is killed", || !is_known(id));
         let refused = client.call::<_, Value>("add", (1, 2));
         assert!(matches!(refused, Err(CallError::Disconnected { .. })), "{refused:?}");
+    });
+}
+
+#[test]
+fn standard_streams_may_be_sockets_and_are_closed_when_the_server_ends() {
+    within_deadline(|| {
+        let folder = Folder::new();
+        let listener = std::os::unix::net::UnixListener::bind(folder.socket()).expect("nothing is there");
+        let mut child = embedded().env(EMBEDDED, folder.socket()).kill_on_drop(true).spawn().expect("it runs again");
+        let (mut far, _) = listener.accept().expect("the child connects");
+        far.set_read_timeout(Some(PATIENCE)).expect("it is not zero");
+        far.write_all(&request(1, "add", vec![20.into(), 22.into()])).expect("it is taken");
+        far.write_all(&request(2, "print", vec!["this goes to standard error".into()])).expect("it is taken");
+        far.shutdown(Shutdown::Write).expect("it is open");
+        let expected = answer(1, 42).len() + answer(2, Value::Nil).len();
+        assert_eq!(read_to_end(far).len(), expected);
+        assert!(matches!(child.try_wait(), Ok(None)), "it lives");
     });
 }
 
