@@ -212,6 +212,8 @@ pub(crate) fn read(raw: &[u8], limits: &Limits) -> CallError {
     match (Code::numbered(parts.number), Code::numbered(parts.number).and_then(Code::refused)) {
         (Some(Code::Application), _) if parts.data == [NIL] => CallError::Remote(RemoteError::from_raw(parts.message)),
         (Some(Code::Application), _) => CallError::Remote(RemoteError::from_raw(parts.data)),
+        // The caller's own, which the server has seen pass first.
+        (_, Some(RefusedReason::TooLate)) => CallError::DeadlineExceeded,
         (_, Some(reason)) => CallError::Refused {
             reason,
             retry_after: retry_after(parts.data, limits),

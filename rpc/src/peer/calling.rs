@@ -16,7 +16,7 @@ use dhaga::turn::Region;
 use super::{Asked, Breach, Peer};
 use crate::connection::Connection;
 use crate::encode;
-use crate::error::{CallError, RefusedReason};
+use crate::error::CallError;
 use crate::error_form;
 use crate::extension::{CANCEL, Caps, OF_SENDER};
 use crate::in_flight::{Full, InFlight};
@@ -391,7 +391,9 @@ impl CallError {
     /// Out of time: the peer knows our deadline, and what it says after that is most often that it has met it.
     fn unless_late(self, deadline: Option<Instant>) -> Self {
         match self {
-            Self::Remote(_) if deadline.is_some_and(|deadline| deadline <= park::now()) => Self::DeadlineExceeded,
+            Self::Remote(_) | Self::Refused { .. } if deadline.is_some_and(|deadline| deadline <= park::now()) => {
+                Self::DeadlineExceeded
+            }
             error => error,
         }
     }
@@ -402,11 +404,6 @@ impl CallError {
             Self::Disconnected { source, .. } => Self::Disconnected { maybe_executed: false, source },
             other => other,
         }
-    }
-
-    /// Whether the peer has refused the call because it ends.
-    pub(crate) fn is_of_one_that_ends(&self) -> bool {
-        matches!(self, Self::Refused { reason: RefusedReason::ShuttingDown, .. })
     }
 
     /// The connection had ended before the call began, so that another one may serve it.

@@ -15,7 +15,7 @@ use crate::layer::{self, Answered};
 use crate::limits::QUEUED_FRAME_OVERHEAD_BYTES;
 use crate::metrics::Begun;
 use crate::outbox::Appended;
-use crate::service::{HandlerError, kind_of, respond_refusal};
+use crate::service::{Handler, HandlerError, kind_of, respond_refusal};
 
 /// How long a runner goes on before it lets others of its worker run: the runtime's own measure for a batch.
 const RUN_MAX: Duration = Duration::from_micros(100);
@@ -49,10 +49,7 @@ impl<'a> Runner<'a> {
         let (mut answer, mut slice) = (Vec::new(), Slice::default());
         while let Some(request) = self.next(&mut answer) {
             self.count_begin(&request);
-            let error = match moot(&request) {
-                Some(refusal) => self.answer_error(&request, &HandlerError::refusal(refusal), &mut answer),
-                None => self.serve(&request, &mut answer),
-            };
+            let error = self.serve(&request, &mut answer);
             self.count_end(answer.len(), error);
             drop(request);
             if slice.is_over() {
@@ -64,16 +61,15 @@ impl<'a> Runner<'a> {
     /// Runs one request within what its caller has left of time, where a cancel reaches it, and leaves its answer in `answer`.
     /// Returns the kind of its error, if there is one.
     fn serve(&self, request: &Request, answer: &mut Vec<u8>) -> Option<u8> {
-        let outcome = request.run(request.deadline(), || match self.connection.side.host.manner.layers.is_empty() {
-            true => self.handle(request, answer),
-            false => self.handle_in_layers(request, answer),
-        });
-        self.answer_error(request, &outcome.err()?, answer)
-    }
-
-    /// Returns the kind of the error.
-    #[cold]
-    fn answer_error(&self, request: &Request, error: &HandlerError, answer: &mut Vec<u8>) -> Option<u8> {
+        let run = |handler: &Handler, params: &[u8]| match self.connection.side.host.manner.layers.is_empty() {
+            true => self.handle(request, handler, params, answer),
+            false => self.handle_in_layers(request, handler, params, answer),
+        };
+        let outcome = match moot(request) {
+            Some(refusal) => Err(HandlerError::refusal(refusal)),
+            None => request.run(request.deadline(), || request.with_params(run)),
+        };
+        let error = outcome.err()?;
         answer.clear();
         match request.id() {
             Some(id) => error.respond(&self.connection.limits, self.connection.side.errors(), id, answer),
@@ -82,21 +78,32 @@ impl<'a> Runner<'a> {
         Some(error.kind())
     }
 
-    fn handle(&self, request: &Request, answer: &mut Vec<u8>) -> Result<(), HandlerError> {
-        let limits = &*self.connection.limits;
-        request.with_params(|handler, params| match request.id() {
-            Some(id) => handler.answer(limits, id, params, answer),
-            None => handler.notify(limits, params),
-        })
+    fn handle(
+        &self,
+        request: &Request,
+        handler: &Handler,
+        params: &[u8],
+        answer: &mut Vec<u8>,
+    ) -> Result<(), HandlerError> {
+        match request.id() {
+            Some(id) => handler.answer(&self.connection.limits, id, params, answer),
+            None => handler.notify(&self.connection.limits, params),
+        }
     }
 
     #[cold]
-    fn handle_in_layers(&self, request: &Request, answer: &mut Vec<u8>) -> Result<(), HandlerError> {
+    fn handle_in_layers(
+        &self,
+        request: &Request,
+        handler: &Handler,
+        params: &[u8],
+        answer: &mut Vec<u8>,
+    ) -> Result<(), HandlerError> {
         let peer = || self.connection.describe_peer();
-        let call = layer::Call::new(request.method(), request.id().is_none(), &peer);
+        let call = layer::Call::new(handler.name(), request.id().is_none(), &peer);
         let mut last = || {
             answer.clear();
-            self.handle(request, answer).map(|()| Answered::new(answer.len()))
+            self.handle(request, handler, params, answer).map(|()| Answered::new(answer.len()))
         };
         layer::run(&self.connection.side.host.manner.layers, &call, &mut last)?;
         match request.id().is_some() && answer.is_empty() {
