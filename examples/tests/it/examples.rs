@@ -26,6 +26,30 @@ fn hello_prints_its_four_sums() {
 }
 
 #[test]
+fn in_the_shop_deadlines_fall_and_a_cancel_stops_all_three() {
+    let (status, stdout, stderr) = Example::output("shop", &["--within-ms", "20000"], CALL_TIMEOUT);
+    assert!(status.success(), "{status}: {stderr}");
+    let lines: Vec<_> = stdout.lines().map(str::trim).collect();
+    let hops = ["front", "catalogue", "stock"];
+    let left = hops.map(|hop| {
+        let line = lines.iter().find_map(|line| line.strip_prefix(hop)?.trim().split_once(" ms left"));
+        line.unwrap_or_else(|| panic!("no time left at {hop} in\n{stdout}")).0.parse::<f64>().expect("a number")
+    });
+    assert!(20_000.0 >= left[0] && left[0] >= left[1] && left[1] > left[2] && left[2] > 0.0, "{stdout}");
+    let trace = |hop: &str| {
+        let line = lines.iter().find_map(|line| line.strip_prefix(hop)?.split_once(", trace 00-"));
+        line.and_then(|line| line.1.split_once('-')).unwrap_or_else(|| panic!("no trace at {hop} in\n{stdout}"))
+    };
+    let [(front, _), (catalogue, _), (stock, _)] = hops.map(trace);
+    assert!(front == catalogue && catalogue == stock, "{stdout}");
+    assert!(lines.contains(&"A pen that writes under water: 7 pieces"), "{stdout}");
+    for hop in hops {
+        assert!(lines.iter().any(|line| line.starts_with(hop) && line.contains("stopped after")), "{hop}: {stdout}");
+    }
+    assert!(stdout.contains("the customer: the caller was cancelled"), "{stdout}");
+}
+
+#[test]
 fn quickstart_shows_both_halves_in_one_table() {
     let args = ["--dhagas", "200", "--seconds", "1"];
     let (status, stdout, stderr) = Example::output("quickstart", &args, QUICKSTART_TIMEOUT);
