@@ -31,6 +31,7 @@ use crate::introspection::{self, Health};
 use crate::layer::{self, Answered, Layer, Next};
 use crate::limits::Limits;
 use crate::message::{self, Message};
+use crate::meta::OUTGOING;
 use crate::metrics::{Begun, Metrics, Side, Table};
 use crate::peer::{self, Answer, Keeper, Peer, Until};
 use crate::probe::{self, PlainPeers, Probe, Verdict};
@@ -612,7 +613,9 @@ impl Client {
         mut send: impl FnMut() -> Result<Answered, CallError>,
     ) -> Result<Answered, CallError> {
         let peer = || self.shared.describe_peer();
-        let call = layer::Call::new(method, is_notification, &peer);
+        let outgoing = OUTGOING.get();
+        let metadata = outgoing.as_ref().map(|outgoing| outgoing.metadata.clone()).unwrap_or_default();
+        let call = layer::Call::new(method, is_notification, &metadata, &peer);
         layer::run(&self.shared.around.layers, &call, &mut send)
     }
 

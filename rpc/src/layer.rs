@@ -27,10 +27,13 @@ use std::sync::Arc;
 
 use dhaga::park;
 
+use crate::meta::Metadata;
+
 /// What a layer may know of a call.
 pub struct Call<'a> {
     method: &'a str,
     is_notification: bool,
+    metadata: &'a Metadata,
     peer: &'a dyn Fn() -> String,
 }
 
@@ -61,8 +64,13 @@ pub(crate) fn run<'a, E>(
 }
 
 impl<'a> Call<'a> {
-    pub(crate) fn new(method: &'a str, is_notification: bool, peer: &'a dyn Fn() -> String) -> Self {
-        Self { method, is_notification, peer }
+    pub(crate) fn new(
+        method: &'a str,
+        is_notification: bool,
+        metadata: &'a Metadata,
+        peer: &'a dyn Fn() -> String,
+    ) -> Self {
+        Self { method, is_notification, metadata, peer }
     }
 
     /// The method's name.
@@ -73,6 +81,12 @@ impl<'a> Call<'a> {
     /// Whether nobody waits for an answer.
     pub fn is_notification(&self) -> bool {
         self.is_notification
+    }
+
+    /// What goes with it: at a server what the caller has left for it, at a client what is in force around the call. A
+    /// client's layer adds to it by [`with_metadata`](crate::with_metadata) around [`Next::run`].
+    pub fn metadata(&self) -> &Metadata {
+        self.metadata
     }
 
     /// The other side: at a server who calls, at a client whom it was told to call.
@@ -164,7 +178,8 @@ mod tests {
         let twice = layer(|_, next| next.run().or_else(|_| next.run()));
         let refuse = layer(|call, _| Err(call.method().to_owned()));
         let peer = || "peer".to_owned();
-        let call = Call::new("m", false, &peer);
+        let metadata = Metadata::new();
+        let call = Call::new("m", false, &metadata, &peer);
         let runs = Cell::new(0);
         let mut last = || {
             runs.set(runs.get() + 1);

@@ -75,8 +75,10 @@ fn a_servers_layer_may_refuse_wait_change_and_repeat() {
         assert!(denied.to_string().contains("no blobs") && !denied.is_retryable() && !denied.maybe_executed());
         let Err(CallError::Remote(error)) = client.call::<_, ()>("fail", ("x",)) else { panic!("it fails") };
         assert_eq!(error.decode::<(u8, String)>().expect("it is a pair"), (7, "x".to_owned()));
-        let bytes = serde_bytes::Bytes::new(b"abc");
-        assert_eq!(client.call::<_, usize>("len", (bytes,)).ok(), Some(3), "one answer for two runs");
+        for len in [3, 1000] {
+            let bytes = serde_bytes::ByteBuf::from(vec![7; len]);
+            assert_eq!(client.call::<_, usize>("len", (bytes,)).ok(), Some(len), "one answer for two runs");
+        }
         let Err(CallError::Remote(error)) = client.call::<_, i64>("echo", (1,)) else { panic!("it fails") };
         assert_eq!(error.text().as_deref(), Some("too late"), "what was answered before is taken back");
         let metrics = server.metrics();
@@ -142,6 +144,50 @@ fn a_clients_layer_may_refuse_repeat_and_see() {
         let peer = server.local_addr();
         let expected = [("add", true), ("add", true), ("blob", false), ("fail", false), ("add", true)];
         assert_eq!(all(&seen), expected.map(|(method, is_ok)| format!("{method} of {peer} {is_ok}")));
+    });
+}
+
+/// One layer of the client's gives each call a token, and one of the server's asks for it.
+#[test]
+fn layers_see_what_goes_with_a_call() {
+    within_deadline(|| {
+        let server = builder(&Gate::default())
+            .layer(|call, next| {
+                // What is ambient for the handler is so for the layer.
+                let current = dhaga_rpc::current().expect("a call is served");
+                assert_eq!((current.method(), current.metadata()), (call.method(), call.metadata()));
+                match call.metadata().get("token") {
+                    Some("right") => next.run(),
+                    Some(_) => Err(HandlerError::denied("another token")),
+                    None => Err(HandlerError::denied("no token")),
+                }
+            })
+            .bind("127.0.0.1:0")
+            .expect("a port is free");
+        let seen = Seen::default();
+        let noted = seen.clone();
+        let client = Client::builder()
+            .layer(|call, next| match call.method() {
+                "add" => dhaga_rpc::with_metadata([("token", "right")], || next.run()).expect("it is short"),
+                _ => next.run(),
+            })
+            .layer(move |call, next| {
+                note(&noted, call.metadata().get("tenant").unwrap_or("nobody"));
+                next.run()
+            })
+            .connect(server.local_addr())
+            .expect("it listens");
+        let add_for =
+            |tenant| dhaga_rpc::with_metadata([("tenant", tenant)], || add(&client, 1, 2)).expect("it is short");
+        assert_eq!(add_for("blue").ok(), Some(3));
+        assert_eq!(add(&client, 1, 2).ok(), Some(3));
+        let caller = client.clone();
+        assert_eq!(dhaga::spawn(move || add(&caller, 1, 2).ok()).join().expect("no panic"), Some(3));
+        let denied = client.call::<_, i64>("echo", (1,)).expect_err("it has no token");
+        assert!(matches!(&denied, CallError::Refused { reason: RefusedReason::Denied, .. }), "{denied}");
+        let wrong = dhaga_rpc::with_metadata([("token", "wrong")], || client.call::<_, i64>("echo", (1,)));
+        assert!(wrong.expect("it is short").expect_err("it is denied").to_string().contains("another token"));
+        assert_eq!(all(&seen), ["blue", "nobody", "nobody", "nobody", "nobody"]);
     });
 }
 
