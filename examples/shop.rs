@@ -121,7 +121,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let page = dhaga::within(limit, || with_trace(TraceContext::new(true), || shop.page("pen")));
     while let Ok(Begun { service, left, trace }) = begun.try_recv() {
         let left = left.map_or_else(|| "no deadline".to_owned(), |left| format!("{:.1} ms left", millis(left)));
-        println!("  {service:<10} {left}, trace {}", trace.map_or_else(|| "none".to_owned(), |trace| trace.to_string()));
+        println!(
+            "  {service:<10} {left}, trace {}",
+            trace.map_or_else(|| "none".to_owned(), |trace| trace.to_string())
+        );
     }
     match page {
         Ok(page) => println!("  {page}"),

@@ -258,8 +258,6 @@ pub enum RefusedReason {
     Denied,
     /// The caller gave it up before it began. Who gives up does not wait for this answer.
     Cancelled,
-    /// The deadline of the caller had passed before it began.
-    TooLate,
 }
 
 impl RefusedReason {
