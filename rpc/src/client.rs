@@ -25,7 +25,7 @@ use crate::child::Minder;
 use crate::connection::{Connection, on_a_worker};
 use crate::description::Description;
 use crate::encode;
-use crate::error::{CALL_ERROR_KINDS, CallError};
+use crate::error::{CALL_ERROR_KINDS, CallError, RefusedReason};
 use crate::host::{Host, Manner};
 use crate::introspection::{self, Health};
 use crate::layer::{self, Answered, Layer, Next};
@@ -423,8 +423,8 @@ impl Client {
         Self {
             shared: Arc::new(Shared {
                 limits: Arc::default(),
-                around: Around::default(),
                 route: Route::Open(Weak::new()),
+                around: Around::default(),
             }),
         }
     }
@@ -732,31 +732,25 @@ impl Shared {
     where
         E: Fn(&mut Vec<u8>, u32) -> Result<(), encode::EncodeError>,
     {
-        let (mut tries, mut refusal) = (1, None);
+        let (mut tries, mut refused) = (1, None);
         loop {
             park::check()?;
-            let connection = match (self.connection(until.at), refusal.take()) {
-                (Ok(connection), _) => connection,
-                // Nobody has taken its place: the caller learns that somebody was there.
-                (Err(CallError::Connect(_)), Some(refusal)) => return Err(refusal),
-                (Err(error), _) => return Err(error),
+            let connection = match (self.connection(until.at), &refused) {
+                // It says more than that nobody else is there.
+                (Err(CallError::Connect(_)), Some(refused)) => return Err(CallError::clone(refused)),
+                (found, _) => found?,
             };
             match peer::call(&connection, until, &encode) {
                 Err(error) if error.is_stale() && tries < TRIES_MAX => tries += 1,
-                Err(error) if error.is_of_one_that_ends() && tries < TRIES_MAX && self.may_call_elsewhere() => {
-                    // Once only: whoever is there then may end, too.
-                    tries = TRIES_MAX;
-                    refusal = Some(error);
+                Err(error @ CallError::Refused { reason: RefusedReason::ShuttingDown, .. })
+                    if refused.is_none() && matches!(self.route, Route::Dialled(_)) =>
+                {
+                    refused = Some(error);
                     connection.leave();
                 }
                 result => return result,
             }
         }
-    }
-
-    /// Whether another peer may be dialled in place of one that ends.
-    fn may_call_elsewhere(&self) -> bool {
-        matches!(self.route, Route::Dialled(_))
     }
 
     /// A first connection. What the peer says to `$/hello` need not be waited for if it makes no difference.

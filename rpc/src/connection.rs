@@ -11,7 +11,6 @@
 //! There is one reader at a time. It gives the connection back before it runs the side's work, which is user code.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -289,11 +288,6 @@ impl<S: Side> Connection<S> {
     /// What the peer has listened at; `None` if it has gone, or if it has no name.
     pub(crate) fn peer_name(&self) -> Option<String> {
         self.transport.peer_name()
-    }
-
-    /// The peer's address, if it is one of TCP that has not gone.
-    pub(crate) fn peer_address(&self) -> Option<SocketAddr> {
-        self.transport.peer_address()
     }
 
     pub(crate) fn describe_peer(&self) -> String {

@@ -47,9 +47,14 @@ impl CurrentCall {
         self.0.connection().map_or_else(Client::of_nobody, |connection| Client::of_connection(&connection))
     }
 
-    /// The address that the call came from; `None` if it is none of TCP, or when the connection has ended.
+    /// Where the call came from, as a text for logs; `None` when the connection has ended, or where there are no names.
+    pub fn peer_name(&self) -> Option<String> {
+        self.0.connection()?.peer_name()
+    }
+
+    /// Where the call came from by TCP; `None` by other ways, and when the connection has ended.
     pub fn peer_addr(&self) -> Option<SocketAddr> {
-        self.0.connection()?.peer_address()
+        self.peer_name()?.parse().ok()
     }
 
     /// The method that was called.

@@ -256,8 +256,10 @@ pub enum RefusedReason {
     Overloaded,
     /// The server does not let this caller call this.
     Denied,
-    /// The caller gave it up before it began. Who gives up does not wait for this answer.
+    /// It was given up before it began.
     Cancelled,
+    /// Its deadline had passed before it began.
+    TooLate,
 }
 
 impl RefusedReason {
@@ -420,15 +422,15 @@ pub enum Refusal {
     },
     /// The server ends and takes no new calls.
     ShuttingDown,
+    /// The caller has given it up before it began.
+    Cancelled,
+    /// The deadline of the caller had passed before it began.
+    TooLate,
     /// The server does not let this caller call this.
     Denied {
         /// Why not.
         reason: String,
     },
-    /// The caller has given it up before it began.
-    Cancelled,
-    /// The deadline of the caller had passed before it began.
-    TooLate,
 }
 
 impl Refusal {
@@ -454,9 +456,9 @@ impl fmt::Display for Refusal {
                 write!(f, "the handler's answer cannot be sent: {reason}")
             }
             Self::ShuttingDown => write!(f, "the server is shutting down"),
-            Self::Denied { reason } => write!(f, "the server does not allow this call: {reason}"),
             Self::Cancelled => write!(f, "the call was cancelled before it began"),
             Self::TooLate => write!(f, "the deadline of the call had passed before it began"),
+            Self::Denied { reason } => write!(f, "the server does not allow this call: {reason}"),
         }
     }
 }

@@ -57,7 +57,7 @@ impl Caps {
     /// The set is known to both sides, even if it is empty.
     const AGREED: Self = Self(1 << 7);
 
-    pub(crate) fn from_bits(bits: u8) -> Self {
+    pub(crate) fn of_bits(bits: u8) -> Self {
         Self(bits)
     }
 

@@ -9,7 +9,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io;
-use std::net::{Shutdown, SocketAddr};
+use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -124,14 +124,6 @@ impl Transport {
             Kind::Tcp(stream) => Some(stream.peer_addr().ok()?.to_string()),
             Kind::Unix(stream) => unix_name(stream.peer_addr()),
             Kind::Pipes(_) => None,
-        }
-    }
-
-    /// Of the other end, if it is one of TCP that has not gone.
-    pub(crate) fn peer_address(&self) -> Option<SocketAddr> {
-        match &self.0 {
-            Kind::Tcp(stream) => stream.peer_addr().ok(),
-            Kind::Unix(_) | Kind::Pipes(_) => None,
         }
     }
 

@@ -186,6 +186,7 @@ pub(crate) fn ambient() -> Ambient {
 }
 
 /// Calls `f` with all that is in force for the caller, if anything is.
+#[inline]
 pub(crate) fn with_ambient<R>(f: impl FnOnce(Option<&Ambient>) -> R) -> R {
     match current_task() {
         Some(task) => match task.frame() {

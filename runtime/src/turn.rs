@@ -130,6 +130,13 @@ pub fn drop_in_dhaga(value: impl Send + 'static) {
     }
 }
 
+/// Whether nothing is in force for the caller that could be handed down: no deadline, no value of a context, no [`Region`].
+/// Cheaper than to ask for each.
+#[inline]
+pub fn is_bare() -> bool {
+    crate::around::with_ambient(|ambient| ambient.is_none_or(|ambient| ambient.is_empty()))
+}
+
 /// Workers of the caller's runtime; `None` on a plain thread.
 pub fn workers() -> Option<usize> {
     worker().map(|worker| worker.shared.workers)

@@ -20,18 +20,18 @@ pub(super) type Request = Arc<Region<Asked>>;
 pub(crate) struct Asked {
     connection: Weak<Connection<Peer>>,
     handler: Arc<Handler>,
-    /// The number of its method.
-    number: u32,
     /// `None`: a notification.
     id: Option<u32>,
-    params: Params,
-    /// What it is charged. Less than it takes only for a frame beyond 4 GiB, which no limit should allow.
+    /// The number of its method.
+    number: u32,
+    /// What it is charged.
     cost: u32,
+    params: Params,
     meta: Option<Box<Meta>>,
 }
 
 /// Encoded arguments. Many are short, and need no allocation of their own.
-enum Params {
+pub(super) enum Params {
     Short {
         len: u8,
         bytes: [u8; SHORT_MAX],
@@ -45,7 +45,7 @@ enum Params {
 const SHORT_MAX: usize = 22;
 
 impl Params {
-    fn new(params: &[u8]) -> Self {
+    pub(super) fn new(params: &[u8]) -> Self {
         if params.len() > SHORT_MAX {
             return Self::Long(Box::new(Mutex::new(params.into())));
         }
@@ -68,22 +68,15 @@ impl Params {
 impl Asked {
     pub(super) fn new(
         connection: &Arc<Connection<Peer>>,
-        handler: &Arc<Handler>,
+        handler: Arc<Handler>,
         number: u32,
         id: Option<u32>,
-        params: &[u8],
+        params: Params,
         cost: usize,
         meta: Option<Box<Meta>>,
-    ) -> Request {
-        Region::new(Self {
-            connection: Arc::downgrade(connection),
-            handler: handler.clone(),
-            number,
-            id,
-            params: Params::new(params),
-            cost: u32::try_from(cost).unwrap_or(u32::MAX),
-            meta,
-        })
+    ) -> Self {
+        let cost = u32::try_from(cost).unwrap_or(u32::MAX);
+        Self { connection: Arc::downgrade(connection), handler, number, id, params, cost, meta }
     }
 
     pub(super) fn id(&self) -> Option<u32> {

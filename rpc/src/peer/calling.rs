@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 
 use dhaga::Interrupt;
 use dhaga::park::{self, Parked, Unparker, WaitReason};
-use dhaga::turn::Region;
+use dhaga::turn::{self, Region};
 
 use super::{Asked, Breach, Peer};
 use crate::connection::Connection;
 use crate::encode;
-use crate::error::{CallError, RefusedReason};
+use crate::error::CallError;
 use crate::error_form;
 use crate::extension::{CANCEL, Caps, OF_SENDER};
 use crate::in_flight::{Full, InFlight};
@@ -84,6 +84,9 @@ struct Said {
 impl Said {
     /// `None`: there is nothing to say.
     fn beside_a_call(until: Until) -> Option<Self> {
+        if !until.is_told && turn::is_bare() {
+            return None;
+        }
         let own = OUTGOING.get();
         let served = || Region::<Asked>::current()?.meta()?.trace.map(|trace| trace.child());
         let trace = own.as_ref().and_then(|own| own.trace).or_else(served);
@@ -391,7 +394,9 @@ impl CallError {
     /// Out of time: the peer knows our deadline, and what it says after that is most often that it has met it.
     fn unless_late(self, deadline: Option<Instant>) -> Self {
         match self {
-            Self::Remote(_) if deadline.is_some_and(|deadline| deadline <= park::now()) => Self::DeadlineExceeded,
+            Self::Remote(_) | Self::Refused { .. } if deadline.is_some_and(|deadline| deadline <= park::now()) => {
+                Self::DeadlineExceeded
+            }
             error => error,
         }
     }
@@ -402,11 +407,6 @@ impl CallError {
             Self::Disconnected { source, .. } => Self::Disconnected { maybe_executed: false, source },
             other => other,
         }
-    }
-
-    /// Whether the peer has refused the call because it ends.
-    pub(crate) fn is_of_one_that_ends(&self) -> bool {
-        matches!(self, Self::Refused { reason: RefusedReason::ShuttingDown, .. })
     }
 
     /// The connection had ended before the call began, so that another one may serve it.

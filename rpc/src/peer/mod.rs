@@ -121,6 +121,14 @@ impl Peer {
         self.calling.get().is_some_and(|calling| calling.is_busy())
     }
 
+    /// Who knows how to cancel has given up all that it asked for when its connection ends: a process that was killed says
+    /// no more than that.
+    fn cancel_for_who_has_gone(&self) {
+        if let Some(serving) = self.serving.get().filter(|_| self.caps().has(Caps::CANCEL)) {
+            serving.cancel_all();
+        }
+    }
+
     /// Charges the bytes of an unfinished frame, instead of those charged before. Returns what the host holds in all.
     fn charge(&self, bytes: usize) -> usize {
         let total = &self.host.unfinished_bytes;
@@ -253,6 +261,7 @@ impl Side for Peer {
             return;
         }
         connection.side.is_ended.store(true, Ordering::SeqCst);
+        connection.side.cancel_for_who_has_gone();
         connection.close_if_done();
         if !connection.is_closed() {
             // What it has asked for goes on. It is made if need be, so that a call which begins just now finds it ended.
@@ -272,11 +281,8 @@ impl Side for Peer {
         let peer = &connection.side;
         if let Some(serving) = peer.serving.get() {
             peer.host.in_flight.fetch_sub(serving.forget_pending(), Ordering::SeqCst);
-            if peer.caps().has(Caps::CANCEL) {
-                // Nobody can get the answers any more.
-                serving.cancel_all();
-            }
         }
+        peer.cancel_for_who_has_gone();
         if let Some(cause) = &reason {
             log::debug!("connection to {} closed: {cause}", connection.describe_peer());
             if is_breach(cause) || is_stall(cause) {

@@ -19,7 +19,7 @@ impl Peer {
     /// The extensions that both sides know of.
     #[inline]
     pub(crate) fn caps(&self) -> Caps {
-        Caps::from_bits(self.caps.load(Ordering::Relaxed))
+        Caps::of_bits(self.caps.load(Ordering::Relaxed))
     }
 
     fn agree_on(&self, caps: Caps) {

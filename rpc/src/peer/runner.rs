@@ -50,10 +50,7 @@ impl<'a> Runner<'a> {
         let (mut answer, mut slice) = (Vec::new(), Slice::default());
         while let Some(request) = self.next(&mut answer) {
             self.count_begin(&request);
-            let error = match moot(&request) {
-                Some(refusal) => self.answer_error(&request, &HandlerError::refusal(refusal), &mut answer),
-                None => self.serve(&request, &mut answer),
-            };
+            let error = self.serve(&request, &mut answer);
             self.count_end(answer.len(), error);
             drop(request);
             if slice.is_over() {
@@ -65,16 +62,15 @@ impl<'a> Runner<'a> {
     /// Runs one request within what its caller has left of time, where a cancel reaches it, and leaves its answer in `answer`.
     /// Returns the kind of its error, if there is one.
     fn serve(&self, request: &Request, answer: &mut Vec<u8>) -> Option<u8> {
-        let outcome = request.run(request.deadline(), || match self.connection.side.host.manner.layers.is_empty() {
-            true => request.with_params(|handler, params| self.handle(handler, request.id(), params, answer)),
-            false => request.with_params(|handler, params| self.handle_in_layers(request, handler, params, answer)),
-        });
-        self.answer_error(request, &outcome.err()?, answer)
-    }
-
-    /// Returns the kind of the error.
-    #[cold]
-    fn answer_error(&self, request: &Request, error: &HandlerError, answer: &mut Vec<u8>) -> Option<u8> {
+        let run = |handler: &Handler, params: &[u8]| match self.connection.side.host.manner.layers.is_empty() {
+            true => self.handle(request, handler, params, answer),
+            false => self.handle_in_layers(request, handler, params, answer),
+        };
+        let outcome = match moot(request) {
+            Some(refusal) => Err(HandlerError::refusal(refusal)),
+            None => request.run(request.deadline(), || request.with_params(run)),
+        };
+        let error = outcome.err()?;
         answer.clear();
         match request.id() {
             Some(id) => error.respond(&self.connection.limits, self.connection.side.errors(), id, answer),
@@ -85,12 +81,12 @@ impl<'a> Runner<'a> {
 
     fn handle(
         &self,
+        request: &Request,
         handler: &Handler,
-        id: Option<u32>,
         params: &[u8],
         answer: &mut Vec<u8>,
     ) -> Result<(), HandlerError> {
-        match id {
+        match request.id() {
             Some(id) => handler.answer(&self.connection.limits, id, params, answer),
             None => handler.notify(&self.connection.limits, params),
         }
@@ -107,10 +103,10 @@ impl<'a> Runner<'a> {
         static NONE: Metadata = Metadata::new();
         let peer = || self.connection.describe_peer();
         let metadata = request.meta().map_or(&NONE, |meta| &meta.metadata);
-        let call = layer::Call::new(request.method(), request.id().is_none(), metadata, &peer);
+        let call = layer::Call::new(handler.name(), request.id().is_none(), metadata, &peer);
         let mut last = || {
             answer.clear();
-            self.handle(handler, request.id(), params, answer).map(|()| Answered::new(answer.len()))
+            self.handle(request, handler, params, answer).map(|()| Answered::new(answer.len()))
         };
         layer::run(&self.connection.side.host.manner.layers, &call, &mut last)?;
         match request.id().is_some() && answer.is_empty() {

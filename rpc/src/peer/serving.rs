@@ -8,14 +8,14 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use dhaga::turn;
+use dhaga::turn::{self, Region};
 
-use super::asked::{Asked, Request};
+use super::asked::{Asked, Params, Request};
 use super::runner::Successor;
 use super::{Breach, Peer};
 use crate::connection::Connection;
-use crate::error::{Cause, ErrorProfile, Refusal};
-use crate::extension::{Caps, PREFIX};
+use crate::error::{Cause, Refusal};
+use crate::extension::PREFIX;
 use crate::id_hash::IdHash;
 use crate::incoming::Flow;
 use crate::limits::{Limits, QUEUED_FRAME_OVERHEAD_BYTES};
@@ -132,12 +132,7 @@ impl Connection<Peer> {
     }
 
     pub(super) fn refuse(self: &Arc<Self>, id: u32, refusal: Refusal) {
-        let errors = match refusal {
-            // The caller's library knows it by its name, and calls again elsewhere.
-            Refusal::ShuttingDown if self.side.caps().has(Caps::GOAWAY) => ErrorProfile::Map,
-            _ => self.side.errors(),
-        };
-        self.send(|out| respond_refusal(&self.limits, errors, id, refusal, out));
+        self.send(|out| respond_refusal(&self.limits, self.side.errors(), id, refusal, out));
     }
 
     fn room(&self, state: &State) -> Room {
@@ -236,7 +231,8 @@ impl Connection<Peer> {
             return refuse(Some(number), Refusal::TooManyInFlight { limit });
         }
         let cost = frame.len() + QUEUED_FRAME_OVERHEAD_BYTES;
-        Ok(Asked::new(self, handler, number, id, params, cost, meta))
+        let asked = Asked::new(self, handler.clone(), number, id, Params::new(params), cost, meta);
+        Ok(Region::new(asked))
     }
 }
 

@@ -127,6 +127,30 @@ pub fn nest_at_a_path(peer: &'static Peer, path: &Path) {
     assert_eq!(ends, Ok(()), "{}", peer.name);
 }
 
+/// How a call of Neovim ends that we answer while a later one of its own still waits: its calls are a stack.
+pub fn answer_the_first_first(peer: &'static Peer) -> Result<i64, CallError> {
+    const CALL: &str = "return vim.rpcrequest(...)";
+    let caller = Arc::new(OnceLock::<(Client, u64)>::new());
+    let (second, has_second) = dhaga::sync::channel::unbounded();
+    let called = caller.clone();
+    let first = move || -> Result<i64, HandlerError> {
+        let (client, channel) = called.get().ok_or_else(|| HandlerError::new("nobody is there"))?.clone();
+        dhaga::spawn(move || client.call::<_, Value>("nvim_exec_lua", (CALL, (channel, "second")))).detach();
+        has_second.recv()?;
+        Ok(1)
+    };
+    let second = move || {
+        let _ = second.send(());
+        dhaga::sleep(Duration::from_millis(LEFT_MS));
+        Ok(2)
+    };
+    let builder = Client::builder().extensions(Extensions::Plain).method("first", first).method("second", second);
+    let client = builder.spawn(&mut peer.embed())?;
+    let (channel, _): (u64, Value) = client.call("nvim_get_api_info", ())?;
+    caller.get_or_init(|| (client.clone(), channel));
+    client.call("nvim_exec_lua", (CALL, (channel, "first")))
+}
+
 /// Runs what is small and goes well on one connection, and keeps what went over it.
 pub fn record(peer: &'static Peer, cases: &[Case]) {
     let runtime = dhaga::Runtime::builder().workers(1).build().expect("a runtime can be had");

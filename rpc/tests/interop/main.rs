@@ -22,6 +22,8 @@ use std::sync::Mutex;
 use std::time::Instant;
 use std::{env, fs, thread};
 
+use dhaga_rpc::CallError;
+
 use cases::Case;
 use matrix::{Matrix, Role};
 use peers::{PEERS, Peer};
@@ -79,6 +81,15 @@ fn neovim_listens_at_a_path_and_calls_back_twenty_levels_deep() {
         calling::nest_at_a_path(peer, &folder.join(peer.name));
     }
     fs::remove_dir_all(&folder).expect("it is ours");
+}
+
+#[test]
+#[ignore = "needs the foreign peers: rpc/tests/peers/install brings them"]
+fn neovim_hangs_up_when_its_calls_are_not_answered_last_first() {
+    for peer in PEERS.iter().filter(|peer| peer.is_embedded) {
+        let ends = calling::answer_the_first_first(peer);
+        assert!(matches!(ends, Err(CallError::Disconnected { .. })), "{}: {ends:?}", peer.name);
+    }
 }
 
 /// The page is of all peers, the recordings are one for each.

@@ -114,6 +114,21 @@ fn a_caller_that_unwinds_ends_the_wait_too_and_so_does_one_that_vanishes() {
 }
 
 #[test]
+fn a_caller_whose_process_has_ended_ends_the_wait() {
+    within_deadline(|| {
+        let (events, all) = mpsc::channel();
+        let server = waiting(1, None, events).bind("127.0.0.1:0").expect("there is a port");
+        let mut peer = Peer::extended(server.local_addr());
+        peer.send(&request(7, "wait", vec![]));
+        assert_eq!(next_event(&all).0, Event::Begun(1));
+        // All that the kernel says of it.
+        drop(peer);
+        assert_eq!(next_event(&all).0, Event::Cancelled(1));
+        eventually("nothing is left", || server.stats().in_flight == 0 && server.stats().connections == 0);
+    });
+}
+
+#[test]
 fn what_a_handler_has_spawned_in_a_scope_is_cancelled_with_it() {
     within_deadline(|| {
         let (told, all) = mpsc::channel();

@@ -199,7 +199,7 @@ impl Peer {
     /// Says that it knows the extensions that we know.
     pub fn extended(address: SocketAddr) -> Self {
         let mut peer = Self::connect(address);
-        let caps = ["meta", "cancel", "goaway"].map(Value::from).to_vec();
+        let caps = ["meta", "cancel", "goaway", "errors"].map(Value::from).to_vec();
         let hello = Value::Map(vec![("v".into(), 1.into()), ("caps".into(), Value::Array(caps))]);
         peer.ask(0, "$/hello", vec![hello]).expect("our server knows it");
         peer

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use dhaga_rpc::{CallError, Client, ErrorProfile, Extensions, HandlerError, Limits, RefusedReason, Server, Value};
+use dhaga_rpc::{CallError, Client, ErrorProfile, HandlerError, Limits, RefusedReason, Server, Value};
 
-use crate::common::{Gate, ON_PURPOSE, Peer, builder, connect, eventually, request, within_deadline};
+use crate::common::{Gate, ON_PURPOSE, Peer, builder, connect, eventually, plain, request, within_deadline};
 
 /// A service whose own errors are texts, as the library's are where nothing was agreed on.
 #[dhaga_rpc::service(name = "own")]
@@ -93,10 +93,9 @@ fn a_server_without_room_says_so_and_when_to_come_again() {
 fn a_server_that_ends_refuses_what_may_be_called_elsewhere() {
     within_deadline(|| {
         let gate = Gate::default();
-        let (server, _own) = serve(ErrorProfile::Map, &gate);
-        // One that is not told beforehand that the server ends.
-        let own = Client::builder().extensions(Extensions::Plain).connect(server.local_addr());
-        let own = OwnClient::new(own.expect("it listens"));
+        let (server, _) = serve(ErrorProfile::Map, &gate);
+        // Another one is told that the server ends, and asks it no more.
+        let own = OwnClient::new(plain().connect(server.local_addr()).expect("it listens"));
         let mut peer = Peer::connect(server.local_addr());
         peer.send(&request(1, "hold", vec![1.into()]));
         eventually("a handler waits", || gate.inside() == 1);

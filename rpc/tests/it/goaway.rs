@@ -11,7 +11,7 @@ use dhaga_rpc::{CallError, Client, RefusedReason, Server, Value};
 use crate::common::*;
 
 fn hello() -> Value {
-    let caps = Value::Array(vec!["goaway".into()]);
+    let caps = Value::Array(vec!["goaway".into(), "errors".into()]);
     Value::Map(vec![("v".into(), 1.into()), ("caps".into(), caps)])
 }
 
@@ -20,8 +20,8 @@ fn goaway() -> Vec<u8> {
 }
 
 fn refusal(id: u32) -> Vec<u8> {
-    let parts = [("code", (-32010).into()), ("name", "REFUSED".into()), ("message", "I end".into())];
-    let refused = Value::Map(parts.into_iter().map(|(key, value)| (key.into(), value)).collect());
+    let refused = [("code", Value::from(-32010)), ("name", "REFUSED".into()), ("message", "I end".into())];
+    let refused = Value::Map(refused.map(|(key, value)| (key.into(), value)).to_vec());
     bytes_of(&Value::Array(vec![1.into(), id.into(), refused, Value::Nil]))
 }
 
@@ -64,7 +64,8 @@ fn who_knows_extensions_is_told_that_the_server_ends_and_others_see_the_end_only
         assert_eq!(parts[2][1].as_u64(), Some(PATIENCE.as_millis() as u64));
         told.send(&request(8, "add", vec![1.into(), 2.into()]));
         let refused = told.receive();
-        assert!(refused[2].as_map().expect("it is a map").contains(&("name".into(), "REFUSED".into())));
+        let refused = refused[2].as_map().expect("it is a map");
+        assert!(refused.contains(&("name".into(), "REFUSED".into())), "{refused:?}");
         assert!(plain.ask(9, "add", vec![1.into(), 2.into()]).is_err_and(|error| error.contains("shutting down")));
         gate.open();
         assert_eq!(told.receive_answer(), (7, Ok(5.into())));

@@ -172,6 +172,46 @@ fn required_extensions_of_a_plain_peer_are_an_error_that_names_it() {
     });
 }
 
+/// What docs/protocol.md shows.
+#[test]
+fn the_bytes_on_the_wire_are_those_of_the_page() {
+    use std::io::Read;
+    const TRACE: &[u8] = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    fn expect(peer: &mut Peer, parts: &[&[u8]]) {
+        for part in parts {
+            let mut got = vec![0; part.len()];
+            peer.0.read_exact(&mut got).expect("it comes");
+            assert_eq!(&got, part, "{}", String::from_utf8_lossy(&got));
+        }
+    }
+    within_deadline(|| {
+        let (done, is_done) = dhaga::sync::channel::bounded(1);
+        let address = foreign_server(1, move |mut peer| {
+            let names =
+                [&b"\xa4caps\x94\xa4meta\xa6cancel\xa6goaway\xa6errors"[..], b"\xa6limits\x82\xabframe_bytes"].concat();
+            let limits = b"\xce\x00\x80\x00\x00\xa9in_flight\xcd\x04\x00";
+            expect(&mut peer, &[b"\x94\x00\x01\xa7$/hello\x91\x83\xa1v\x01", &names, limits]);
+            peer.send(&answer(1, hello(&["meta", "cancel", "goaway"])));
+            expect(&mut peer, &[b"\x93\x02\xa6$/meta\x92\x02\x83\xa1d\xcb"]);
+            let mut left = [0; 8];
+            peer.0.read_exact(&mut left).expect("it comes");
+            assert!((1.0..=1500.0).contains(&f64::from_be_bytes(left)), "{left:x?}");
+            expect(&mut peer, &[b"\xa2tp\xd9\x37", TRACE, b"\xa2md\x81\xa6tenant\xa4blue"]);
+            expect(&mut peer, &[b"\x94\x00\x02\xa3add\x92\x01\x02", b"\x93\x02\xaf$/cancelRequest\x92\x00\x02"]);
+            done.send(()).expect("the test waits");
+            peer.expect_end_some_time();
+        });
+        on_one_worker(move || {
+            let client = require().connect(address).expect("it knows");
+            let trace = std::str::from_utf8(TRACE).expect("it is").parse().expect("it is one");
+            let call = || client.call_timeout::<_, i64>("add", (1, 2), Duration::from_millis(1500));
+            let late = dhaga_rpc::with_trace(trace, || dhaga_rpc::with_metadata([("tenant", "blue")], call));
+            assert!(matches!(late, Ok(Err(CallError::DeadlineExceeded))), "{late:?}");
+            dhaga::within(PATIENCE, || is_done.recv()).expect("all came");
+        });
+    });
+}
+
 #[test]
 fn a_plain_client_does_not_ask() {
     within_deadline(|| {

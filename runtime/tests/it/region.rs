@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use dhaga::sync::channel::{self, RecvError};
-use dhaga::turn::Region;
+use dhaga::turn::{Region, is_bare};
 use dhaga::{Interrupt, checkpoint, deadline, scope, spawn};
 
 use crate::common::{DEADLINE, within_deadline};
@@ -103,7 +103,9 @@ fn the_deadline_of_a_region_is_that_of_its_waits_and_an_earlier_one_around_it_co
 fn the_innermost_region_counts_and_goes_with_its_code() {
     within_deadline(DEADLINE, || {
         let outer = Region::new("outer");
+        assert!(is_bare() && !dhaga::within(DEADLINE, is_bare));
         outer.run(None, || {
+            assert!(!is_bare());
             assert_eq!(name().as_deref(), Some("outer"));
             Region::new("inner").run(None, || assert_eq!(name().as_deref(), Some("inner")));
             Region::new(7_u8).run(None, || assert_eq!(name(), None, "it is of another type"));
