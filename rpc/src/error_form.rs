@@ -302,6 +302,8 @@ mod tests {
             Refusal::BadResult { reason: "r".to_owned() },
             Refusal::ShuttingDown,
             Refusal::Denied { reason: "r".to_owned() },
+            Refusal::Cancelled,
+            Refusal::TooLate,
         ]
     }
 
@@ -352,6 +354,7 @@ mod tests {
                     let typed = CallError::Remote(error).typed::<Value>();
                     assert!(matches!(typed, CallError::Remote(_)), "no error of the service's");
                 }
+                CallError::DeadlineExceeded => assert_eq!(refusal, Refusal::TooLate),
                 other => panic!("{other}"),
             }
         }
