@@ -13,6 +13,8 @@ pub enum InstructionWork {
     Channel,
     /// The same with a deadline on each of its two waits.
     ChannelTimed,
+    /// A call of a method that adds two numbers, with 64 in flight, client and server on one worker.
+    RpcCall,
 }
 
 impl InstructionWork {

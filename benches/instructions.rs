@@ -17,7 +17,7 @@ use dhaga_benches::programs;
 use dhaga_benches::text_table::{NONE, TextTable, figure};
 use serde::{Deserialize, Serialize};
 
-/// Counts the instructions of spawn + join, yield, channel round trip and timer, and fails when one takes more than 5 %
+/// Counts the instructions of spawn + join, yield, channel round trip, timer and RPC call, and fails when one takes more than 5 %
 /// more than benches/instructions.json says.
 #[derive(Parser)]
 struct Options {
@@ -117,6 +117,7 @@ fn count_all(program: &Path) -> io::Result<BTreeMap<String, f64>> {
         ("channel round trip".to_owned(), channel),
         // A round trip holds two waits.
         ("deadline on a wait: arm + cancel".to_owned(), (timed - channel) / 2.0),
+        ("RPC call, 64 in flight, both sides".to_owned(), count(InstructionWork::RpcCall)?),
         ("spawn + join".to_owned(), count(InstructionWork::SpawnJoin)?),
         ("yield".to_owned(), count(InstructionWork::Yield)?),
     ]))

@@ -41,7 +41,6 @@ pub mod event_loop;
 pub mod dial;
 pub mod server_use;
 
-#[cfg(feature = "rpc")]
 pub mod flood_peers;
 
 pub mod idle;

@@ -1,4 +1,4 @@
-//! A cheap hash for the ids of requests, which their peer chooses.
+//! A cheap hash: for the ids of requests, which their peer chooses, and for the names of methods, which it does not.
 
 use std::hash::{BuildHasher, Hasher};
 
@@ -34,12 +34,25 @@ impl Hasher for IdHasher {
         self.hash
     }
 
+    /// Names that begin or end alike differ in a word.
     fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|byte| self.write_u32(u32::from(*byte)));
+        let (words, rest) = bytes.as_chunks::<8>();
+        words.iter().for_each(|word| self.write_u64(u64::from_le_bytes(*word)));
+        let mut last = [0; 8];
+        last[..rest.len()].copy_from_slice(rest);
+        self.write_u64(u64::from_le_bytes(last));
+    }
+
+    fn write_u8(&mut self, byte: u8) {
+        self.write_u64(u64::from(byte));
     }
 
     fn write_u32(&mut self, id: u32) {
-        let product = u128::from(self.hash ^ u64::from(id)) * u128::from(self.multiplier);
+        self.write_u64(u64::from(id));
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        let product = u128::from(self.hash ^ word) * u128::from(self.multiplier);
         self.hash = (product >> 64) as u64 ^ product as u64;
     }
 }

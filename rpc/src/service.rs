@@ -24,6 +24,7 @@ use crate::encode::{self, EncodeError};
 use crate::error::{ErrorProfile, Refusal};
 use crate::error_form;
 use crate::extension;
+use crate::id_hash::IdHash;
 use crate::limits::Limits;
 use crate::message::{self, Decoder, NIL};
 
@@ -35,7 +36,7 @@ const REASON_CHARS_MAX: usize = 200;
 /// The map hashes with SipHash and its keys are ours, so a peer can neither flood it nor learn its order.
 #[derive(Clone, Default)]
 pub struct Methods {
-    by_name: HashMap<Box<str>, Entry>,
+    by_name: HashMap<Box<str>, Entry, IdHash>,
     services: Vec<&'static ServiceDescription>,
 }
 
