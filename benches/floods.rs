@@ -1,6 +1,6 @@
 //! What do peers that mean no good cost an RPC server, and others who call it?
 //!
-//! Run: cargo build --release -p dhaga-benches --features rpc --bin floods && target/release/floods
+//! Run: cargo build --release -p dhaga-benches --bin floods && target/release/floods
 //!
 //! Each run has a server of its own on one processor. Clients that behave call it from the other one, first alone and then
 //! while a flood comes from there too, from a process that yields to them. What is told is how much later the answers of

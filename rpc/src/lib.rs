@@ -101,6 +101,8 @@ mod programs_of_the_pages {
     struct Readme;
     #[doc = include_str!("../../docs/guide/rpc-services.md")]
     struct RpcServices;
+    #[doc = include_str!("../../docs/guide/rpc-calls.md")]
+    struct RpcCalls;
     #[doc = include_str!("../../docs/guide/rpc-transports.md")]
     struct RpcTransports;
 }
