@@ -1,5 +1,7 @@
 //! What goes with a call beside its arguments: pairs of the caller's, a trace.
 
+use std::sync::mpsc;
+
 use dhaga_rpc::limits::{METADATA_BYTES_MAX, METADATA_PAIRS_MAX};
 use dhaga_rpc::{CallError, Client, HandlerError, Metadata, MetadataError, Server, TraceContext, Value};
 use dhaga_rpc::{CurrentCall, with_metadata, with_trace};
@@ -117,7 +119,7 @@ fn the_current_call_is_known_in_its_handler_and_in_what_that_spawns_only() {
 #[test]
 fn a_call_that_is_kept_tells_of_its_method_and_that_its_peer_has_gone() {
     within_deadline(|| {
-        let (keep, kept) = std::sync::mpsc::channel();
+        let (keep, kept) = mpsc::channel();
         let server =
             Server::builder().method("keep", move || keep.send(call()?).map_err(|_| HandlerError::new("gone")));
         let server = server.bind("127.0.0.1:0").expect("there is a port");
@@ -206,5 +208,34 @@ fn a_plain_peers_meta_is_ignored_and_it_gets_none() {
         let sum = with_metadata([("tenant", "blue")], || with_trace(trace, || dhaga::spawn(call).join()));
         assert_eq!(sum.expect("it is little").expect("it ends").ok(), Some(3));
         assert!(Metadata::new().is_empty());
+    });
+}
+
+#[test]
+fn what_stands_right_behind_the_answer_to_the_question_is_understood() {
+    within_deadline(|| {
+        let (seen, all) = mpsc::channel();
+        let address = foreign_server(1, move |mut peer| {
+            let (id, method) = receive_request(&mut peer);
+            assert_eq!(method, "$/hello");
+            let caps = Value::Array(["meta", "cancel"].map(Value::from).to_vec());
+            let hello = Value::Map(vec![("v".into(), 1.into()), ("caps".into(), caps)]);
+            let blue = metadata([("tenant".to_owned(), "blue".to_owned())]);
+            // In one write, and so in one read.
+            let cancel = notification("$/cancelRequest", vec![0.into(), 8.into()]);
+            let tenant = |id| request(id, "tenant", vec![]);
+            peer.send(&[answer(id, hello), meta(7, vec![blue]), tenant(7), tenant(8), cancel].concat());
+            let answers = [peer.receive_answer(), peer.receive_answer()];
+            seen.send(answers).expect("the test waits");
+            peer.expect_end_some_time();
+        });
+        let tenant = || Ok(call()?.metadata().get("tenant").map(str::to_owned));
+        let client = Client::builder().method("tenant", tenant).connect(address).expect("it listens");
+        let mut answers = all.recv_timeout(PATIENCE).expect("both are answered");
+        answers.sort_by_key(|(id, _)| *id);
+        let [(7, Ok(tenant)), (8, Err(cancelled))] = answers else { panic!("{answers:?}") };
+        assert_eq!(tenant.as_str(), Some("blue"));
+        assert!(cancelled.contains("cancelled"), "{cancelled}");
+        drop(client);
     });
 }
