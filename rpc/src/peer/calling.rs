@@ -368,7 +368,6 @@ impl Connection<Peer> {
             let limit = self.limits.unknown_answers_per_second_max;
             self.close_for_breach(Breach::TooManyUnknown { limit });
         }
-        self.close_if_left();
     }
 }
 

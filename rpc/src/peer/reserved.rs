@@ -98,7 +98,8 @@ impl Connection<Peer> {
             extension::CANCEL if is_understood(Caps::CANCEL) => self.take_cancel(params, batch),
             extension::GOAWAY if is_understood(Caps::GOAWAY) => {
                 log::debug!("{} ends", self.describe_peer());
-                self.leave();
+                // What came before it is entered first; then the connection is left.
+                self.side.is_leaving.store(true, Ordering::SeqCst);
             }
             _ => self.side.host.count_ignored(),
         }

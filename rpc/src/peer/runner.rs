@@ -178,6 +178,7 @@ impl<'a> Runner<'a> {
             if peer.is_ended.load(Ordering::SeqCst) {
                 self.connection.close_if_done();
             }
+            self.connection.close_if_left();
         }
     }
 }
