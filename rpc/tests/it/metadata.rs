@@ -1,9 +1,11 @@
 //! What goes with a call beside its arguments: pairs of the caller's, a trace.
 
 use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use dhaga_rpc::limits::{METADATA_BYTES_MAX, METADATA_PAIRS_MAX};
-use dhaga_rpc::{CallError, Client, HandlerError, Metadata, MetadataError, Server, TraceContext, Value};
+use dhaga_rpc::{CallError, Client, HandlerError, Limits, Metadata, MetadataError, Server, TraceContext, Value};
 use dhaga_rpc::{CurrentCall, with_metadata, with_trace};
 
 use crate::common::*;
@@ -237,5 +239,26 @@ fn what_stands_right_behind_the_answer_to_the_question_is_understood() {
         assert_eq!(tenant.as_str(), Some("blue"));
         assert!(cancelled.contains("cancelled"), "{cancelled}");
         drop(client);
+    });
+}
+
+#[test]
+fn what_goes_with_a_request_is_charged_to_it() {
+    within_deadline(|| {
+        let gate = Gate::default();
+        let limits = Limits { queued_bytes_max: 40 << 10, ..Limits::default() };
+        let server = serve_within(limits, &gate);
+        let mut peer = Peer::extended(server.local_addr());
+        let large = || metadata([("key".to_owned(), "x".repeat(4000))]);
+        let all: Vec<u8> =
+            (0..100).flat_map(|id| [meta(id, vec![large()]), request(id, "hold", vec![id.into()])].concat()).collect();
+        peer.send(&all);
+        eventually("as many are held as there is room for", || gate.inside() > 5);
+        thread::sleep(Duration::from_millis(100));
+        assert!(gate.inside() < 10, "{} are held", gate.inside());
+        gate.open();
+        let mut ids: Vec<_> = (0..100).map(|_| peer.receive_answer().0).collect();
+        ids.sort_unstable();
+        assert!(ids.into_iter().eq(0..100));
     });
 }
