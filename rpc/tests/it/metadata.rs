@@ -4,9 +4,11 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use dhaga::Runtime;
 use dhaga_rpc::limits::{METADATA_BYTES_MAX, METADATA_PAIRS_MAX};
 use dhaga_rpc::{CallError, Client, HandlerError, Limits, Metadata, MetadataError, Server, TraceContext, Value};
 use dhaga_rpc::{CurrentCall, with_metadata, with_trace};
+use serde::{Serialize, Serializer};
 
 use crate::common::*;
 
@@ -239,6 +241,33 @@ fn what_stands_right_behind_the_answer_to_the_question_is_understood() {
         assert_eq!(tenant.as_str(), Some("blue"));
         assert!(cancelled.contains("cancelled"), "{cancelled}");
         drop(client);
+    });
+}
+
+struct Panics;
+
+impl Serialize for Panics {
+    fn serialize<S: Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+        panic!("{}", ON_PURPOSE)
+    }
+}
+
+#[test]
+fn arguments_that_panic_take_what_goes_with_them_along() {
+    within_deadline(|| {
+        let server = serve(&Gate::default());
+        let (address, runtime) =
+            (server.local_addr(), Runtime::builder().workers(1).build().expect("there are threads"));
+        let sum = runtime.spawn(move || {
+            let client = Client::connect(address).expect("it listens");
+            assert_eq!(add(&client, 1, 2).ok(), Some(3));
+            let caller = client.clone();
+            let panics = move || with_metadata([("tenant", "blue")], || caller.call::<_, ()>("echo", (Panics,)));
+            assert!(dhaga::spawn(panics).join().is_err());
+            add(&client, 20, 22)
+        });
+        assert_eq!(sum.join().expect("nobody else panics").ok(), Some(42));
+        assert_eq!((server.stats().accepted, server.stats().closed_for_fault), (1, 0));
     });
 }
 
