@@ -8,10 +8,9 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use dhaga::turn::{self, Region};
+use dhaga::turn::Region;
 
 use super::asked::{Asked, Params, Request};
-use super::runner::Successor;
 use super::{Breach, Peer};
 use crate::connection::Connection;
 use crate::error::{Cause, Refusal};
@@ -370,20 +369,6 @@ impl Serving {
     pub(super) fn cancel_all(&self) {
         let all: Vec<_> = self.state().requests.values().cloned().collect();
         all.iter().for_each(|request| request.cancel());
-    }
-
-    /// Has a runner queued if anything is pending.
-    pub(super) fn ensure_successor(&self, connection: &Arc<Connection<Peer>>, mut state: MutexGuard<'_, State>) {
-        if state.has_successor || state.pending.is_empty() {
-            return;
-        }
-        state.has_successor = true;
-        drop(state);
-        let successor = Successor::of(connection);
-        if let Err(error) = turn::spawn(move || successor.run()) {
-            // The runner at hand goes on, and tries again before its next request.
-            log::debug!("requests of {} run one after the other: {error}", connection.describe_peer());
-        }
     }
 
     pub(super) fn resume_if_waiting(&self, connection: &Arc<Connection<Peer>>) {
