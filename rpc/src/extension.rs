@@ -54,6 +54,9 @@ impl Caps {
     /// Errors travel as maps.
     pub(crate) const ERRORS: Self = Self(1 << 6);
 
+    /// We have asked, and do not know the answer yet: what the peer says behind it is understood all the same.
+    pub(crate) const ASKED: Self = Self(1 << 5);
+
     /// The set is known to both sides, even if it is empty.
     const AGREED: Self = Self(1 << 7);
 

@@ -119,6 +119,8 @@ pub(crate) struct Meta {
 pub(crate) struct Announced {
     /// The request that it belongs to.
     pub(crate) id: u32,
+    /// What it is charged: its bytes.
+    pub(crate) bytes: usize,
     /// Or why that one is refused.
     pub(crate) meta: Result<Meta, String>,
 }
@@ -163,16 +165,17 @@ pub(crate) fn encode_meta(
 /// Reads the params of a `$/meta`, at `now`. `None`: it is of no form that names a request.
 pub(crate) fn read_meta(params: &[u8], limits: &Limits, now: Instant) -> Option<Announced> {
     let (id, _): (u32, IgnoredAny) = message::decode(params, limits).ok()?;
-    if params.len() > METADATA_BYTES_MAX + REST_BYTES_MAX {
+    let bytes = params.len();
+    if bytes > METADATA_BYTES_MAX + REST_BYTES_MAX {
         let error = MetadataError::TooLarge { limit: METADATA_BYTES_MAX };
-        return Some(Announced { id, meta: Err(error.to_string()) });
+        return Some(Announced { id, bytes: 0, meta: Err(error.to_string()) });
     }
     let heard: Result<(u32, Heard), _> = message::decode(params, limits);
     let meta = match heard {
         Ok((_, heard)) => heard.understood(now),
         Err(error) => Err(format!("its $/meta cannot be read: {error}")),
     };
-    Some(Announced { id, meta })
+    Some(Announced { id, bytes, meta })
 }
 
 impl Heard {

@@ -104,10 +104,27 @@ impl Said {
     where
         E: Fn(&mut Vec<u8>, u32) -> Result<(), encode::EncodeError>,
     {
-        let start = out.len();
+        let mut whole = Whole { start: out.len(), out, is_whole: false };
         let left = self.until.map(|until| until.saturating_duration_since(park::now()));
-        meta::encode_meta(out, limits, id, left, &self.outgoing)?;
-        encode(out, id).inspect_err(|_| out.truncate(start))
+        meta::encode_meta(whole.out, limits, id, left, &self.outgoing)?;
+        encode(whole.out, id)?;
+        whole.is_whole = true;
+        Ok(())
+    }
+}
+
+/// Messages that belong together. Dropped before they are whole they are taken out again, also when `Serialize` panics.
+struct Whole<'a> {
+    out: &'a mut Vec<u8>,
+    start: usize,
+    is_whole: bool,
+}
+
+impl Drop for Whole<'_> {
+    fn drop(&mut self) {
+        if !self.is_whole {
+            self.out.truncate(self.start);
+        }
     }
 }
 
@@ -368,7 +385,6 @@ impl Connection<Peer> {
             let limit = self.limits.unknown_answers_per_second_max;
             self.close_for_breach(Breach::TooManyUnknown { limit });
         }
-        self.close_if_left();
     }
 }
 

@@ -217,7 +217,12 @@ impl Side for Peer {
     }
 
     fn commit(connection: &Arc<Connection<Self>>, batch: Batch, waits_for: Option<usize>) -> bool {
-        connection.enter_requests(batch, waits_for)
+        let has_room = connection.enter_requests(batch, waits_for);
+        // Not before: a request may have come with the last answer.
+        if waits_for.is_none() {
+            connection.close_if_left();
+        }
+        has_room
     }
 
     fn run(connection: &Arc<Connection<Self>>) {

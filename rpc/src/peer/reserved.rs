@@ -25,6 +25,14 @@ impl Peer {
     fn agree_on(&self, caps: Caps) {
         self.caps.store(caps.bits(), Ordering::Relaxed);
     }
+
+    /// Notes whether the peer is asked, beside what was agreed on before.
+    fn set_asked(&self, is_asked: bool) {
+        match is_asked {
+            true => self.caps.fetch_or(Caps::ASKED.bits(), Ordering::Relaxed),
+            false => self.caps.fetch_and(!Caps::ASKED.bits(), Ordering::Relaxed),
+        };
+    }
 }
 
 impl Connection<Peer> {
@@ -35,9 +43,14 @@ impl Connection<Peer> {
     /// As for any call. An answer in another form than ours counts as one of a plain peer.
     pub(crate) fn say_hello(self: &Arc<Self>, deadline: Option<Instant>) -> Result<Caps, CallError> {
         let hello = (Hello::new(&self.limits),);
-        let answer: Answer = call(self, Until::untold(deadline), |out, id| {
+        self.side.set_asked(true);
+        let answer = call(self, Until::untold(deadline), |out, id| {
             encode::encode_request(out, &self.limits, id, extension::HELLO, &hello)
-        })?;
+        });
+        if matches!(answer, Err(CallError::Remote(_) | CallError::Refused { .. })) {
+            self.side.set_asked(false);
+        }
+        let answer: Answer = answer?;
         let caps = extension::read_hello(&answer, &self.limits).unwrap_or(Caps::NONE);
         self.side.agree_on(caps);
         Ok(caps)
@@ -76,12 +89,17 @@ impl Connection<Peer> {
 
     /// Takes a notification with a reserved name. One that we do not know, or have not agreed on, is ignored.
     pub(super) fn take_reserved_notification(self: &Arc<Self>, method: &str, params: &[u8], batch: &mut Batch) {
+        let caps = self.side.caps();
+        // Who has answered our question may go on at once, before the dhaga that asked has read the answer, or when it reads
+        // none any more.
+        let is_understood = |cap| caps.has(cap) || caps.has(Caps::ASKED);
         match method {
-            extension::META if self.side.caps().has(Caps::META) => self.take_meta(params, batch),
-            extension::CANCEL if self.side.caps().has(Caps::CANCEL) => self.take_cancel(params, batch),
-            extension::GOAWAY if self.side.caps().has(Caps::GOAWAY) => {
+            extension::META if is_understood(Caps::META) => self.take_meta(params, batch),
+            extension::CANCEL if is_understood(Caps::CANCEL) => self.take_cancel(params, batch),
+            extension::GOAWAY if is_understood(Caps::GOAWAY) => {
                 log::debug!("{} ends", self.describe_peer());
-                self.leave();
+                // What came before it is entered first; then the connection is left.
+                self.side.is_leaving.store(true, Ordering::SeqCst);
             }
             _ => self.side.host.count_ignored(),
         }

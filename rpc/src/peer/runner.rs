@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
-use dhaga::{park, yield_now};
+use dhaga::{park, turn, yield_now};
 
 use super::Peer;
 use super::asked::{Request, moot};
@@ -178,6 +178,7 @@ impl<'a> Runner<'a> {
             if peer.is_ended.load(Ordering::SeqCst) {
                 self.connection.close_if_done();
             }
+            self.connection.close_if_left();
         }
     }
 }
@@ -188,18 +189,34 @@ fn late(request: &Request) -> Option<HandlerError> {
     is_late.then(|| HandlerError::new("the deadline of the call passed while the method ran"))
 }
 
+impl Serving {
+    /// Has a runner queued if anything is pending.
+    pub(super) fn ensure_successor(&self, connection: &Arc<Connection<Peer>>, mut state: MutexGuard<'_, State>) {
+        if state.has_successor || state.pending.is_empty() {
+            return;
+        }
+        state.has_successor = true;
+        drop(state);
+        let successor = Successor::of(connection);
+        if let Err(error) = turn::spawn(move || successor.run()) {
+            // The runner at hand goes on, and tries again before its next request.
+            log::debug!("requests of {} run one after the other: {error}", connection.describe_peer());
+        }
+    }
+}
+
 /// A runner that is queued behind another.
-pub(super) struct Successor {
+struct Successor {
     connection: Arc<Connection<Peer>>,
     has_begun: bool,
 }
 
 impl Successor {
-    pub(super) fn of(connection: &Arc<Connection<Peer>>) -> Self {
+    fn of(connection: &Arc<Connection<Peer>>) -> Self {
         Self { connection: connection.clone(), has_begun: false }
     }
 
-    pub(super) fn run(mut self) {
+    fn run(mut self) {
         self.has_begun = true;
         // A peer that does not read gets no more handlers run: each would hold its answer.
         while self.connection.wait_for_room(None).is_err() {

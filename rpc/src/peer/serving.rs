@@ -8,10 +8,9 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use dhaga::turn::{self, Region};
+use dhaga::turn::Region;
 
 use super::asked::{Asked, Params, Request};
-use super::runner::Successor;
 use super::{Breach, Peer};
 use crate::connection::Connection;
 use crate::error::{Cause, Refusal};
@@ -44,13 +43,13 @@ pub(super) struct State {
     pub(super) has_successor: bool,
     /// Requests that are pending or run, notifications included.
     in_flight: usize,
-    /// Bytes of their frames, at true cost.
+    /// Bytes of their frames and of what goes with them, at true cost.
     queued_bytes: usize,
     /// The requests among them, by id.
     requests: HashMap<u32, Request, IdHash>,
     /// A `$/meta` whose request has not come.
     announced: Option<Box<Announced>>,
-    /// Size of the frame that waits, if one does.
+    /// Size of the frame that waits, if one does, and of its `$/meta`.
     waiting_bytes: usize,
 }
 
@@ -94,10 +93,14 @@ impl Connection<Peer> {
         if !batch.has_room(self, frame.len()) {
             return self.make_wait(message, batch);
         }
+        let mut meta_bytes = 0;
         let meta = match (batch.announced.take(), request_id(&message)) {
             (None, _) => None,
             (Some(announced), Some(id)) if announced.id == id => match announced.meta {
-                Ok(meta) => Some(Box::new(meta)),
+                Ok(meta) => {
+                    meta_bytes = announced.bytes;
+                    Some(Box::new(meta))
+                }
                 Err(reason) => {
                     self.refuse(id, Refusal::BadRequest { reason });
                     return Flow::Taken;
@@ -119,7 +122,7 @@ impl Connection<Peer> {
         {
             return Flow::Taken;
         }
-        match self.admit(frame, message, meta) {
+        match self.admit(frame, message, meta, meta_bytes) {
             Ok(request) => {
                 batch.bytes += request.cost();
                 batch.requests.push(request);
@@ -179,6 +182,7 @@ impl Connection<Peer> {
         let entered = state.enter(batch);
         let mut has_room = true;
         if let Some(bytes) = waits_for {
+            let bytes = bytes + bytes_of(&state.announced);
             state.waiting_bytes = bytes;
             // Under the lock: who makes room looks at it after the room is made.
             serving.is_waiting.store(true, Ordering::SeqCst);
@@ -200,6 +204,7 @@ impl Connection<Peer> {
         frame: &[u8],
         message: Result<Message<'_>, MessageError>,
         meta: Option<Box<Meta>>,
+        meta_bytes: usize,
     ) -> Result<Request, Reject> {
         let host = &*self.side.host;
         let (id, method, params) = match message {
@@ -230,7 +235,7 @@ impl Connection<Peer> {
             host.in_flight.fetch_sub(1, Ordering::SeqCst);
             return refuse(Some(number), Refusal::TooManyInFlight { limit });
         }
-        let cost = frame.len() + QUEUED_FRAME_OVERHEAD_BYTES;
+        let cost = frame.len() + meta_bytes + QUEUED_FRAME_OVERHEAD_BYTES;
         let asked = Asked::new(self, handler.clone(), number, id, Params::new(params), cost, meta);
         Ok(Region::new(asked))
     }
@@ -244,6 +249,11 @@ fn request_id(message: &Result<Message<'_>, MessageError>) -> Option<u32> {
     }
 }
 
+/// What a request is charged for the `$/meta` before it.
+fn bytes_of(announced: &Option<Box<Announced>>) -> usize {
+    announced.as_ref().map_or(0, |announced| announced.bytes)
+}
+
 impl Batch {
     /// A frame above the limit of queued bytes is taken when it is alone.
     #[inline]
@@ -253,7 +263,7 @@ impl Batch {
         }
         let Some(room) = &self.room else { return false };
         let is_alone = room.was_idle && self.requests.is_empty();
-        let bytes = self.bytes + frame_bytes + QUEUED_FRAME_OVERHEAD_BYTES;
+        let bytes = self.bytes + frame_bytes + bytes_of(&self.announced) + QUEUED_FRAME_OVERHEAD_BYTES;
         self.requests.len() < room.requests && (is_alone || bytes <= room.bytes)
     }
 
@@ -359,20 +369,6 @@ impl Serving {
     pub(super) fn cancel_all(&self) {
         let all: Vec<_> = self.state().requests.values().cloned().collect();
         all.iter().for_each(|request| request.cancel());
-    }
-
-    /// Has a runner queued if anything is pending.
-    pub(super) fn ensure_successor(&self, connection: &Arc<Connection<Peer>>, mut state: MutexGuard<'_, State>) {
-        if state.has_successor || state.pending.is_empty() {
-            return;
-        }
-        state.has_successor = true;
-        drop(state);
-        let successor = Successor::of(connection);
-        if let Err(error) = turn::spawn(move || successor.run()) {
-            // The runner at hand goes on, and tries again before its next request.
-            log::debug!("requests of {} run one after the other: {error}", connection.describe_peer());
-        }
     }
 
     pub(super) fn resume_if_waiting(&self, connection: &Arc<Connection<Peer>>) {

@@ -158,6 +158,42 @@ fn a_connection_that_is_left_is_closed_behind_its_last_answer() {
 }
 
 #[test]
+fn a_connection_that_is_left_is_closed_behind_the_last_answer_of_ours() {
+    within_deadline(|| {
+        let (ended, has_ended) = mpsc::channel();
+        let address = extended_server(move |mut peer, _| {
+            peer.send(&[request(1, "hold", vec![5.into()]), goaway()].concat());
+            assert_eq!(peer.receive_answer(), (1, Ok(5.into())));
+            peer.expect_end();
+            ended.send(()).expect("the test waits");
+        });
+        on_one_worker(move || {
+            let gate = Gate::default();
+            let inner = gate.clone();
+            let hold = move |n: i64| {
+                inner.wait();
+                Ok(n)
+            };
+            let client = Client::builder().method("hold", hold).connect(address).expect("it listens");
+            eventually_in_dhaga(|| gate.arrived() == 1 && client.connections() == 0);
+            gate.open();
+            let has_ended = dhaga::blocking(move || has_ended.recv_timeout(PATIENCE)).expect("nobody panics");
+            has_ended.expect("it is not left open");
+            drop(client);
+        });
+    });
+}
+
+fn eventually_in_dhaga(mut is_so: impl FnMut() -> bool) {
+    dhaga::within(PATIENCE, || {
+        while !is_so() {
+            dhaga::sleep(Duration::from_millis(1));
+            dhaga::checkpoint().expect("it becomes so in time");
+        }
+    });
+}
+
+#[test]
 fn a_goaway_without_agreement_or_to_a_server_harms_nobody() {
     within_deadline(|| {
         let address = foreign_server(1, |mut peer| {

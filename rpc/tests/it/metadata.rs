@@ -1,8 +1,14 @@
 //! What goes with a call beside its arguments: pairs of the caller's, a trace.
 
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use dhaga::Runtime;
 use dhaga_rpc::limits::{METADATA_BYTES_MAX, METADATA_PAIRS_MAX};
-use dhaga_rpc::{CallError, Client, HandlerError, Metadata, MetadataError, Server, TraceContext, Value};
+use dhaga_rpc::{CallError, Client, HandlerError, Limits, Metadata, MetadataError, Server, TraceContext, Value};
 use dhaga_rpc::{CurrentCall, with_metadata, with_trace};
+use serde::{Serialize, Serializer};
 
 use crate::common::*;
 
@@ -117,7 +123,7 @@ fn the_current_call_is_known_in_its_handler_and_in_what_that_spawns_only() {
 #[test]
 fn a_call_that_is_kept_tells_of_its_method_and_that_its_peer_has_gone() {
     within_deadline(|| {
-        let (keep, kept) = std::sync::mpsc::channel();
+        let (keep, kept) = mpsc::channel();
         let server =
             Server::builder().method("keep", move || keep.send(call()?).map_err(|_| HandlerError::new("gone")));
         let server = server.bind("127.0.0.1:0").expect("there is a port");
@@ -206,5 +212,82 @@ fn a_plain_peers_meta_is_ignored_and_it_gets_none() {
         let sum = with_metadata([("tenant", "blue")], || with_trace(trace, || dhaga::spawn(call).join()));
         assert_eq!(sum.expect("it is little").expect("it ends").ok(), Some(3));
         assert!(Metadata::new().is_empty());
+    });
+}
+
+#[test]
+fn what_stands_right_behind_the_answer_to_the_question_is_understood() {
+    within_deadline(|| {
+        let (seen, all) = mpsc::channel();
+        let address = foreign_server(1, move |mut peer| {
+            let (id, method) = receive_request(&mut peer);
+            assert_eq!(method, "$/hello");
+            let caps = Value::Array(["meta", "cancel"].map(Value::from).to_vec());
+            let hello = Value::Map(vec![("v".into(), 1.into()), ("caps".into(), caps)]);
+            let blue = metadata([("tenant".to_owned(), "blue".to_owned())]);
+            // In one write, and so in one read.
+            let cancel = notification("$/cancelRequest", vec![0.into(), 8.into()]);
+            let tenant = |id| request(id, "tenant", vec![]);
+            peer.send(&[answer(id, hello), meta(7, vec![blue]), tenant(7), tenant(8), cancel].concat());
+            let answers = [peer.receive_answer(), peer.receive_answer()];
+            seen.send(answers).expect("the test waits");
+            peer.expect_end_some_time();
+        });
+        let tenant = || Ok(call()?.metadata().get("tenant").map(str::to_owned));
+        let client = Client::builder().method("tenant", tenant).connect(address).expect("it listens");
+        let mut answers = all.recv_timeout(PATIENCE).expect("both are answered");
+        answers.sort_by_key(|(id, _)| *id);
+        let [(7, Ok(tenant)), (8, Err(cancelled))] = answers else { panic!("{answers:?}") };
+        assert_eq!(tenant.as_str(), Some("blue"));
+        assert!(cancelled.contains("cancelled"), "{cancelled}");
+        drop(client);
+    });
+}
+
+struct Panics;
+
+impl Serialize for Panics {
+    fn serialize<S: Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+        panic!("{}", ON_PURPOSE)
+    }
+}
+
+#[test]
+fn arguments_that_panic_take_what_goes_with_them_along() {
+    within_deadline(|| {
+        let server = serve(&Gate::default());
+        let (address, runtime) =
+            (server.local_addr(), Runtime::builder().workers(1).build().expect("there are threads"));
+        let sum = runtime.spawn(move || {
+            let client = Client::connect(address).expect("it listens");
+            assert_eq!(add(&client, 1, 2).ok(), Some(3));
+            let caller = client.clone();
+            let panics = move || with_metadata([("tenant", "blue")], || caller.call::<_, ()>("echo", (Panics,)));
+            assert!(dhaga::spawn(panics).join().is_err());
+            add(&client, 20, 22)
+        });
+        assert_eq!(sum.join().expect("nobody else panics").ok(), Some(42));
+        assert_eq!((server.stats().accepted, server.stats().closed_for_fault), (1, 0));
+    });
+}
+
+#[test]
+fn what_goes_with_a_request_is_charged_to_it() {
+    within_deadline(|| {
+        let gate = Gate::default();
+        let limits = Limits { queued_bytes_max: 40 << 10, ..Limits::default() };
+        let server = serve_within(limits, &gate);
+        let mut peer = Peer::extended(server.local_addr());
+        let large = || metadata([("key".to_owned(), "x".repeat(4000))]);
+        let all: Vec<u8> =
+            (0..100).flat_map(|id| [meta(id, vec![large()]), request(id, "hold", vec![id.into()])].concat()).collect();
+        peer.send(&all);
+        eventually("as many are held as there is room for", || gate.inside() > 5);
+        thread::sleep(Duration::from_millis(100));
+        assert!(gate.inside() < 10, "{} are held", gate.inside());
+        gate.open();
+        let mut ids: Vec<_> = (0..100).map(|_| peer.receive_answer().0).collect();
+        ids.sort_unstable();
+        assert!(ids.into_iter().eq(0..100));
     });
 }
