@@ -31,7 +31,6 @@ mod process;
 mod races;
 mod region;
 #[cfg(feature = "sanitizer")]
-mod region;
 mod sanitizer;
 mod seeded;
 mod select;
