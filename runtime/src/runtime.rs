@@ -270,7 +270,8 @@ impl Runtime {
     }
 
     /// How deep dhagas have used their stacks, by the place where they were spawned; the deepest first. Those that
-    /// [`with_big_stack`](crate::with_big_stack) lends them count by the place of its call.
+    /// [`with_big_stack`](crate::with_big_stack) lends them count by the place of its call, and so do those for the polls of
+    /// [`block_on`](crate::block_on), which are as large as the caller's: it needs room for the deeper of the two.
     ///
     /// Measured by samples when they end: each second dhaga of a worker at first, then ever fewer, down to one of 4096. So a
     /// place that has spawned few may be missing, and one deep dhaga among many shallow ones may have been missed. Choose

@@ -167,6 +167,8 @@ fn look_up_in_pool(
 
 /// The desk of the caller's worker, if that is known to have one.
 fn opened(host: &str) -> Option<Arc<Desk>> {
+    // A plain thread has opened none, and may have destroyed its list.
+    scheduler::worker()?;
     let desk = OPENED.with_borrow(|opened| {
         let (_, desk) = opened.iter().find(|(name, _)| **name == *host)?;
         Some(desk.clone())

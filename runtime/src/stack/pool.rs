@@ -132,6 +132,10 @@ impl StackPool {
             return self.take(stack_bytes);
         };
         self.slabs[stack.slot().slab()].out += 1;
+        self.until_sample -= 1;
+        if self.until_sample == 0 {
+            self.begin_sample(&stack);
+        }
         Ok(stack)
     }
 
@@ -408,6 +412,24 @@ mod tests {
         let large = pool.lend(2 * LENT_BYTES_MAX).expect("address space for the test");
         pool.take_back_lent(large);
         assert_eq!((pool.spare(0), pool.stats().in_use), (5, 0), "all but one can be trimmed");
+    }
+
+    #[test]
+    fn stretches_of_code_on_one_lent_stack_are_measured_now_and_then() {
+        let mut pool = StackPool::default();
+        let site = Location::caller();
+        let samples = [1, 10, 100, 1000].map(|lends| {
+            for _ in 0..lends {
+                let stack = pool.lend(STACK_BYTES_DEFAULT).expect("address space for the test");
+                use_stack(&stack, 100_000, site);
+                pool.take_back_lent(stack);
+            }
+            let found = pool.high_water.sites();
+            assert_eq!((found[0].site, found[0].used_bytes), (site, 100_000));
+            found[0].samples
+        });
+        assert_eq!(samples, [1, 3, 6, 10]);
+        assert_eq!((pool.stats().in_use, pool.touched_free()), (0, 1));
     }
 
     #[test]

@@ -300,6 +300,38 @@ fn an_answer_reaches_all_who_wait_for_it_while_others_leave() {
     });
 }
 
+/// Looks a name up when its thread ends.
+struct LooksUpAtTheEnd;
+
+impl Drop for LooksUpAtTheEnd {
+    fn drop(&mut self) {
+        let found = within(DEADLINE, || lookup_host_by("of-an-ending-thread", 80, |_| Ok(answer())));
+        assert_eq!(found.expect("it is known").collect::<Vec<_>>(), with_port(80));
+    }
+}
+
+#[test]
+fn names_are_known_to_a_plain_thread_whose_locals_are_being_destroyed() {
+    child::succeeds(child::name_of!(names_are_known_to_a_plain_thread_whose_locals_are_being_destroyed), || {
+        thread_local!(static LAST: LooksUpAtTheEnd = const { LooksUpAtTheEnd });
+        // What the runtime keeps for a thread goes before `LAST` or after it, as it was made after it or before it.
+        let look_up = || within(DEADLINE, || lookup_host_by("of-a-plain-thread", 80, |_| Ok(answer()))).map(drop);
+        for turns in [[false, true], [true, false]] {
+            let ends = thread::spawn(move || {
+                within(DEADLINE, || ());
+                for is_look_up in turns {
+                    if is_look_up {
+                        look_up().expect("it is known");
+                    } else {
+                        LAST.with(|_| ());
+                    }
+                }
+            });
+            ends.join().expect("it ends well");
+        }
+    });
+}
+
 #[test]
 fn silent_name_servers_leave_the_pool_to_others() {
     child::succeeds(child::name_of!(silent_name_servers_leave_the_pool_to_others), || {
