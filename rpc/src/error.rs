@@ -56,7 +56,7 @@ pub enum CallError<E = Infallible> {
     },
     /// As many calls as allowed wait on the connection. Nothing was sent; call again later.
     TooManyInFlight {
-        /// `Limits::calls_per_connection_max`.
+        /// `Limits::calls_per_connection_max`, or the peer's `Limits::in_flight_per_connection_max` if that is less.
         limit: usize,
     },
     /// The request is larger than one frame may be. Nothing was sent; the connection lives.
@@ -161,7 +161,10 @@ impl<E: fmt::Display> fmt::Display for CallError<E> {
                 "the peer takes less than we send: {limit} bytes are unsent on this connection (Limits::unsent_bytes_max)"
             ),
             Self::TooManyInFlight { limit } => {
-                write!(f, "{limit} calls already wait on this connection (Limits::calls_per_connection_max)")
+                write!(
+                    f,
+                    "{limit} calls already wait on this connection (Limits::calls_per_connection_max, or what the peer serves at a time)"
+                )
             }
             Self::TooLarge { limit } => {
                 write!(f, "the request is larger than the {limit} bytes of a frame (Limits::frame_bytes_out_max)")

@@ -9,6 +9,7 @@
 //!                          ◀── [1, 1, nil, {v: 1, caps: ["meta", …], limits: {…}}]
 //! ```
 
+use rmpv::Value;
 use serde::{Deserialize, Serialize};
 
 use crate::limits::Limits;
@@ -91,10 +92,12 @@ pub(crate) struct Hello {
     limits: AnnouncedLimits,
 }
 
-/// For information: nobody relies on what the other says here.
 #[derive(Serialize)]
 struct AnnouncedLimits {
+    /// For information.
     frame_bytes: usize,
+    /// Handlers that run at a time for the other side, which sends no more requests than that. A request that had to wait would
+    /// keep the cancels behind it from being read, perhaps those for which the handlers wait.
     in_flight: usize,
 }
 
@@ -104,6 +107,26 @@ struct Heard {
     v: u32,
     #[serde(default)]
     caps: Vec<String>,
+    /// Of any form: the hello is one without it, too.
+    #[serde(default = "nil")]
+    limits: Value,
+}
+
+fn nil() -> Value {
+    Value::Nil
+}
+
+/// What both sides know of after a hello.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Agreed {
+    pub(crate) caps: Caps,
+    /// Requests that the peer takes at a time, if it has said so.
+    pub(crate) in_flight: Option<u32>,
+}
+
+impl Agreed {
+    /// With a plain peer.
+    pub(crate) const NOTHING: Self = Self { caps: Caps::NONE, in_flight: None };
 }
 
 impl Hello {
@@ -126,25 +149,31 @@ pub(crate) fn read_cancel(params: &[u8], limits: &Limits) -> Option<u32> {
 }
 
 /// Reads a hello: the extensions that its sender and we know. `None`: it is none.
-pub(crate) fn read_hello(raw: &[u8], limits: &Limits) -> Option<Caps> {
+pub(crate) fn read_hello(raw: &[u8], limits: &Limits) -> Option<Agreed> {
     let heard: Heard = message::decode(raw.get(..raw.len().min(HELLO_BYTES_MAX))?, limits).ok()?;
-    (heard.v >= VERSION).then(|| Caps::named(&heard.caps))
+    let announced =
+        heard.limits.as_map().and_then(|limits| limits.iter().find(|(key, _)| key.as_str() == Some("in_flight")));
+    let in_flight =
+        announced.and_then(|(_, count)| count.as_u64()).map(|count| u32::try_from(count).unwrap_or(u32::MAX));
+    (heard.v >= VERSION).then(|| Agreed { caps: Caps::named(&heard.caps), in_flight })
 }
 
 /// As [`read_hello`], out of the params of a request.
-pub(crate) fn read_hello_params(params: &[u8], limits: &Limits) -> Option<Caps> {
+pub(crate) fn read_hello_params(params: &[u8], limits: &Limits) -> Option<Agreed> {
     let (elements, header_bytes) = message::array_header(params)?;
     (elements == 1).then(|| read_hello(&params[header_bytes..], limits)).flatten()
 }
 
 #[cfg(test)]
 mod tests {
-    use rmpv::Value;
-
     use super::*;
 
-    fn read(value: &Value) -> Option<Caps> {
+    fn read_all(value: &Value) -> Option<Agreed> {
         read_hello(&rmp_serde::to_vec(value).expect("a value encodes"), &Limits::default())
+    }
+
+    fn read(value: &Value) -> Option<Caps> {
+        read_all(value).map(|agreed| agreed.caps)
     }
 
     fn map(entries: Vec<(&str, Value)>) -> Value {
@@ -155,7 +184,8 @@ mod tests {
     fn our_own_hello_is_understood() {
         let limits = Limits::default();
         let raw = rmp_serde::to_vec_named(&(Hello::new(&limits),)).expect("it encodes");
-        let caps = read_hello_params(&raw, &limits).expect("it is a hello");
+        let Agreed { caps, in_flight } = read_hello_params(&raw, &limits).expect("it is a hello");
+        assert_eq!(in_flight, Some(limits.in_flight_per_connection_max as u32));
         assert!(Caps::NAMES.iter().all(|(_, cap)| caps.has(*cap)) && caps.is_extended());
         assert!(!Caps::NONE.is_extended());
     }
@@ -165,6 +195,19 @@ mod tests {
         let caps = read(&map(vec![("v", 9.into()), ("caps", Value::Array(vec!["fly".into()])), ("more", Value::Nil)]));
         assert_eq!(caps, Some(Caps::AGREED));
         assert_eq!(read(&map(vec![("v", 1.into())])), Some(Caps::AGREED));
+    }
+
+    #[test]
+    fn limits_of_any_form_are_a_hello_and_a_number_is_believed() {
+        let announced = |limits: Value| {
+            let agreed = read_all(&map(vec![("v", 1.into()), ("limits", limits)])).expect("it is a hello");
+            agreed.in_flight
+        };
+        assert_eq!(announced(map(vec![("frame_bytes", 1.into()), ("in_flight", 7.into())])), Some(7));
+        assert_eq!(announced(map(vec![("in_flight", u64::MAX.into())])), Some(u32::MAX));
+        for strange in [Value::Nil, 3.into(), map(vec![]), map(vec![("in_flight", (-1).into())]), "x".into()] {
+            assert_eq!(announced(strange), None);
+        }
     }
 
     #[test]

@@ -177,6 +177,7 @@ impl<'a> Pending<'a> {
     /// Enters a call, and waits while as many as allowed are in flight.
     fn enter(connection: &'a Arc<Connection<Peer>>, deadline: Option<Instant>) -> Result<Self, CallError> {
         let calling = connection.side.calling();
+        let peers_room = connection.side.peers_room();
         let mut place = Place { calling, number: None };
         loop {
             let slot = Arc::new(Slot { caller: park::unparker(), answer: Mutex::new(None) });
@@ -184,7 +185,7 @@ impl<'a> Pending<'a> {
             if let Some(error) = &calls.ended {
                 return Err(error.clone().before_sending());
             }
-            match calls.in_flight.insert(slot.clone()) {
+            match calls.enter(&slot, peers_room) {
                 Ok(id) => {
                     place.leave(&mut calls);
                     drop(calls);
@@ -307,10 +308,20 @@ impl Calls {
         }
     }
 
+    /// Enters a call, if there is room for it here and at the peer. There a call that was given up takes its place until it is
+    /// answered all the same.
+    fn enter(&mut self, slot: &Arc<Slot>, peers_room: usize) -> Result<u32, Full> {
+        match self.in_flight.len() as u64 + self.given_up < peers_room as u64 {
+            true => self.in_flight.insert(slot.clone()),
+            false => Err(Full { limit: peers_room }),
+        }
+    }
+
     /// Counts an answer that nobody waits for. Returns whether it is tolerable.
     fn count_unknown(&mut self, per_second: u32) -> bool {
         if self.given_up > 0 {
             self.given_up -= 1;
+            self.waiting.wake_one();
             return true;
         }
         self.unknown.count(per_second)

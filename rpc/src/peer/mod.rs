@@ -17,7 +17,7 @@ mod serving;
 
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use crate::connection::{Connection, Side};
@@ -44,6 +44,8 @@ pub(crate) struct Peer {
     calling: OnceLock<Box<Calling>>,
     /// The extensions that were agreed on.
     caps: AtomicU8,
+    /// Requests that the peer takes at a time, as far as it has said.
+    peers_room: AtomicU32,
     /// Bytes of an unfinished frame that are charged to the host.
     charged: AtomicUsize,
     /// The keeper looks at it until the peer owes nothing.
@@ -77,6 +79,7 @@ impl Peer {
             serving: OnceLock::new(),
             calling: OnceLock::new(),
             caps: AtomicU8::new(0),
+            peers_room: AtomicU32::new(u32::MAX),
             charged: AtomicUsize::new(0),
             is_watched: AtomicBool::new(false),
             is_ended: AtomicBool::new(false),

@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use dhaga::park;
 
-use super::serving::Batch;
+use super::serving::{Batch, Serving};
 use super::{Answer, Breach, Peer, Until, call};
 use crate::connection::Connection;
 use crate::encode;
 use crate::error::{CallError, Refusal};
-use crate::extension::{self, Caps, Hello};
+use crate::extension::{self, Agreed, Caps, Hello};
 use crate::meta;
 use crate::service::respond_refusal;
 
@@ -22,8 +22,19 @@ impl Peer {
         Caps::of_bits(self.caps.load(Ordering::Relaxed))
     }
 
-    fn agree_on(&self, caps: Caps) {
-        self.caps.store(caps.bits(), Ordering::Relaxed);
+    fn agree_on(&self, agreed: Agreed) {
+        // Before the rest: who sees the extensions keeps to it. At none at all nothing could be called.
+        self.peers_room.store(agreed.in_flight.unwrap_or(u32::MAX).max(1), Ordering::Relaxed);
+        self.caps.store(agreed.caps.bits(), Ordering::Release);
+    }
+
+    /// Requests of ours that the peer may have at a time. More while we serve it: with calls of its own in flight it goes on
+    /// reading, and refuses what it has no room for, so that calls which wait for each other do not wait for good.
+    pub(super) fn peers_room(&self) -> usize {
+        match self.serving.get().is_some_and(Serving::is_busy) {
+            true => usize::MAX,
+            false => self.peers_room.load(Ordering::Relaxed) as usize,
+        }
     }
 
     /// Notes whether the peer is asked, beside what was agreed on before.
@@ -51,9 +62,9 @@ impl Connection<Peer> {
             self.side.set_asked(false);
         }
         let answer: Answer = answer?;
-        let caps = extension::read_hello(&answer, &self.limits).unwrap_or(Caps::NONE);
-        self.side.agree_on(caps);
-        Ok(caps)
+        let agreed = extension::read_hello(&answer, &self.limits).unwrap_or(Agreed::NOTHING);
+        self.side.agree_on(agreed);
+        Ok(agreed.caps)
     }
 
     /// Takes a request with a reserved name. Returns false for one that we do not know.
@@ -62,8 +73,8 @@ impl Connection<Peer> {
             return false;
         }
         match extension::read_hello_params(params, &self.limits) {
-            Some(caps) => {
-                self.side.agree_on(caps);
+            Some(agreed) => {
+                self.side.agree_on(agreed);
                 self.send(|out| self.answer_hello(id, out));
             }
             None => {
@@ -76,7 +87,7 @@ impl Connection<Peer> {
 
     fn answer_hello(&self, id: u32, out: &mut Vec<u8>) {
         if let Err(error) = encode::encode_response_ok(out, &self.limits, id, &Hello::new(&self.limits)) {
-            self.side.agree_on(Caps::NONE);
+            self.side.agree_on(Agreed::NOTHING);
             respond_refusal(
                 &self.limits,
                 self.side.errors(),

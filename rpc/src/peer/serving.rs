@@ -337,6 +337,11 @@ impl State {
 }
 
 impl Serving {
+    /// Whether requests of the peer are in flight.
+    pub(super) fn is_busy(&self) -> bool {
+        self.state().in_flight > 0
+    }
+
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

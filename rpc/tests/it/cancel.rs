@@ -66,6 +66,34 @@ fn expect_cancelled(events: &Receiver<(Event, Instant)>, since: Instant) {
     assert!(cancelled.iter().all(|(_, after)| *after < Duration::from_secs(5)), "{cancelled:?}");
 }
 
+/// A request that waits for room would keep those cancels from being read that alone make room.
+#[test]
+fn cancels_reach_handlers_that_take_all_the_room_while_more_calls_want_it() {
+    within_deadline(|| {
+        let (events, all) = mpsc::channel();
+        let limits = Limits { in_flight_per_connection_max: 2, ..Limits::default() };
+        let server = waiting(1, None, events).limits(limits).bind("127.0.0.1:0").expect("there is a port");
+        let address = server.local_addr();
+        let runtime = Runtime::builder().workers(1).build().expect("the kernel gives threads");
+        let client = runtime.spawn(move || Client::connect(address).expect("it listens"));
+        let client = client.join().expect("nobody panics");
+        let call = |timeout| {
+            let client = client.clone();
+            runtime.spawn(move || client.call_timeout::<_, ()>("wait", (), timeout))
+        };
+        let mut callers: Vec<_> = (0..2).map(|_| call(PATIENCE)).collect();
+        (0..2).for_each(|_| assert_eq!(next_event(&all).0, Event::Begun(1)));
+        let hasty = call(Duration::from_millis(5)).join().expect("nobody panics");
+        assert!(matches!(hasty, Err(CallError::TooManyInFlight { limit: 2 })), "{hasty:?}");
+        callers.extend((0..2).map(|_| call(PATIENCE)));
+        for caller in callers {
+            caller.cancel();
+            assert!(matches!(caller.join(), Ok(Err(CallError::Cancelled))));
+        }
+        eventually("nothing is left", || server.stats().in_flight == 0);
+    });
+}
+
 #[test]
 fn a_caller_that_is_cancelled_ends_the_wait_at_every_hop() {
     within_deadline(|| {
