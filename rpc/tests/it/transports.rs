@@ -665,6 +665,27 @@ fn a_child_whose_own_child_holds_its_output_ends_all_calls() {
     });
 }
 
+/// Hundredths of a second of CPU time that this process has used.
+fn cpu_ticks() -> u64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").expect("Linux has it");
+    let after_name = stat.rsplit_once(')').expect("the name stands in brackets").1;
+    let field = |index| after_name.split_whitespace().nth(index).and_then(|field: &str| field.parse().ok());
+    [11, 12].into_iter().map(|index| field(index).unwrap_or(0_u64)).sum()
+}
+
+#[test]
+fn to_wait_for_the_output_of_a_child_that_has_ended_takes_no_cpu() {
+    in_child(name_of!(to_wait_for_the_output_of_a_child_that_has_ended_takes_no_cpu), 1024, || {
+        // It is minded by the time it ends.
+        let script = "sleep 20 2>/dev/null & sleep 0.3; exit 6";
+        let client = plain().limits(patient()).spawn(&mut shell(script)).expect("there is a shell");
+        let before = cpu_ticks();
+        assert_eq!(status_of(client.call::<_, Value>("add", (1, 2))), Some(Some(6)));
+        let used = cpu_ticks() - before;
+        assert!(used < 40, "{used} hundredths of a second");
+    });
+}
+
 #[test]
 fn a_child_that_writes_garbage_is_cut_off() {
     within_deadline(|| {
