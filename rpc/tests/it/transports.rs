@@ -14,7 +14,9 @@ use std::time::{Duration, Instant};
 use dhaga::Runtime;
 use dhaga::process::Command;
 use dhaga::sync::OnceLock;
-use dhaga_rpc::{CHILD_GRACE, CallError, ChildEnded, Client, HandlerError, Limits, ServerBuilder, Transport, Value};
+use dhaga_rpc::{
+    CHILD_GRACE, CallError, ChildEnded, Client, Extensions, HandlerError, Limits, ServerBuilder, Transport, Value,
+};
 use rustix::stdio::{dup2_stdin, dup2_stdout};
 use serde_bytes::ByteBuf;
 
@@ -587,6 +589,17 @@ fn the_end_of_a_child_ends_all_calls_and_names_its_status() {
         assert!(matches!(late, Err(CallError::Disconnected { maybe_executed: false, .. })), "{late:?}");
         assert_eq!(status_of(late), Some(Some(42)));
         assert_eq!(status_of(client.notify("note", (1,))), Some(Some(42)));
+    });
+}
+
+#[test]
+fn a_child_that_ends_at_once_is_no_plain_peer() {
+    within_deadline(|| {
+        for script in ["exit 5", "sleep 0.05; exit 5", "exec <&-; sleep 0.05; exit 5"] {
+            let builder = Client::builder().limits(patient()).extensions(Extensions::Require);
+            let client = builder.spawn(&mut shell(script)).expect("there is a shell");
+            assert_eq!(status_of(client.call::<_, Value>("add", (1, 2))), Some(Some(5)), "{script}");
+        }
     });
 }
 
