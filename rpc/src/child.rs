@@ -152,14 +152,14 @@ impl Minder {
             if has_exited || has_ended {
                 deadline.get_or_insert_with(|| park::now() + ENDS_WITHIN);
             }
-            self.wait_for_news(deadline)?;
+            self.wait_for_news(has_exited, deadline)?;
         }
     }
 
-    fn wait_for_news(&self, deadline: Option<Instant>) -> Result<(), Interrupt> {
+    fn wait_for_news(&self, has_exited: bool, deadline: Option<Instant>) -> Result<(), Interrupt> {
         // None on a kernel before 5.3 and where no descriptor is left: then the end of the output tells, and after the child's
-        // end nothing more.
-        let exited = self.child.ended().ok();
+        // end nothing more. Who knows of that end asks no more: it would be told at once, again and again.
+        let exited = self.child.ended().ok().filter(|_| !has_exited);
         dhaga::select! {
             readable(*exited.expect("asked for by the condition")), if exited.is_some() => Ok(()),
             recv(self.bell) -> _ => Ok(()),

@@ -785,7 +785,11 @@ impl Own {
     fn connection(&self, deadline: Option<Instant>) -> Result<Arc<Connection<Peer>>, CallError> {
         let is_required = self.extensions == Extensions::Require;
         if let Some(probe) = self.probe.as_ref().filter(|probe| is_required || !probe.is_over()) {
-            self.extensions.check(&self.connection, probe.wait(deadline)?)?;
+            let verdict = probe.wait(deadline)?;
+            // Nothing is known of a peer that has ended before it said anything, but how it has ended.
+            if !self.connection.is_closed() {
+                self.extensions.check(&self.connection, verdict)?;
+            }
         }
         // Whether it has ended, and why, turns out when something is to be sent.
         Ok(self.connection.clone())

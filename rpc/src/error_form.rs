@@ -154,8 +154,10 @@ pub(crate) fn respond_value(
     id: u32,
     raw: &[u8],
 ) -> Result<(), EncodeError> {
+    // The peer may take more than we do, but no more than we send.
+    let peers = Limits { frame_bytes_in_max: limits.frame_bytes_out_max, ..limits.clone() };
     // An error that is nil would read as success: what replaces it knows no profile either.
-    let is_wrapped = raw != [NIL] && (profile == ErrorProfile::Map || Parts::read(raw, limits).is_some());
+    let is_wrapped = raw != [NIL] && (profile == ErrorProfile::Map || Parts::read(raw, &peers).is_some());
     match is_wrapped {
         true => {
             let text = "the method answered with an error of its own";

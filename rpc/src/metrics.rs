@@ -84,10 +84,12 @@ struct Timing {
 }
 
 impl Table {
-    /// With a row for each of `names`, in this order, and room for `more`.
+    /// With a row for each of `names`, in this order, and room for `more`. One without letters is one of the rest, whose row
+    /// has such a name.
     pub(crate) fn new<'n>(kinds: &'static [&'static str], names: impl Iterator<Item = &'n str>, more: usize) -> Self {
         debug_assert!(kinds.len() <= KINDS_MAX && (more == 0 || more.is_power_of_two()));
-        let rows = names.map(|name| OnceLock::from(Row::new(name)));
+        let row = |name: &str| if name.is_empty() { OnceLock::new() } else { OnceLock::from(Row::new(name)) };
+        let rows = names.map(row);
         let rows = rows.chain(std::iter::repeat_with(OnceLock::new).take(more)).collect();
         Self { kinds, rows, rest: Row::new("") }
     }
@@ -106,6 +108,9 @@ impl Table {
     /// The row of a name that is our own program's, made at its first use as long as there is room.
     #[inline]
     pub(crate) fn row_named(&self, name: &str) -> &Row {
+        if name.is_empty() {
+            return &self.rest;
+        }
         let first = hash(name) as usize;
         for step in 0..PROBES_MAX.min(self.rows.len()) {
             let row = &self.rows[(first + step) & (self.rows.len() - 1)];

@@ -92,7 +92,8 @@ impl Methods {
 
     /// As [`method`](Methods::method), for a function that promises never to wait: it runs in the dhaga that reads the
     /// connection, and no other one is made ready to go on with the requests behind it. That saves a spawn for each read
-    /// that brings several requests, and nothing where requests come one at a time.
+    /// that brings several requests, and nothing where requests come one at a time. At a server with layers it is as any
+    /// other, since these may wait.
     ///
     /// If `f` waits nevertheless, requests behind it on the connection may wait with it. Builds with debug assertions are
     /// stricter: there a wait in `f` panics and names itself, as under [`no_suspend`](dhaga::no_suspend); the caller gets the

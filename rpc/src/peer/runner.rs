@@ -138,8 +138,9 @@ impl<'a> Runner<'a> {
             if let Some(appended) = self.settle(&mut state, answer) {
                 let next = state.pending.pop_front();
                 self.current = next.as_ref().map(|next| Current { id: next.id(), cost: next.cost(), begun: None });
-                // What never waits is soon over: the runner itself goes on with what is behind it.
-                let goes_on = next.as_ref().is_some_and(|next| next.is_inline());
+                // What never waits is soon over: the runner itself goes on with what is behind it. A layer may wait.
+                let has_layers = !self.connection.side.host.manner.layers.is_empty();
+                let goes_on = !has_layers && next.as_ref().is_some_and(|next| next.is_inline());
                 self.let_go(state, appended, goes_on);
                 return next;
             }

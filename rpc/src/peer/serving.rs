@@ -91,7 +91,7 @@ impl Connection<Peer> {
         batch: &mut Batch,
     ) -> Flow {
         if !batch.has_room(self, frame.len()) {
-            return self.make_wait(message, batch);
+            return self.make_wait(frame, message, batch);
         }
         let mut meta_bytes = 0;
         let meta = match (batch.announced.take(), request_id(&message)) {
@@ -102,7 +102,9 @@ impl Connection<Peer> {
                     Some(Box::new(meta))
                 }
                 Err(reason) => {
-                    self.refuse(id, Refusal::BadRequest { reason });
+                    let refusal = Refusal::BadRequest { reason };
+                    self.count_refused(frame, &message, &refusal);
+                    self.refuse(id, refusal);
                     return Flow::Taken;
                 }
             },
@@ -138,6 +140,16 @@ impl Connection<Peer> {
         self.send(|out| respond_refusal(&self.limits, self.side.errors(), id, refusal, out));
     }
 
+    /// Counts a request that is refused before it is looked at.
+    fn count_refused(&self, frame: &[u8], message: &Result<Message<'_>, MessageError>, refusal: &Refusal) {
+        let host = &self.side.host;
+        let number = match message {
+            Ok(Message::Request { method, .. }) => host.methods.lookup_numbered(method).map(|(_, number)| number),
+            _ => None,
+        };
+        host.count_refused(number, frame.len(), refusal);
+    }
+
     fn room(&self, state: &State) -> Room {
         let requests = match self.may_read_requests() {
             true => self.limits.in_flight_per_connection_max.saturating_sub(state.in_flight),
@@ -156,15 +168,21 @@ impl Connection<Peer> {
     /// There is no room for a request. The reader waits until there is, unless calls of ours wait for answers, which come
     /// behind it: the handlers that hold the room may be those who called.
     #[cold]
-    fn make_wait(self: &Arc<Self>, message: Result<Message<'_>, MessageError>, batch: &mut Batch) -> Flow {
+    fn make_wait(
+        self: &Arc<Self>,
+        frame: &[u8],
+        message: Result<Message<'_>, MessageError>,
+        batch: &mut Batch,
+    ) -> Flow {
         if !self.side.has_calls() || self.is_flooded() {
             return Flow::Wait;
         }
         match message {
             Ok(Message::Request { id, .. }) | Err(MessageError { request_id: Some(id), .. }) => {
                 batch.announced = None;
-                let limit = self.limits.in_flight_per_connection_max;
-                self.refuse(id, Refusal::TooManyInFlight { limit });
+                let refusal = Refusal::TooManyInFlight { limit: self.limits.in_flight_per_connection_max };
+                self.count_refused(frame, &message, &refusal);
+                self.refuse(id, refusal);
             }
             Ok(_) => self.side.host.count_ignored(),
             Err(error) => self.close_for_fault(Arc::new(error)),

@@ -161,3 +161,91 @@ fn an_error_that_only_looks_like_the_librarys_is_the_handlers() {
         }
     });
 }
+
+/// A map of a method's own that looks like a refusal, with more in it than the server itself would take.
+#[test]
+fn a_large_error_that_looks_like_a_refusal_is_none() {
+    within_deadline(|| {
+        let own = Value::Map(vec![
+            ("data".into(), Value::Binary(vec![7; 4096])),
+            ("code".into(), (-32011).into()),
+            ("message".into(), "mine".into()),
+            ("name".into(), "OVERLOADED".into()),
+        ]);
+        for profile in [ErrorProfile::Text, ErrorProfile::CodeText, ErrorProfile::Map] {
+            let value = own.clone();
+            let limits = Limits { frame_bytes_in_max: 1024, ..Limits::default() };
+            let server = Server::builder()
+                .method("own", move || Err::<(), _>(HandlerError::value(&value)))
+                .limits(limits)
+                .error_profile(profile)
+                .bind("127.0.0.1:0")
+                .expect("a port is free");
+            let client = plain().connect(server.local_addr()).expect("it listens");
+            let error = client.call::<_, ()>("own", ()).expect_err("it fails").typed::<Value>();
+            assert!(matches!(&error, CallError::App(value) if *value == own), "{profile:?}: {error:?}");
+        }
+    });
+}
+
+/// What comes to a caller behind two servers, of which each has its profile and the first passes on what it gets.
+#[test]
+fn errors_pass_through_a_relay_as_they_are() {
+    const PROFILES: [ErrorProfile; 3] = [ErrorProfile::Text, ErrorProfile::CodeText, ErrorProfile::Map];
+    within_deadline(|| {
+        let entry = |code: i64| {
+            let map = vec![("code".into(), code.into()), ("name".into(), "X".into()), ("message".into(), "m".into())];
+            Value::Map(map)
+        };
+        let nested = |data: Value| {
+            let Value::Map(mut map) = entry(-32000) else { unreachable!() };
+            map.push(("data".into(), data));
+            Value::Map(map)
+        };
+        let values = [
+            Value::from("text"),
+            Value::from(""),
+            Value::Boolean(false),
+            Value::from(0),
+            Value::Array(vec![]),
+            Value::Array(vec![1.into(), "looks like Neovim's".into()]),
+            entry(-32010),
+            entry(-32000),
+            entry(-32099),
+            entry(7),
+            nested(Value::Nil),
+            nested(entry(-32601)),
+            nested(nested(entry(-32014))),
+            Value::Map(vec![]),
+            Value::Ext(5, vec![1, 2]),
+        ];
+        let echo = |profile| {
+            let server = Server::builder()
+                .method("own", |value: Value| Err::<(), _>(HandlerError::value(&value)))
+                .error_profile(profile);
+            server.bind("127.0.0.1:0").expect("a port is free")
+        };
+        for (inner, outer) in PROFILES.iter().flat_map(|inner| PROFILES.iter().map(move |outer| (*inner, *outer))) {
+            let far = echo(inner);
+            let behind = plain().connect(far.local_addr()).expect("it listens");
+            let relay = Server::builder()
+                .method("own", move |value: Value| {
+                    match behind.call::<_, ()>("own", (value,)).expect_err("it fails").typed::<Value>() {
+                        CallError::App(value) => Err::<(), _>(HandlerError::value(&value)),
+                        other => Err(HandlerError::new(format!("another error: {other:?}"))),
+                    }
+                })
+                .error_profile(outer)
+                .bind("127.0.0.1:0")
+                .expect("a port is free");
+            let client = plain().connect(relay.local_addr()).expect("it listens");
+            for value in &values {
+                let error = client.call::<_, ()>("own", (value,)).expect_err("it fails").typed::<Value>();
+                assert!(
+                    matches!(&error, CallError::App(same) if same == value),
+                    "{inner:?} {outer:?} {value}: {error:?}"
+                );
+            }
+        }
+    });
+}

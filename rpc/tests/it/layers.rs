@@ -4,9 +4,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use dhaga_rpc::{CallError, Client, HandlerError, RefusedReason, layer};
+use dhaga_rpc::{CallError, Client, HandlerError, Methods, RefusedReason, Server, layer};
 
-use crate::common::{Gate, Peer, add, builder, connect, eventually, hide_panics_on_purpose, within_deadline};
+use crate::common::{Gate, Peer, add, builder, connect, eventually, hide_panics_on_purpose, request, within_deadline};
 
 type Seen = Arc<Mutex<Vec<String>>>;
 
@@ -233,5 +233,31 @@ fn calls_are_logged_with_fields() {
             "DEBUG fail: the remote handler answered with an error: on purpose true",
         ];
         assert_eq!(events, expected);
+    });
+}
+
+/// The promise never to wait is the method's own. A layer around it has made none.
+#[test]
+fn a_layer_that_waits_before_an_inline_method_holds_up_nobody_behind_it() {
+    within_deadline(|| {
+        for first in ["quick", "$/health"] {
+            let gate = Gate::default();
+            let (wait, open) = (gate.clone(), gate);
+            let methods = Methods::new().method_inline("quick", || Ok(1)).method("open", move || {
+                open.open();
+                Ok(2)
+            });
+            let server = Server::builder().methods(methods).layer(move |call, next| {
+                if call.method() != "open" {
+                    wait.wait();
+                }
+                next.run()
+            });
+            let server = server.bind("127.0.0.1:0").expect("a port is free");
+            let mut peer = Peer::connect(server.local_addr());
+            peer.send(&[request(1, first, vec![]), request(2, "open", vec![])].concat());
+            let answered = [peer.receive_answer().0, peer.receive_answer().0];
+            assert!(answered.contains(&1) && answered.contains(&2), "{answered:?}");
+        }
     });
 }

@@ -172,7 +172,7 @@ fn what_stands_before_no_request_of_its_id_closes_the_connection() {
 #[test]
 fn a_refused_meta_costs_its_request_and_nothing_more() {
     within_deadline(|| {
-        let server = Server::builder().method("seen", seen).bind("127.0.0.1:0").expect("there is a port");
+        let server = Server::builder().metrics(true).method("seen", seen).bind("127.0.0.1:0").expect("there is a port");
         let mut peer = Peer::extended(server.local_addr());
         let seen = |id| request(id, "seen", vec![]);
         let many = metadata((0..=METADATA_PAIRS_MAX).map(|n| (n.to_string(), String::new())));
@@ -182,6 +182,8 @@ fn a_refused_meta_costs_its_request_and_nothing_more() {
             let (answered, refused) = peer.receive_answer();
             assert!(answered == id && refused.is_err(), "{refused:?}");
         }
+        let counted = server.metrics().method("seen").map(|method| method.errors.clone());
+        assert_eq!(counted, Some(vec![("invalid_request", 4)]));
         // Cut in the middle, with a notification and an answer to nothing in between.
         let mut bytes = meta(5, vec![("tp", TRACE.into()), ("unheard", 1.into())]);
         bytes.extend([notification("nobody", vec![]), answer(77, 1), seen(5)].concat());

@@ -202,3 +202,24 @@ fn prometheus_reads_what_was_counted() {
         }
     });
 }
+
+/// A name without letters looks as the row for what has none: no two lines may be of one series.
+#[test]
+fn no_series_is_there_twice() {
+    within_deadline(|| {
+        let names = ["", "a\"b", "a\\b", "a\nb", "a\\\"b", "\u{1f980}", "a\\nb"];
+        let server = names.iter().fold(Server::builder(), |server, name| server.method(name, || Ok(1)));
+        let server = server.metrics(true).bind("127.0.0.1:0").expect("a port is free");
+        let client = connect_counting(&server);
+        names.iter().for_each(|name| assert_eq!(client.call::<_, i64>(name, ()).ok(), Some(1)));
+        client.call::<_, i64>("none", ()).expect_err("there is none");
+        (0..600).for_each(|n| drop(client.call::<_, i64>(&format!("none{n}"), ())));
+        for text in [server.metrics().to_prometheus(), client.metrics().to_prometheus()] {
+            let series: Vec<_> = text.lines().filter_map(|line| line.rsplit_once(' ')).map(|(name, _)| name).collect();
+            let distinct: HashSet<_> = series.iter().collect();
+            let twice = series.iter().find(|name| series.iter().filter(|other| other == name).count() > 1);
+            assert_eq!(distinct.len(), series.len(), "{twice:?}");
+        }
+        assert_eq!(server.metrics().method("").map(|method| method.calls), Some(602), "with what nobody registered");
+    });
+}

@@ -79,7 +79,7 @@ fn answers_are_read_although_there_is_no_room_for_the_request_before_them() {
         let gate = Gate::default();
         let (builder, other) = calling_back(&Gate::default());
         let limits = Limits { in_flight_per_connection_max: 2, ..Limits::default() };
-        let server = builder.limits(limits).bind("127.0.0.1:0").expect("there is a port");
+        let server = builder.limits(limits).metrics(true).bind("127.0.0.1:0").expect("there is a port");
         let client = held(&gate).connect(server.local_addr()).expect("it listens");
         eventually("it is accepted", || server.peers().len() == 1);
         other.set(server.peers().remove(0)).expect("once");
@@ -95,6 +95,8 @@ fn answers_are_read_although_there_is_no_room_for_the_request_before_them() {
             matches!(&refused, Err(CallError::Refused { answer, .. }) if answer.to_string().contains("2 calls")),
             "{refused:?}"
         );
+        let counted = server.metrics().method("add").map(|method| method.errors.clone());
+        assert_eq!(counted, Some(vec![("overloaded", 1)]));
         gate.open();
         let mut got: Vec<_> = (0..2).map(|_| all.recv_timeout(PATIENCE).expect("it comes").ok()).collect();
         got.sort_unstable();

@@ -14,7 +14,9 @@ use std::time::{Duration, Instant};
 use dhaga::Runtime;
 use dhaga::process::Command;
 use dhaga::sync::OnceLock;
-use dhaga_rpc::{CHILD_GRACE, CallError, ChildEnded, Client, HandlerError, Limits, ServerBuilder, Transport, Value};
+use dhaga_rpc::{
+    CHILD_GRACE, CallError, ChildEnded, Client, Extensions, HandlerError, Limits, ServerBuilder, Transport, Value,
+};
 use rustix::stdio::{dup2_stdin, dup2_stdout};
 use serde_bytes::ByteBuf;
 
@@ -591,6 +593,17 @@ fn the_end_of_a_child_ends_all_calls_and_names_its_status() {
 }
 
 #[test]
+fn a_child_that_ends_at_once_is_no_plain_peer() {
+    within_deadline(|| {
+        for script in ["exit 5", "sleep 0.05; exit 5", "exec <&-; sleep 0.05; exit 5"] {
+            let builder = Client::builder().limits(patient()).extensions(Extensions::Require);
+            let client = builder.spawn(&mut shell(script)).expect("there is a shell");
+            assert_eq!(status_of(client.call::<_, Value>("add", (1, 2))), Some(Some(5)), "{script}");
+        }
+    });
+}
+
+#[test]
 fn a_child_that_is_killed_ends_all_calls() {
     within_deadline(|| {
         let Session { client, .. } = child(patient());
@@ -662,6 +675,27 @@ fn a_child_whose_own_child_holds_its_output_ends_all_calls() {
     within_deadline(|| {
         let client = plain().limits(patient()).spawn(&mut shell("sleep 20 & exit 6")).expect("there is a shell");
         assert_eq!(status_of(client.call::<_, Value>("add", (1, 2))), Some(Some(6)));
+    });
+}
+
+/// Hundredths of a second of CPU time that this process has used.
+fn cpu_ticks() -> u64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").expect("Linux has it");
+    let after_name = stat.rsplit_once(')').expect("the name stands in brackets").1;
+    let field = |index| after_name.split_whitespace().nth(index).and_then(|field: &str| field.parse().ok());
+    [11, 12].into_iter().map(|index| field(index).unwrap_or(0_u64)).sum()
+}
+
+#[test]
+fn to_wait_for_the_output_of_a_child_that_has_ended_takes_no_cpu() {
+    in_child(name_of!(to_wait_for_the_output_of_a_child_that_has_ended_takes_no_cpu), 1024, || {
+        // It is minded by the time it ends.
+        let script = "sleep 20 2>/dev/null & sleep 0.3; exit 6";
+        let client = plain().limits(patient()).spawn(&mut shell(script)).expect("there is a shell");
+        let before = cpu_ticks();
+        assert_eq!(status_of(client.call::<_, Value>("add", (1, 2))), Some(Some(6)));
+        let used = cpu_ticks() - before;
+        assert!(used < 40, "{used} hundredths of a second");
     });
 }
 
