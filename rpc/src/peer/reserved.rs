@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use dhaga::park;
 
-use super::serving::{Batch, Serving};
+use super::serving::Batch;
 use super::{Answer, Breach, Peer, Until, call};
 use crate::connection::Connection;
 use crate::encode;
@@ -31,7 +31,7 @@ impl Peer {
     /// Requests of ours that the peer may have at a time. More while we serve it: with calls of its own in flight it goes on
     /// reading, and refuses what it has no room for, so that calls which wait for each other do not wait for good.
     pub(super) fn peers_room(&self) -> usize {
-        match self.serving.get().is_some_and(Serving::is_busy) {
+        match self.serving.get().is_some_and(|serving| serving.is_busy()) {
             true => usize::MAX,
             false => self.peers_room.load(Ordering::Relaxed) as usize,
         }
