@@ -89,10 +89,11 @@ pub(crate) struct Lender {
 }
 
 impl Lender {
-    /// For the dhaga that runs the caller. A plain thread needs none: it has its stack to itself.
+    /// For the dhaga that runs the caller on its own stack. One that runs on a lent stack already gets no other: endless
+    /// recursion would take one a level and never overflow. And a plain thread has its stack to itself.
     pub(crate) fn here(site: &'static Location<'static>) -> Option<Self> {
-        current_task()?;
-        Some(Self { worker: worker()?, stack_bytes: coroutine::stack_bytes_here()?, site })
+        let stack_bytes = coroutine::stack_bytes_with(current_task()?.address())?;
+        Some(Self { worker: worker()?, stack_bytes, site })
     }
 
     /// Runs `f` on a lent stack, or on the caller's, which is as large, when there is none.

@@ -247,10 +247,10 @@ pub fn remaining_stack() -> Option<usize> {
     stack_around(address).map(|usable| address.saturating_sub(usable.start))
 }
 
-/// Address space of the stack that the caller runs on, guard included; `None` on an OS thread's own stack. As slow as
+/// Address space of the stack that the caller runs on, guard included, if `address` lies on it, too. As slow as
 /// [`remaining_stack`].
-pub fn stack_bytes_here() -> Option<usize> {
-    stack_bytes_around(stack_pointer())
+pub fn stack_bytes_with(address: usize) -> Option<usize> {
+    stack_bytes_around(stack_pointer(), address)
 }
 
 #[cold]

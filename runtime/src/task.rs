@@ -293,10 +293,15 @@ impl TaskRef {
         unsafe { &mut *self.coroutine.get() }.resume(verdict)
     }
 
+    /// Where it lies: on its own stack.
+    pub(crate) fn address(self) -> usize {
+        self.0.as_ptr().addr()
+    }
+
     /// Asks the processor for the lines of the task itself. Touches none of them.
     #[inline(always)]
     pub(crate) fn prefetch(self) {
-        prefetch_lines(self.0.as_ptr().addr(), TASK_LINES);
+        prefetch_lines(self.address(), TASK_LINES);
     }
 
     /// Asks the processor for what a resume will touch of the stack. Only of one in the ready queue.

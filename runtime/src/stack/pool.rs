@@ -93,12 +93,17 @@ impl StackPool {
             Some(stack) => stack,
             None => self.take_cold(size)?,
         };
+        self.note_out(&stack);
+        Ok(stack)
+    }
+
+    #[inline(always)]
+    fn note_out(&mut self, stack: &Stack) {
         self.slabs[stack.slot().slab()].out += 1;
         self.until_sample -= 1;
         if self.until_sample == 0 {
-            self.begin_sample(&stack);
+            self.begin_sample(stack);
         }
-        Ok(stack)
     }
 
     /// Takes back a stack, memory and all: the next [`take`](Self::take) of its size returns this one.
@@ -131,11 +136,7 @@ impl StackPool {
         let Some(stack) = self.lent_last.take_if(|stack| stack.size_bytes() == stack_bytes) else {
             return self.take(stack_bytes);
         };
-        self.slabs[stack.slot().slab()].out += 1;
-        self.until_sample -= 1;
-        if self.until_sample == 0 {
-            self.begin_sample(&stack);
-        }
+        self.note_out(&stack);
         Ok(stack)
     }
 

@@ -61,10 +61,10 @@ pub fn stack_around(address: usize) -> Option<Range<usize>> {
     Some(place.usable)
 }
 
-/// Address space of the stack of ours that `address` lies in, guard included.
-pub fn stack_bytes_around(address: usize) -> Option<usize> {
+/// Address space of the stack of ours that both addresses lie in, guard included.
+pub fn stack_bytes_around(address: usize, other: usize) -> Option<usize> {
     let place = regions().find_map(|region| region.place(address))?;
-    Some(place.stack_bytes)
+    place.usable.contains(&other).then_some(place.stack_bytes)
 }
 
 /// A slab as the fault handler sees it. Records are never freed, since a handler may be reading them; a retired one

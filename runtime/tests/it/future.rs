@@ -375,6 +375,18 @@ fn a_future_that_goes_deep_and_is_pending_keeps_little_of_the_stack() {
 }
 
 #[test]
+fn endless_recursion_by_polls_overflows_as_any_other() {
+    fn endless(level: u64) -> u64 {
+        std::hint::black_box(block_on(poll_fn(|_| Poll::Ready(endless(level + 1)))) + level)
+    }
+    let text = child::aborts(child::name_of!(endless_recursion_by_polls_overflows_as_any_other), || {
+        dhaga::spawn(|| endless(0)).join().expect("it aborts first");
+    });
+    let Some(text) = text else { return };
+    assert!(text.contains("has overflowed its stack of 256 KiB"), "{text}");
+}
+
+#[test]
 fn an_overflow_of_a_poll_names_the_dhaga_and_the_place() {
     let text = child::aborts(child::name_of!(an_overflow_of_a_poll_names_the_dhaga_and_the_place), || {
         let endless = || block_on(deep(std::hint::black_box(u64::MAX)));
