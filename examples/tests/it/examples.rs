@@ -201,7 +201,8 @@ fn a_notification_arrives_and_is_not_waited_for() {
     let (status, stdout, stderr) = client(&["--addr", &address, "--notify", "log", "5"]);
     assert!(status.success() && stdout.is_empty(), "{status}: {stdout}{stderr}");
     let bytes = received.recv_timeout(CALL_TIMEOUT).expect("the client closes when it ends");
-    assert_eq!(bytes, [0x93, 2, 0xa3, b'l', b'o', b'g', 0x91, 5]);
+    // Before it comes the client's question, which this server does not answer.
+    assert!(bytes.ends_with(&[0x93, 2, 0xa3, b'l', b'o', b'g', 0x91, 5]), "{bytes:02x?}");
 }
 
 /// A server on a free port, and its address.
