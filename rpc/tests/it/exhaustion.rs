@@ -23,11 +23,12 @@ fn a_hundred_times_out_of_descriptors_and_back() {
         assert_eq!(bystander.ask(1, "add", vec![1.into(), 2.into()]), Ok(3.into()));
         for cycle in 0..100 {
             let mut hoard = hoard();
-            // For both ends of some connections and one end more: the last of them stay in the backlog.
+            // For both ends of some connections and one end more, so that one stays in the backlog; if none of the cycle before
+            // closes its end a moment late.
             hoard.truncate(hoard.len() - 5);
             let streams: Vec<_> = std::iter::from_fn(|| TcpStream::connect(server.local_addr()).ok()).collect();
             let mut peers: Vec<_> = streams.into_iter().map(Peer::new).collect();
-            assert!(peers.len() >= 3, "{} connections in cycle {cycle}", peers.len());
+            assert!(peers.len() >= 2, "{} connections in cycle {cycle}", peers.len());
             peers.iter_mut().for_each(|peer| peer.send(&request(1, "add", vec![cycle.into(), 2.into()])));
             assert_eq!(bystander.ask(cycle, "add", vec![1.into(), 2.into()]), Ok(3.into()));
             drop(hoard);
