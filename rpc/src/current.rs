@@ -64,8 +64,7 @@ impl CurrentCall {
 
     /// What the caller has left for it by [`with_metadata`]. It does not travel on by itself.
     pub fn metadata(&self) -> &Metadata {
-        static NONE: Metadata = Metadata::new();
-        self.0.meta().map_or(&NONE, |meta| &meta.metadata)
+        self.0.metadata()
     }
 
     /// The trace that the call belongs to, under the span of the caller. Calls that the handler makes belong to it too, each

@@ -9,7 +9,7 @@ use dhaga::turn::Region;
 use super::Peer;
 use crate::connection::Connection;
 use crate::error::Refusal;
-use crate::meta::Meta;
+use crate::meta::{Meta, Metadata};
 use crate::service::Handler;
 
 /// A request or notification that was admitted. Its handler runs in it.
@@ -113,6 +113,12 @@ impl Asked {
 
     pub(crate) fn method(&self) -> &str {
         self.handler.name()
+    }
+
+    /// Pairs that came with it.
+    pub(crate) fn metadata(&self) -> &Metadata {
+        static NONE: Metadata = Metadata::new();
+        self.meta().map_or(&NONE, |meta| &meta.metadata)
     }
 
     pub(crate) fn meta(&self) -> Option<&Meta> {

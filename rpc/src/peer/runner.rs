@@ -13,7 +13,6 @@ use crate::connection::Connection;
 use crate::error::Refusal;
 use crate::layer::{self, Answered};
 use crate::limits::QUEUED_FRAME_OVERHEAD_BYTES;
-use crate::meta::Metadata;
 use crate::metrics::Begun;
 use crate::outbox::Appended;
 use crate::service::{Handler, HandlerError, kind_of, respond_refusal};
@@ -100,10 +99,8 @@ impl<'a> Runner<'a> {
         params: &[u8],
         answer: &mut Vec<u8>,
     ) -> Result<(), HandlerError> {
-        static NONE: Metadata = Metadata::new();
         let peer = || self.connection.describe_peer();
-        let metadata = request.meta().map_or(&NONE, |meta| &meta.metadata);
-        let call = layer::Call::new(handler.name(), request.id().is_none(), metadata, &peer);
+        let call = layer::Call::new(handler.name(), request.id().is_none(), request.metadata(), &peer);
         let mut last = || {
             answer.clear();
             self.handle(request, handler, params, answer).map(|()| Answered::new(answer.len()))
