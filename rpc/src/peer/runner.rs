@@ -153,7 +153,8 @@ impl<'a> Runner<'a> {
     /// by then; and its id is free before the answer can leave, for then the peer may use it again. `None`: no room.
     fn settle(&mut self, state: &mut State, answer: &mut Vec<u8>) -> Option<Settled> {
         let Some(current) = &self.current else { return Some(Settled::Nothing) };
-        let appended = match answer.is_empty() {
+        // A handler whose peer has gone was cancelled: what it returned then may be half of an answer.
+        let appended = match answer.is_empty() || self.connection.is_closed() {
             true => Appended::Queued,
             false => self.connection.try_append(answer)?,
         };
