@@ -346,9 +346,9 @@ macro_rules! listener {
             ///
             /// # Errors
             ///
-            /// As the listener's own `accept`, but without its pauses, since a poll does not wait: in a loop sleep for a moment
-            /// after an error. That a shutdown has begun the next poll says; a server that is a future is best run by
-            /// [`try_block_on`](crate::try_block_on), which ends when it is cancelled then.
+            /// As the listener's own `accept`, pauses included: the future is pending while they last. That a shutdown has
+            /// begun the next poll says; a server that is a future is best run by [`try_block_on`](crate::try_block_on),
+            /// which ends when it is cancelled then.
             pub async fn accept(&mut self) -> std::io::Result<($stream, $address)> {
                 std::future::poll_fn(|context| self.poll_accept(context)).await
             }
