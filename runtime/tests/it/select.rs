@@ -984,7 +984,12 @@ fn each_kind_of_event_can_be_added() {
         let (sender, receiver) = channel::rendezvous();
         let (once, mut answer) = oneshot::channel();
         let (mut near, far) = socket_pair();
-        let mut handle = Some(dhaga::spawn(|| 1));
+        let ended = dhaga::spawn(|| 1);
+        // It comes before the timer, which may be due before the select begins.
+        while !ended.is_finished() {
+            dhaga::yield_now();
+        }
+        let mut handle = Some(ended);
         let mut message = Some(2);
         let mut select = Select::biased();
         select.oneshot(&mut answer, |answer| format!("oneshot {answer:?}"));
