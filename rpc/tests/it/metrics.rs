@@ -196,7 +196,8 @@ fn prometheus_reads_what_was_counted() {
             let buckets = find("duration_seconds_bucket", odd, None);
             assert!(buckets.is_sorted() && buckets.last() == Some(&3.0), "{buckets:?}");
             assert_eq!(find("duration_seconds_bucket", odd, Some(("le", "+Inf"))), [3.0]);
-            assert_eq!(find("duration_seconds_bucket", odd, Some(("le", "0.016777216"))), [2.0]);
+            // The others are quick, unless the machine is busy with something else.
+            assert!(find("duration_seconds_bucket", odd, Some(("le", "0.016777216")))[0] <= 2.0, "one took 20 ms");
             assert_eq!(find("duration_seconds_count", odd, None), [3.0]);
             assert!(find("duration_seconds_sum", odd, None)[0] >= 0.021);
         }
