@@ -640,16 +640,22 @@ impl Reports for Shared {
         Health::new(status, in_flight, connections)
     }
 
-    fn counters(&self) -> (Vec<(&'static str, u64)>, Metrics) {
+    fn counters(&self) -> Vec<(&'static str, u64)> {
         let ServerStats { connections, accepted, in_flight, ignored, closed_for_fault } = self.stats();
-        let counters = vec![
+        vec![
             ("connections", connections as u64),
             ("accepted", accepted),
             ("in_flight", in_flight as u64),
             ("ignored", ignored),
             ("closed_for_fault", closed_for_fault),
-        ];
-        (counters, self.metrics())
+        ]
+    }
+
+    fn metrics_of_most(&self, methods_max: usize) -> (Metrics, usize) {
+        match &self.host.metrics {
+            Some(table) => table.snapshot_of_most(Side::Server, methods_max),
+            None => (Metrics::none(Side::Server), 0),
+        }
     }
 }
 
