@@ -503,7 +503,7 @@ impl<A> Server<A> {
 
     /// What was counted of each method until now. Nothing unless it was built with [`ServerBuilder::metrics`].
     pub fn metrics(&self) -> Metrics {
-        self.shared.metrics()
+        self.shared.host.served_metrics()
     }
 
     /// Says how the server is, to who asks by [`Client::health`]: before it ends, so that a balancer sends new calls to
@@ -669,11 +669,6 @@ impl Shared {
             ignored: host.ignored.load(Ordering::Relaxed),
             closed_for_fault: host.closed_for_fault.load(Ordering::Relaxed),
         }
-    }
-
-    fn metrics(&self) -> Metrics {
-        let table = self.host.metrics.as_ref();
-        table.map_or_else(|| Metrics::none(Side::Server), |table| table.snapshot(Side::Server))
     }
 
     fn registry(&self) -> MutexGuard<'_, Registry> {
