@@ -720,38 +720,58 @@ impl Shared {
         }
         let Some(overdue) = park::now().checked_add(within) else { return };
         let watch = Watch { connection: Arc::downgrade(connection), reads: connection.progress().1, overdue };
-        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut watched = self.watched();
         watched.list.push(watch);
         if !watched.has_watcher {
-            let server = Arc::downgrade(self);
+            watched.has_watcher = true;
+            drop(watched);
+            let watcher = Watcher { server: Arc::downgrade(self), has_begun: false };
             // In the background: an end in good order need not wait for a peer that owes us bytes.
             let builder = Builder::new().name("rpc watch").detached();
-            watched.has_watcher = builder.spawn(move || watch_loop(&server)).map(JoinHandle::detach).is_ok();
+            let _ = builder.spawn(move || watcher.run()).map(JoinHandle::detach);
         }
+    }
+
+    fn watched(&self) -> MutexGuard<'_, Watched> {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Looks at all watched connections once. Returns whether any is left.
     fn look_after_watched(&self) -> bool {
         let now = park::now();
-        let mut list = {
-            let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
-            std::mem::take(&mut watched.list)
-        };
+        let mut list = std::mem::take(&mut self.watched().list);
         list.retain_mut(|watch| watch.is_still_due(now, &self.host.limits));
-        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut watched = self.watched();
         watched.list.append(&mut list);
         watched.has_watcher = !watched.list.is_empty();
         watched.has_watcher
     }
 }
 
-/// The watcher lives only while somebody owes us bytes, so that an idle server makes no wake.
-fn watch_loop(server: &Weak<Shared>) {
-    loop {
-        dhaga::sleep(WATCH_INTERVAL);
-        match server.upgrade() {
-            Some(server) if server.look_after_watched() => {}
-            _ => return,
+/// Lives only while somebody owes us bytes, so that an idle server makes no wake.
+struct Watcher {
+    server: Weak<Shared>,
+    has_begun: bool,
+}
+
+impl Watcher {
+    fn run(mut self) {
+        self.has_begun = true;
+        loop {
+            dhaga::sleep(WATCH_INTERVAL);
+            match self.server.upgrade() {
+                Some(server) if server.look_after_watched() => {}
+                _ => return,
+            }
+        }
+    }
+}
+
+impl Drop for Watcher {
+    /// It may never begin: the runtime has no room or memory for a dhaga. The next connection that owes us bytes brings another.
+    fn drop(&mut self) {
+        if let Some(server) = self.server.upgrade().filter(|_| !self.has_begun) {
+            server.watched().has_watcher = false;
         }
     }
 }
@@ -803,4 +823,17 @@ fn open(transport: Transport, place: Place) -> io::Result<Arc<Connection<Peer>>>
         connection.close(None);
     }
     Ok(connection)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watcher_that_never_begins_leaves_its_place_to_another() {
+        let server = Server::builder().shared().expect("the limits are in order");
+        server.watched().has_watcher = true;
+        drop(Watcher { server: Arc::downgrade(&server), has_begun: false });
+        assert!(!server.watched().has_watcher);
+    }
 }
