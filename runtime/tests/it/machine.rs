@@ -3,15 +3,12 @@
 use std::collections::HashSet;
 use std::fs;
 use std::os::fd::AsRawFd;
-use std::thread;
-use std::time::{Duration, Instant};
 
 use dhaga::Runtime;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::child;
-use crate::common::DEADLINE;
 
 fn cores() -> Vec<usize> {
     let affinity = sched_getaffinity(None).expect("the kernel tells");
@@ -25,22 +22,13 @@ fn cores_of_workers(runtime: &Runtime) -> HashSet<Vec<usize>> {
     for thread in threads {
         let is_worker = fs::read_to_string(thread.path().join("comm")).is_ok_and(|name| name.starts_with("dhaga-"));
         let id = thread.file_name().to_str().and_then(|id| id.parse().ok()).and_then(rustix::process::Pid::from_raw);
-        // It may end at this moment.
-        if is_worker && let Ok(affinity) = sched_getaffinity(id) {
+        if is_worker {
+            let affinity = sched_getaffinity(id).expect("the kernel tells");
             found.insert((0..CpuSet::MAX_CPU).filter(|core| affinity.is_set(*core)).collect());
         }
     }
     assert!(runtime.workers() > 0, "the runtime lives meanwhile");
     found
-}
-
-/// A worker pins itself when it begins to run, and is seen for a moment after it was joined.
-fn expect_cores_of_workers(runtime: &Runtime, expected: &HashSet<Vec<usize>>) {
-    let end = Instant::now() + DEADLINE / 2;
-    while cores_of_workers(runtime) != *expected {
-        assert!(Instant::now() < end, "{:?} instead of {expected:?}", cores_of_workers(runtime));
-        thread::sleep(Duration::from_millis(1));
-    }
 }
 
 #[test]
@@ -52,7 +40,7 @@ fn there_are_as_many_workers_as_cores_in_the_affinity() {
         sched_setaffinity(None, &one).expect("a thread may give cores up");
         let runtime = Runtime::builder().build().expect("a runtime");
         assert_eq!(runtime.workers(), 1);
-        expect_cores_of_workers(&runtime, &[vec![cores()[0]]].into());
+        assert_eq!(cores_of_workers(&runtime), [vec![cores()[0]]].into());
     });
 }
 
@@ -62,7 +50,7 @@ fn pinned_workers_have_a_core_each_and_others_do_not() {
         let cores = cores();
         let runtime = Runtime::builder().workers(cores.len() + 1).pin_workers(true).build().expect("a runtime");
         let each: HashSet<_> = cores.iter().map(|core| vec![*core]).collect();
-        expect_cores_of_workers(&runtime, &each);
+        assert_eq!(cores_of_workers(&runtime), each);
         // Whoever blocks may do so anywhere, and a runtime that starts on a pinned worker counts all cores.
         let (of_blocking, workers) = runtime
             .spawn(|| {
@@ -77,7 +65,7 @@ fn pinned_workers_have_a_core_each_and_others_do_not() {
         assert!((1..=cores.len()).contains(&workers) && (workers > 1 || cores.len() == 1), "{workers} workers");
         drop(runtime);
         let runtime = Runtime::builder().workers(1).build().expect("a runtime");
-        expect_cores_of_workers(&runtime, &[cores].into());
+        assert_eq!(cores_of_workers(&runtime), [cores].into());
     });
 }
 
