@@ -72,11 +72,11 @@ struct News {
 }
 
 impl News {
-    /// On a worker's own context, too.
-    fn tell(&self, what: &AtomicBool) {
+    /// On a worker's own context, too. Returns whether there is a minder: one that never got a stack has gone with its child.
+    fn tell(&self, what: &AtomicBool) -> bool {
         what.store(true, Ordering::SeqCst);
         // One that has not been heard yet is enough.
-        let _ = self.bell.try_send(());
+        !matches!(self.bell.try_send(()), Err(channel::TrySendError::Disconnected(())))
     }
 }
 
@@ -87,8 +87,7 @@ impl Keeper for ChildKeeper {
     fn watch(&self, _: &Arc<Connection<Peer>>) {}
 
     fn ends(&self) -> bool {
-        self.0.tell(&self.0.has_ended);
-        true
+        self.0.tell(&self.0.has_ended)
     }
 
     fn closed(&self, _: Option<&Cause>) {
@@ -180,5 +179,20 @@ impl Minder {
         // The rest is done when it is dropped.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_minder_the_end_of_a_child_is_that_of_any_peer() {
+        let (sender, bell) = channel::bounded(1);
+        let news = News { has_ended: AtomicBool::new(false), is_closed: AtomicBool::new(false), bell: sender };
+        let keeper = ChildKeeper(Arc::new(news));
+        assert!(keeper.ends() && keeper.ends(), "the bell rings once and is heard by who is there");
+        drop(bell);
+        assert!(!keeper.ends());
     }
 }

@@ -65,6 +65,8 @@ pub struct ClientBuilder {
     extensions: Extensions,
     layers: Vec<Arc<Layer<CallError>>>,
     has_metrics: bool,
+    /// Of the methods.
+    manner: Manner,
 }
 
 /// Whether a client asks its peer for what goes beyond plain MessagePack-RPC: deadlines, cancellation, metadata and traces
@@ -220,7 +222,7 @@ impl ClientBuilder {
     }
 
     /// Puts `layer` around each call, inside of those that are there already; see [`layer`](crate::layer). It runs where the
-    /// call is made, within its deadline.
+    /// call is made, within its deadline. Around the client's own methods go [others](Self::handler_layer).
     pub fn layer<F>(mut self, layer: F) -> Self
     where
         F: Fn(&layer::Call<'_>, &mut Next<'_, CallError>) -> Result<Answered, CallError> + Send + Sync + 'static,
@@ -229,10 +231,33 @@ impl ClientBuilder {
         self
     }
 
-    /// Whether calls are counted and timed, for [`Client::metrics`]. Default: they are not. It costs a hundred and fifty
-    /// instructions a call; see [`ServerBuilder::metrics`](crate::ServerBuilder::metrics).
+    /// Puts `layer` around the handler of each method that the client has for its server, as
+    /// [`ServerBuilder::layer`](crate::ServerBuilder::layer) does.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use dhaga_rpc::{Client, Server, layer};
+    ///
+    /// let server = Server::builder().method("join", || Ok(())).bind("127.0.0.1:0")?;
+    /// let client = Client::builder().method("double", |n: i64| Ok(2 * n)).handler_layer(layer::log_calls);
+    /// client.connect(server.local_addr())?.call::<_, ()>("join", ())?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn handler_layer<F>(mut self, layer: F) -> Self
+    where
+        F: Fn(&layer::Call<'_>, &mut Next<'_, HandlerError>) -> Result<Answered, HandlerError> + Send + Sync + 'static,
+    {
+        self.manner.layers.push(Arc::new(layer));
+        self
+    }
+
+    /// Whether calls are counted and timed, for [`Client::metrics`], and those of the client's own methods, for
+    /// [`Client::served_metrics`]. Default: they are not. It costs a hundred and fifty instructions a call; see
+    /// [`ServerBuilder::metrics`](crate::ServerBuilder::metrics).
     pub fn metrics(mut self, has_metrics: bool) -> Self {
         self.has_metrics = has_metrics;
+        self.manner.has_metrics = has_metrics;
         self
     }
 
@@ -275,7 +300,7 @@ impl ClientBuilder {
         self.limits.check().map_err(CallError::ApiMisuse)?;
         let around = self.around();
         let limits = Arc::new(self.limits);
-        let host = Host::new(self.methods, limits.clone(), Manner::default());
+        let host = Host::new(self.methods, limits.clone(), self.manner);
         let dialled = Dialled {
             target,
             host,
@@ -343,7 +368,7 @@ impl ClientBuilder {
     /// Begins to listen to a transport, on the caller's worker or on any.
     fn open(self, transport: Transport, keeper: Option<Box<dyn Keeper>>) -> Result<Own, CallError> {
         let (limits, extensions) = (Arc::new(self.limits), self.extensions);
-        let side = Peer::new(Host::new(self.methods, limits.clone(), Manner::default()), keeper);
+        let side = Peer::new(Host::new(self.methods, limits.clone(), self.manner), keeper);
         side.prepare_to_call();
         let opened = on_a_worker(move || {
             let connection = Connection::open(transport, side, limits).map_err(connect_error)?;
@@ -557,6 +582,16 @@ impl Client {
             .metrics
             .as_ref()
             .map_or_else(|| Metrics::none(Side::Client), |table| table.snapshot(Side::Client))
+    }
+
+    /// What was counted of each method that this client has for its server, as [`Server::metrics`](crate::Server::metrics) tells of a
+    /// server's. Nothing unless it was built with [`ClientBuilder::metrics`].
+    pub fn served_metrics(&self) -> Metrics {
+        match &self.shared.route {
+            Route::Dialled(dialled) => dialled.host.served_metrics(),
+            Route::Own(own) => own.connection.side.host().served_metrics(),
+            Route::Open(_) => Metrics::none(Side::Server),
+        }
     }
 
     /// Asks the server what it serves. One of another make may not know.

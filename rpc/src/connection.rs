@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use dhaga::turn::{self, AtEnd, OnReady};
-use dhaga::{Builder, JoinError, park, yield_now};
+use dhaga::{Builder, JoinError, SpawnError, park, yield_now};
 
 use crate::error::Cause;
 use crate::frame::FrameError;
@@ -174,24 +174,28 @@ impl<S: Side> Connection<S> {
             Flushed::Done => S::drained(self),
             Flushed::Broken(error) => S::broken(self, error),
             Flushed::Full => {
-                let connection = self.clone();
-                let started = turn::spawn(move || match connection.outbox.write_rest(&connection.transport) {
-                    Ok(()) => S::drained(&connection),
-                    Err(error) => S::broken(&connection, error),
-                });
-                if let Err(error) = started {
-                    self.close(Some(Arc::new(error)));
+                let chore = Chore::of(self);
+                if let Err(error) = turn::spawn(move || chore.run(Self::write_rest)) {
+                    log_undone(&error);
                 }
             }
+        }
+    }
+
+    /// The writer.
+    fn write_rest(self: &Arc<Self>) {
+        match self.outbox.write_rest(&self.transport) {
+            Ok(()) => S::drained(self),
+            Err(error) => S::broken(self, error),
         }
     }
 
     /// Starts a reader on the caller's worker. Only for who holds the right to read: an event that set `is_reading`, or
     /// the side that made a frame wait.
     pub(crate) fn resume(self: &Arc<Self>) {
-        let connection = self.clone();
-        if let Err(error) = turn::spawn(move || connection.read()) {
-            self.close(Some(Arc::new(error)));
+        let chore = Chore::of(self);
+        if let Err(error) = turn::spawn(move || chore.run(Self::read)) {
+            log_undone(&error);
         }
     }
 
@@ -294,6 +298,12 @@ impl<S: Side> Connection<S> {
         self.transport.to_string()
     }
 
+    #[cold]
+    fn close_for_want_of_a_dhaga(self: &Arc<Self>) {
+        let reason = "a dhaga for the connection could not begin";
+        self.close(Some(Arc::new(io::Error::new(io::ErrorKind::OutOfMemory, reason))));
+    }
+
     /// Ends the connection at once, in both directions. Whoever waits for it learns the reason.
     pub(crate) fn close(self: &Arc<Self>, reason: Option<Cause>) {
         if self.is_closed.swap(true, Ordering::SeqCst) {
@@ -311,6 +321,39 @@ impl<S: Side> Connection<S> {
         self.outbox.close();
         self.transport.close();
     }
+}
+
+/// What a dhaga is to do for a connection. It may never begin, where the runtime has no room or memory for it: nobody would ever
+/// read then, or write, so the connection is closed.
+struct Chore<S: Side>(Option<Arc<Connection<S>>>);
+
+impl<S: Side> Chore<S> {
+    #[inline]
+    fn of(connection: &Arc<Connection<S>>) -> Self {
+        Self(Some(connection.clone()))
+    }
+
+    #[inline]
+    fn run(mut self, work: impl FnOnce(&Arc<Connection<S>>)) {
+        if let Some(connection) = self.0.take() {
+            work(&connection);
+        }
+    }
+}
+
+impl<S: Side> Drop for Chore<S> {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(connection) = self.0.take() {
+            connection.close_for_want_of_a_dhaga();
+        }
+    }
+}
+
+/// The connection was closed with its chore.
+#[cold]
+fn log_undone(error: &SpawnError) {
+    log::warn!("a connection was closed because no dhaga could be spawned for it: {error}");
 }
 
 /// Runs `f` in a dhaga: the caller's own, or one that a plain thread waits for.
@@ -382,9 +425,9 @@ impl<S: Side> OnReady for Listening<S> {
         if connection.is_reading.swap(true, Ordering::SeqCst) {
             return;
         }
-        let reader = connection.clone();
-        if let Err(error) = turn::spawn_here(move || reader.read()) {
-            connection.close(Some(Arc::new(error)));
+        let chore = Chore::of(&connection);
+        if let Err(error) = turn::spawn_here(move || chore.run(Connection::read)) {
+            log_undone(&error);
         }
     }
 }

@@ -8,7 +8,7 @@ use dhaga::turn;
 use crate::error::{ErrorProfile, Refusal};
 use crate::layer::Layer;
 use crate::limits::Limits;
-use crate::metrics::Table;
+use crate::metrics::{Metrics, Side, Table};
 use crate::service::{ERROR_KINDS, HandlerError, Methods, kind_of};
 
 /// The methods of a server, or of a client that is called by its server, and what all connections together are charged.
@@ -53,6 +53,12 @@ impl Host {
             closed_for_fault: AtomicU64::new(0),
             is_draining: AtomicBool::new(false),
         })
+    }
+
+    /// What was counted of each method.
+    pub(crate) fn served_metrics(&self) -> Metrics {
+        let table = self.metrics.as_ref();
+        table.map_or_else(|| Metrics::none(Side::Server), |table| table.snapshot(Side::Server))
     }
 
     pub(crate) fn count_ignored(&self) {

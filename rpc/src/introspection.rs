@@ -13,6 +13,10 @@ pub(crate) const DESCRIBE: &str = "$/describe";
 pub(crate) const HEALTH: &str = "$/health";
 const STATS: &str = "$/stats";
 
+/// 512 methods in one answer to `$/stats`: more than servers have, in some 100 KiB. Thirty thousand would take 6.5 MB, and more
+/// than that to add up, for any peer that asks.
+const STATS_METHODS_MAX: usize = 512;
+
 /// How a server is, as it says itself: the answer to [`Client::health`](crate::Client::health).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -49,8 +53,10 @@ impl Health {
 /// Who can tell.
 pub(crate) trait Reports: Send + Sync + 'static {
     fn health(&self) -> Health;
-    /// Counters by name, and those of the methods.
-    fn counters(&self) -> (Vec<(&'static str, u64)>, Metrics);
+    /// Counters by name.
+    fn counters(&self) -> Vec<(&'static str, u64)>;
+    /// Those of as many methods, called most often, and how many are left out.
+    fn metrics_of_most(&self, methods_max: usize) -> (Metrics, usize);
 }
 
 /// Adds the three requests to the methods of a server that is yet to be made.
@@ -93,6 +99,7 @@ struct Stats {
     #[serde(flatten)]
     counters: BTreeMap<&'static str, u64>,
     methods: Vec<MethodStats>,
+    methods_left_out: usize,
 }
 
 #[derive(Serialize)]
@@ -109,9 +116,9 @@ struct MethodStats {
 
 impl Stats {
     fn of<R: Reports>(server: &R) -> Self {
-        let (counters, metrics) = server.counters();
+        let (metrics, methods_left_out) = server.metrics_of_most(STATS_METHODS_MAX);
         let methods = metrics.methods().iter().map(MethodStats::of).collect();
-        Self { counters: counters.into_iter().collect(), methods }
+        Self { counters: server.counters().into_iter().collect(), methods, methods_left_out }
     }
 }
 

@@ -12,6 +12,7 @@
 //! Reading the clock twice would cost more than all else. So of a quick method each eighth call is timed and counts for
 //! eight; a method that is slow, or new, has each of its calls timed.
 
+use std::cmp::Reverse;
 use std::fmt::{self, Write};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -124,13 +125,25 @@ impl Table {
 
     /// What all workers have counted up to now.
     pub(crate) fn snapshot(&self, side: Side) -> Metrics {
-        let rows = self.rows.iter().filter_map(OnceLock::get).map(|row| row.sum(self.kinds));
+        self.snapshot_of_most(side, usize::MAX).0
+    }
+
+    /// As [`snapshot`](Self::snapshot), of as many methods as given: those that were called most. Returns also how many it leaves
+    /// out.
+    pub(crate) fn snapshot_of_most(&self, side: Side, rows_max: usize) -> (Metrics, usize) {
+        let rows = self.rows.iter().filter_map(OnceLock::get).map(|row| (row.calls(), row));
         // A server has methods of the protocol that nobody may ever call.
-        let mut methods: Vec<_> = rows.filter(|row| row.calls > 0 || !row.method.starts_with(PREFIX)).collect();
+        let mut rows: Vec<_> = rows.filter(|(calls, row)| *calls > 0 || !row.name.starts_with(PREFIX)).collect();
+        let left_out = rows.len().saturating_sub(rows_max);
+        if left_out > 0 {
+            rows.sort_by_key(|(calls, _)| Reverse(*calls));
+            rows.truncate(rows_max);
+        }
+        let mut methods: Vec<_> = rows.into_iter().map(|(_, row)| row.sum(self.kinds)).collect();
         methods.sort_by(|a, b| a.method.cmp(&b.method));
         let rest = self.rest.sum(self.kinds);
         methods.extend((rest.calls > 0).then_some(rest));
-        Metrics { side, methods }
+        (Metrics { side, methods }, left_out)
     }
 }
 
@@ -182,13 +195,21 @@ impl Row {
         self.begin_untimed().end(bytes_in, 0, Some(error));
     }
 
+    fn shards_in_use(&self) -> impl Iterator<Item = &Shard> {
+        self.shards.iter().filter_map(OnceLock::get).map(|shard| &**shard)
+    }
+
+    /// Calls that have begun.
+    fn calls(&self) -> u64 {
+        self.shards_in_use().map(|shard| shard.started.load(Ordering::Relaxed)).fold(0, u64::wrapping_add)
+    }
+
     fn sum(&self, kinds: &'static [&'static str]) -> MethodMetrics {
         let mut sum = MethodMetrics { method: self.name.to_string(), ..MethodMetrics::default() };
         let mut finished = 0_u64;
         let mut errors = [0_u64; KINDS_MAX];
-        let shards = || self.shards.iter().filter_map(OnceLock::get);
         // What has ended is read before what has begun, so that nothing seems to end that has not begun.
-        for shard in shards() {
+        for shard in self.shards_in_use() {
             finished = finished.wrapping_add(shard.finished.load(Ordering::Acquire));
             sum.bytes_in = sum.bytes_in.wrapping_add(shard.bytes_in.load(Ordering::Relaxed));
             sum.bytes_out = sum.bytes_out.wrapping_add(shard.bytes_out.load(Ordering::Relaxed));
@@ -196,7 +217,7 @@ impl Row {
             let both = sum.durations.counts.iter_mut().chain(&mut errors).zip(shard.times.iter().chain(&shard.errors));
             both.for_each(|(sum, count)| *sum += count.load(Ordering::Relaxed));
         }
-        sum.calls = shards().map(|shard| shard.started.load(Ordering::Relaxed)).fold(0, u64::wrapping_add);
+        sum.calls = self.calls();
         sum.in_flight = sum.calls.saturating_sub(finished);
         sum.errors = kinds.iter().copied().zip(errors).filter(|(_, count)| *count > 0).collect();
         sum

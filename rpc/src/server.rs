@@ -503,7 +503,7 @@ impl<A> Server<A> {
 
     /// What was counted of each method until now. Nothing unless it was built with [`ServerBuilder::metrics`].
     pub fn metrics(&self) -> Metrics {
-        self.shared.metrics()
+        self.shared.host.served_metrics()
     }
 
     /// Says how the server is, to who asks by [`Client::health`]: before it ends, so that a balancer sends new calls to
@@ -640,16 +640,22 @@ impl Reports for Shared {
         Health::new(status, in_flight, connections)
     }
 
-    fn counters(&self) -> (Vec<(&'static str, u64)>, Metrics) {
+    fn counters(&self) -> Vec<(&'static str, u64)> {
         let ServerStats { connections, accepted, in_flight, ignored, closed_for_fault } = self.stats();
-        let counters = vec![
+        vec![
             ("connections", connections as u64),
             ("accepted", accepted),
             ("in_flight", in_flight as u64),
             ("ignored", ignored),
             ("closed_for_fault", closed_for_fault),
-        ];
-        (counters, self.metrics())
+        ]
+    }
+
+    fn metrics_of_most(&self, methods_max: usize) -> (Metrics, usize) {
+        match &self.host.metrics {
+            Some(table) => table.snapshot_of_most(Side::Server, methods_max),
+            None => (Metrics::none(Side::Server), 0),
+        }
     }
 }
 
@@ -663,11 +669,6 @@ impl Shared {
             ignored: host.ignored.load(Ordering::Relaxed),
             closed_for_fault: host.closed_for_fault.load(Ordering::Relaxed),
         }
-    }
-
-    fn metrics(&self) -> Metrics {
-        let table = self.host.metrics.as_ref();
-        table.map_or_else(|| Metrics::none(Side::Server), |table| table.snapshot(Side::Server))
     }
 
     fn registry(&self) -> MutexGuard<'_, Registry> {
@@ -719,38 +720,58 @@ impl Shared {
         }
         let Some(overdue) = park::now().checked_add(within) else { return };
         let watch = Watch { connection: Arc::downgrade(connection), reads: connection.progress().1, overdue };
-        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut watched = self.watched();
         watched.list.push(watch);
         if !watched.has_watcher {
-            let server = Arc::downgrade(self);
+            watched.has_watcher = true;
+            drop(watched);
+            let watcher = Watcher { server: Arc::downgrade(self), has_begun: false };
             // In the background: an end in good order need not wait for a peer that owes us bytes.
             let builder = Builder::new().name("rpc watch").detached();
-            watched.has_watcher = builder.spawn(move || watch_loop(&server)).map(JoinHandle::detach).is_ok();
+            let _ = builder.spawn(move || watcher.run()).map(JoinHandle::detach);
         }
+    }
+
+    fn watched(&self) -> MutexGuard<'_, Watched> {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Looks at all watched connections once. Returns whether any is left.
     fn look_after_watched(&self) -> bool {
         let now = park::now();
-        let mut list = {
-            let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
-            std::mem::take(&mut watched.list)
-        };
+        let mut list = std::mem::take(&mut self.watched().list);
         list.retain_mut(|watch| watch.is_still_due(now, &self.host.limits));
-        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut watched = self.watched();
         watched.list.append(&mut list);
         watched.has_watcher = !watched.list.is_empty();
         watched.has_watcher
     }
 }
 
-/// The watcher lives only while somebody owes us bytes, so that an idle server makes no wake.
-fn watch_loop(server: &Weak<Shared>) {
-    loop {
-        dhaga::sleep(WATCH_INTERVAL);
-        match server.upgrade() {
-            Some(server) if server.look_after_watched() => {}
-            _ => return,
+/// Lives only while somebody owes us bytes, so that an idle server makes no wake.
+struct Watcher {
+    server: Weak<Shared>,
+    has_begun: bool,
+}
+
+impl Watcher {
+    fn run(mut self) {
+        self.has_begun = true;
+        loop {
+            dhaga::sleep(WATCH_INTERVAL);
+            match self.server.upgrade() {
+                Some(server) if server.look_after_watched() => {}
+                _ => return,
+            }
+        }
+    }
+}
+
+impl Drop for Watcher {
+    /// It may never begin: the runtime has no room or memory for a dhaga. The next connection that owes us bytes brings another.
+    fn drop(&mut self) {
+        if let Some(server) = self.server.upgrade().filter(|_| !self.has_begun) {
+            server.watched().has_watcher = false;
         }
     }
 }
@@ -802,4 +823,17 @@ fn open(transport: Transport, place: Place) -> io::Result<Arc<Connection<Peer>>>
         connection.close(None);
     }
     Ok(connection)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watcher_that_never_begins_leaves_its_place_to_another() {
+        let server = Server::builder().shared().expect("the limits are in order");
+        server.watched().has_watcher = true;
+        drop(Watcher { server: Arc::downgrade(&server), has_begun: false });
+        assert!(!server.watched().has_watcher);
+    }
 }

@@ -6,7 +6,7 @@ use syn::{
     Safety, Signature, TraitItem, TraitItemFn, Type, Visibility,
 };
 
-use crate::options::{ArgumentOptions, DefaultValue, MethodOptions, ServiceOptions};
+use crate::options::{ArgumentOptions, DefaultValue, MethodOptions, NAME_BYTES_MAX, ServiceOptions};
 
 /// Arguments of a method at most: as many as a handler can have. More belong into a struct.
 const ARGUMENTS_MAX: usize = 8;
@@ -141,10 +141,19 @@ impl Method {
             return Err(error(&ident, &text));
         }
         let own_name = options.name.clone().unwrap_or_else(|| unraw(&ident));
+        let name = service.map_or_else(|| own_name.clone(), |service| format!("{service}.{own_name}"));
+        if name.len() > NAME_BYTES_MAX {
+            let text = format!(
+                "on the wire this is {name:?}, of {} bytes, and a name has {NAME_BYTES_MAX} at most: shorten it by \
+                `#[rpc(name = \"…\")]`",
+                name.len()
+            );
+            return Err(error(&ident, &text));
+        }
         Ok(Self {
             attributes: attributes_of(function, &["doc", "deprecated", "must_use"]),
             conditions: attributes_of(function, &["cfg"]),
-            name: service.map_or_else(|| own_name.clone(), |service| format!("{service}.{own_name}")),
+            name,
             ident,
             arguments,
             outcome,

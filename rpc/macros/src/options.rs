@@ -114,7 +114,7 @@ impl ArgumentOptions {
 /// Prefix of names that belong to the protocol.
 const RESERVED: &str = "$/";
 /// Bytes of a method's name at most: what peers such as Neovim take.
-const NAME_BYTES_MAX: usize = 100;
+pub(crate) const NAME_BYTES_MAX: usize = 100;
 
 fn wire_name(meta: &ParseNestedMeta<'_>) -> syn::Result<String> {
     let literal: LitStr = meta.value()?.parse()?;

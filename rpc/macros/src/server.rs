@@ -14,22 +14,24 @@ pub(crate) fn expand(service: &Service) -> TokenStream {
     let about =
         format!("Serves a [`{ident}`]: give it to [`ServerBuilder::service`](::dhaga_rpc::ServerBuilder::service).");
     let handlers = methods.iter().map(|method| handler(ident, method));
+    // As it is written by hand, since the documentation shows it; but the trait may have that name.
+    let t = if ident == "T" { format_ident!("S") } else { format_ident!("T") };
     quote! {
         #[doc = #about]
         #[allow(dead_code)]
-        #visibility struct #server<T> {
-            service: ::std::sync::Arc<T>,
+        #visibility struct #server<#t> {
+            service: ::std::sync::Arc<#t>,
         }
 
         #[allow(dead_code)]
-        impl<T: #ident + ::core::marker::Send + ::core::marker::Sync + 'static> #server<T> {
+        impl<#t: #ident + ::core::marker::Send + ::core::marker::Sync + 'static> #server<#t> {
             /// Serves `service`: all calls of all connections, many at once.
-            pub fn new(service: T) -> Self {
+            pub fn new(service: #t) -> Self {
                 Self::shared(::std::sync::Arc::new(service))
             }
 
             /// As [`new`](Self::new), for a service that others hold, too.
-            pub fn shared(service: ::std::sync::Arc<T>) -> Self {
+            pub fn shared(service: ::std::sync::Arc<#t>) -> Self {
                 Self { service }
             }
         }

@@ -147,6 +147,12 @@ pub(crate) fn notify(
 }
 
 /// Where an answer is laid for its caller.
+///
+/// No two ends of a call meet: whoever answers it, fails it or gives it up takes its slot out of the table first, under the
+/// table's lock, and there is one to take. The answer is laid down, under the slot's own lock, before the wake; the caller
+/// looks for it before each park and once more when its time is over. So what remains is that no wake is lost, and that is
+/// the runtime's: a wake that comes before its park is saved, as the models of its `inbox` show. There is no model here, where
+/// no atomic is; the tests in `once.rs` bring the ends together by the hundred thousand.
 struct Slot {
     caller: Unparker,
     answer: Mutex<Option<Result<Answer, CallError>>>,

@@ -88,6 +88,10 @@ impl Peer {
         }
     }
 
+    pub(crate) fn host(&self) -> &Host {
+        &self.host
+    }
+
     /// In which form errors are answered.
     fn errors(&self) -> ErrorProfile {
         match self.caps().has(Caps::ERRORS) {

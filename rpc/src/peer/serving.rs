@@ -90,8 +90,10 @@ impl Connection<Peer> {
         message: Result<Message<'_>, MessageError>,
         batch: &mut Batch,
     ) -> Flow {
-        if !batch.has_room(self, frame.len()) {
-            return self.make_wait(frame, message, batch);
+        if !batch.has_room(self, frame.len())
+            && let Some(flow) = self.make_wait(frame, &message, batch)
+        {
+            return flow;
         }
         let mut meta_bytes = 0;
         let meta = match (batch.announced.take(), request_id(&message)) {
@@ -152,11 +154,15 @@ impl Connection<Peer> {
 
     fn room(&self, state: &State) -> Room {
         let requests = match self.may_read_requests() {
-            true => self.limits.in_flight_per_connection_max.saturating_sub(state.in_flight),
+            true => self.requests_to_go(state),
             false => 0,
         };
         let bytes = self.limits.queued_bytes_max.saturating_sub(state.queued_bytes);
         Room { requests, bytes, was_idle: state.in_flight == 0 }
+    }
+
+    fn requests_to_go(&self, state: &State) -> usize {
+        self.limits.in_flight_per_connection_max.saturating_sub(state.in_flight)
     }
 
     /// A peer that does not read what it is sent is not read from. But if calls of ours wait, it may hold back for the same
@@ -165,29 +171,33 @@ impl Connection<Peer> {
         !self.is_congested() || self.side.has_calls() && !self.is_flooded()
     }
 
-    /// There is no room for a request. The reader waits until there is, unless calls of ours wait for answers, which come
-    /// behind it: the handlers that hold the room may be those who called.
+    /// There was no room for a request. The reader waits until there is, unless calls of ours wait for answers, which come
+    /// behind it: the handlers that hold the room may be those who called. `None`: there is room after all, which has come
+    /// since the batch began.
     #[cold]
     fn make_wait(
         self: &Arc<Self>,
         frame: &[u8],
-        message: Result<Message<'_>, MessageError>,
+        message: &Result<Message<'_>, MessageError>,
         batch: &mut Batch,
-    ) -> Flow {
+    ) -> Option<Flow> {
         if !self.side.has_calls() || self.is_flooded() {
-            return Flow::Wait;
+            return Some(Flow::Wait);
+        }
+        if batch.has_room_by_now(self, frame.len()) {
+            return None;
         }
         match message {
             Ok(Message::Request { id, .. }) | Err(MessageError { request_id: Some(id), .. }) => {
                 batch.announced = None;
                 let refusal = Refusal::TooManyInFlight { limit: self.limits.in_flight_per_connection_max };
-                self.count_refused(frame, &message, &refusal);
-                self.refuse(id, refusal);
+                self.count_refused(frame, message, &refusal);
+                self.refuse(*id, refusal);
             }
             Ok(_) => self.side.host.count_ignored(),
-            Err(error) => self.close_for_fault(Arc::new(error)),
+            Err(error) => self.close_for_fault(Arc::new(*error)),
         }
-        Flow::Taken
+        Some(Flow::Taken)
     }
 
     /// Enters a batch. Returns whether there is room after all for the frame that has to wait, if one does.
@@ -283,6 +293,15 @@ impl Batch {
         let is_alone = room.was_idle && self.requests.is_empty();
         let bytes = self.bytes + frame_bytes + bytes_of(&self.announced) + QUEUED_FRAME_OVERHEAD_BYTES;
         self.requests.len() < room.requests && (is_alone || bytes <= room.bytes)
+    }
+
+    /// As [`has_room`](Self::has_room), looked at anew, for who reads on however much is unsent.
+    #[cold]
+    fn has_room_by_now(&mut self, connection: &Connection<Peer>, frame_bytes: usize) -> bool {
+        let state = connection.side.serving().state();
+        self.room = Some(Room { requests: connection.requests_to_go(&state), ..connection.room(&state) });
+        drop(state);
+        self.has_room(connection, frame_bytes)
     }
 
     /// Before the first that is no answer.
@@ -417,5 +436,48 @@ impl Serving {
         if self.is_waiting.swap(false, Ordering::SeqCst) {
             connection.resume();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::encode;
+    use crate::host::{Host, Manner};
+    use crate::peer::{Until, call};
+    use crate::service::Methods;
+    use crate::transport::Transport;
+
+    /// A connection that serves `add`, on which a call of ours waits for its answer.
+    fn busy_connection(transport: Transport) -> Arc<Connection<Peer>> {
+        let limits = Arc::new(Limits::default());
+        let methods = Methods::new().method("add", |a: i64, b: i64| Ok(a + b));
+        let peer = Peer::new(Host::new(methods, limits.clone(), Manner::default()), None);
+        let connection = Connection::open(transport, peer, limits).expect("a socket can be waited for");
+        let calling = connection.clone();
+        let never_answered = move || {
+            let encode = |out: &mut Vec<u8>, id| encode::encode_request(out, &calling.limits, id, "never", &());
+            drop(call(&calling, Until::untold(None), encode));
+        };
+        dhaga::Builder::new().spawn(never_answered).expect("there is room").detach();
+        while !connection.side.has_calls() {
+            dhaga::yield_now();
+        }
+        connection
+    }
+
+    #[test]
+    fn room_that_has_come_since_the_batch_began_is_used() {
+        const FRAME: [u8; 10] = [0x94, 0, 1, 0xa3, b'a', b'd', b'd', 0x92, 1, 2];
+        let (near, _far) = Transport::pair().expect("there are descriptors");
+        let taking = dhaga::spawn(move || {
+            let connection = busy_connection(near);
+            let room = Room { requests: 0, bytes: 0, was_idle: false };
+            let mut batch = Batch { room: Some(room), ..Batch::default() };
+            let flow = connection.take_request(&FRAME, Message::parse(&FRAME, &connection.limits), &mut batch);
+            connection.close(None);
+            (flow, batch.requests.len())
+        });
+        assert_eq!(taking.join().expect("nobody panics"), (Flow::Taken, 1));
     }
 }

@@ -1,7 +1,8 @@
 //! The time that a caller has left goes with its calls, through every hop.
 
 use std::sync::mpsc;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use dhaga_rpc::{CallError, Client, HandlerError, Server, ServerBuilder, Value};
 
@@ -74,6 +75,87 @@ fn the_waits_of_a_handler_end_when_its_caller_is_out_of_time() {
         let late = client.call_timeout::<_, ()>("wait", (), Duration::from_millis(30));
         assert!(matches!(late, Err(CallError::DeadlineExceeded)), "{late:?}");
         assert!(has_ended.recv_timeout(PATIENCE).expect("the handler ends").is_err());
+    });
+}
+
+/// What one hop of a chain has seen: when it began, its deadline, when it called the next, and when its wait ended.
+struct Seen {
+    chain: usize,
+    hop: usize,
+    began: Instant,
+    deadline: Option<Instant>,
+    called: Instant,
+    ended: Instant,
+}
+
+/// Calls the next hop, or at the end of the chain waits for what never comes.
+fn relay(hop: usize, next: Option<Client>, seen: mpsc::Sender<Seen>) -> ServerBuilder {
+    Server::builder().method("wait", move |chain: usize| {
+        let (began, deadline) = (Instant::now(), dhaga::deadline());
+        let called = Instant::now();
+        match &next {
+            Some(next) => next.call::<_, ()>("wait", (chain,)).map_err(|error| error.to_string()),
+            None => {
+                let (_sender, receiver) = dhaga::sync::channel::bounded::<()>(1);
+                receiver.recv().map_err(|error| error.to_string())
+            }
+        }
+        .expect_err("nobody ever answers");
+        Ok(seen.send(Seen { chain, hop, began, deadline, called, ended: Instant::now() })?)
+    })
+}
+
+/// All hops are in one process, so that their instants can be compared. A deadline comes earlier by what is rounded on the wire,
+/// and later by the time that the call took to its handler: by no more.
+#[test]
+fn a_deadline_arrives_at_each_hop_as_it_was_set_and_ends_each_handler() {
+    const CHAINS: usize = 20;
+    const HOPS: usize = 3;
+    const ROUNDING: Duration = Duration::from_micros(1);
+    within_deadline(|| {
+        let (seen, all_seen) = mpsc::channel();
+        let (mut servers, mut next) = (Vec::new(), None);
+        for hop in (0..HOPS).rev() {
+            let (server, client) = bind(relay(hop, next.take(), seen.clone()));
+            servers.push(server);
+            next = Some(client);
+        }
+        let client = next.expect("there are hops");
+        let call = |chain| {
+            dhaga::within(Duration::from_secs(1), || {
+                let (called, deadline) = (Instant::now(), dhaga::deadline().expect("it is three lines above"));
+                let end = client.call::<_, ()>("wait", (chain,));
+                assert!(matches!(end, Err(CallError::DeadlineExceeded)), "{end:?}");
+                (called, deadline)
+            })
+        };
+        let began: Vec<_> = thread::scope(|scope| {
+            let call = &call;
+            let callers: Vec<_> = (0..CHAINS).map(|chain| scope.spawn(move || call(chain))).collect();
+            callers.into_iter().map(|caller| caller.join().expect("its call ends so")).collect()
+        });
+        eventually("all handlers have ended", || servers.iter().all(|server| server.stats().in_flight == 0));
+        let mut all: Vec<_> = all_seen.try_iter().collect();
+        all.sort_by_key(|seen| (seen.chain, seen.hop));
+        // Whose time is over before it has begun is not run, on a machine that is very busy.
+        assert!(all.len() * 2 >= CHAINS * HOPS, "{} handlers ran", all.len());
+        let mut late = Vec::new();
+        for chain in all.chunk_by(|before, after| before.chain == after.chain) {
+            let (mut called, mut deadline) = began[chain[0].chain];
+            for (hop, seen) in chain.iter().enumerate() {
+                assert_eq!(seen.hop, hop);
+                let own = seen.deadline.expect("it is told");
+                assert!(own + ROUNDING >= deadline, "hop {hop} has {:?} less", deadline - own);
+                assert!(own <= deadline + (seen.began - called), "hop {hop} has {:?} more", own - deadline);
+                assert!(own - seen.began < deadline - called, "what is left does not fall at hop {hop}");
+                assert!(seen.ended + ROUNDING >= began[seen.chain].1, "hop {hop} ended before its time");
+                late.push(seen.ended.saturating_duration_since(own));
+                (called, deadline) = (seen.called, own);
+            }
+        }
+        late.sort_unstable();
+        // On a machine that does nothing else it is a millisecond.
+        assert!(late[late.len() / 2] < Duration::from_millis(100), "{late:?}");
     });
 }
 

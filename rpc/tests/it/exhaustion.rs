@@ -15,33 +15,40 @@ fn hoard() -> Vec<File> {
     std::iter::from_fn(|| File::open("/dev/null").ok()).collect()
 }
 
+/// Descriptors that are open, the one that looks among them.
+fn open_descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").expect("Linux has it").count()
+}
+
 #[test]
 fn a_hundred_times_out_of_descriptors_and_back() {
     in_child(name_of!(a_hundred_times_out_of_descriptors_and_back), 64, || {
         let server = serve(&Gate::default());
         let mut bystander = Peer::connect(server.local_addr());
         assert_eq!(bystander.ask(1, "add", vec![1.into(), 2.into()]), Ok(3.into()));
+        let at_first = open_descriptors();
         for cycle in 0..100 {
             let mut hoard = hoard();
-            // For both ends of some connections and one end more, so that one stays in the backlog; if none of the cycle before
-            // closes its end a moment late.
+            // For both ends of two connections and one end more, so that one stays in the backlog.
             hoard.truncate(hoard.len() - 5);
             let streams: Vec<_> = std::iter::from_fn(|| TcpStream::connect(server.local_addr()).ok()).collect();
             let mut peers: Vec<_> = streams.into_iter().map(Peer::new).collect();
-            assert!(peers.len() >= 2, "{} connections in cycle {cycle}", peers.len());
+            assert!(peers.len() >= 3, "{} connections in cycle {cycle}", peers.len());
             peers.iter_mut().for_each(|peer| peer.send(&request(1, "add", vec![cycle.into(), 2.into()])));
             assert_eq!(bystander.ask(cycle, "add", vec![1.into(), 2.into()]), Ok(3.into()));
             drop(hoard);
             peers.iter_mut().for_each(|peer| assert_eq!(peer.receive_answer(), (1, Ok((cycle + 2).into()))));
             drop(peers);
             eventually("all but one are gone", || server.stats().connections == 1);
+            // Who counts a connection no more may have its descriptor for a moment longer.
+            eventually("their descriptors are closed", || open_descriptors() <= at_first);
         }
         assert_eq!((server.stats().closed_for_fault, server.stats().in_flight), (0, 0));
     });
 }
 
-/// In 600 MiB of address space there is no room for the stacks of all who would wait: some wait for those who do, and nobody
-/// dies of it.
+/// In 600 MiB of address space there is no room for the stacks of all who would wait: some wait for those who do, nobody dies
+/// of it, and who asks meanwhile is answered or sent away, but not left without a word.
 #[test]
 fn a_server_without_room_for_stacks_serves_on_and_recovers() {
     const PEERS: u32 = 6;
@@ -53,6 +60,8 @@ fn a_server_without_room_for_stacks_serves_on_and_recovers() {
             let gate = Gate::default();
             let server = builder(&gate).bind_on(&runtime, "127.0.0.1:0").expect("the kernel has a port");
             let mut peers: Vec<_> = (0..PEERS).map(|_| Peer::connect(server.local_addr())).collect();
+            let mut bystanders: Vec<_> = (0..4).map(|_| Peer::connect(server.local_addr())).collect();
+            eventually("all are there", || server.stats().connections == peers.len() + bystanders.len());
             let pipeline: Vec<u8> = (0..CALLS).flat_map(|id| request(id, "hold", vec![id.into()])).collect();
             peers.iter_mut().for_each(|peer| peer.send(&pipeline));
             let mut last = 0;
@@ -62,6 +71,11 @@ fn a_server_without_room_for_stacks_serves_on_and_recovers() {
                 std::mem::replace(&mut last, now) == now && now > 100
             });
             assert!(last < (PEERS * CALLS) as usize, "there was room for all");
+            for peer in &mut bystanders {
+                peer.send_to_whom_it_may_concern(&request(1, "add", vec![1.into(), 2.into()]));
+                peer.finish_if_open();
+                peer.expect_end_some_time();
+            }
             gate.open();
             for peer in &mut peers {
                 peer.finish_if_open();

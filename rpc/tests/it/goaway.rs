@@ -57,6 +57,8 @@ fn who_knows_extensions_is_told_that_the_server_ends_and_others_see_the_end_only
         let (mut told, mut plain) = (Peer::extended(server.local_addr()), Peer::connect(server.local_addr()));
         told.send(&request(7, "hold", vec![5.into()]));
         eventually("it is held", || gate.arrived() == 1);
+        // Whom nobody has accepted by then is not of the server.
+        eventually("both are accepted", || server.stats().connections == 2);
         let ending = thread::spawn(move || server.shutdown(PATIENCE));
         let message = told.receive();
         let parts = message.as_array().expect("a message is an array");

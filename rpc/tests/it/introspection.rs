@@ -91,6 +91,27 @@ fn a_server_counts_aloud() {
 }
 
 #[test]
+fn of_very_many_methods_those_that_were_called_most_are_counted_aloud() {
+    const METHODS: usize = 1000;
+    within_deadline(|| {
+        let name = |n| format!("method {n:04}");
+        let server = (0..METHODS).fold(Server::builder(), |server, n| server.method(&name(n), || Ok(())));
+        let server = server.metrics(true).bind("127.0.0.1:0").expect("a port is free");
+        let mut peer = Peer::connect(server.local_addr());
+        let called = [998, 700, 999];
+        called.iter().for_each(|n| drop(peer.ask(1, &name(*n), vec![]).expect("it is answered")));
+        let stats = peer.ask(2, "$/stats", vec![]).expect("anybody may ask");
+        let methods: Vec<_> =
+            stats["methods"].as_array().expect("a list").iter().map(|row| row["method"].clone()).collect();
+        assert!(called.iter().all(|n| methods.contains(&name(*n).into())), "{stats}");
+        assert!(methods.is_sorted_by_key(Value::as_str));
+        // The question itself is one of them.
+        assert_eq!((methods.len(), stats["methods_left_out"].as_u64()), (512, Some(METHODS as u64 + 1 - 512)));
+        assert_eq!(server.metrics().methods().len(), METHODS + 1, "the server itself is told all");
+    });
+}
+
+#[test]
 fn who_shall_not_be_asked_is_switched_off_or_guarded_by_a_layer() {
     within_deadline(|| {
         let silent = builder(&Gate::default()).introspection(false).bind("127.0.0.1:0").expect("a port is free");

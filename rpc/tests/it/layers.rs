@@ -52,6 +52,36 @@ fn a_servers_layers_see_each_call_from_the_outside_in() {
 }
 
 #[test]
+fn a_client_has_layers_around_its_own_methods_too() {
+    within_deadline(|| {
+        let seen = Seen::default();
+        let (called, handled) = (seen.clone(), seen.clone());
+        let server = builder(&Gate::default()).bind("127.0.0.1:0").expect("a port is free");
+        let client = Client::builder()
+            .method("double", |n: i64| Ok(2 * n))
+            .method("reset", || Ok(()))
+            .layer(move |call, next| {
+                note(&called, format!("call {}", call.method()));
+                next.run()
+            })
+            .handler_layer(move |call, next| {
+                note(&handled, format!("handle {}", call.method()));
+                match call.method() {
+                    "reset" => Err(HandlerError::denied("not from there")),
+                    _ => next.run(),
+                }
+            });
+        let client = client.connect(server.local_addr()).expect("the server listens");
+        assert_eq!(add(&client, 1, 2).ok(), Some(3));
+        let peer = server.peers().remove(0);
+        assert_eq!(peer.call::<_, i64>("double", (21,)).ok(), Some(42));
+        let denied = peer.call::<_, ()>("reset", ()).expect_err("it is denied");
+        assert!(denied.to_string().contains("not from there"), "{denied}");
+        assert_eq!(all(&seen), ["call add", "handle double", "handle reset"]);
+    });
+}
+
+#[test]
 fn a_servers_layer_may_refuse_wait_change_and_repeat() {
     within_deadline(|| {
         let server = builder(&Gate::default())

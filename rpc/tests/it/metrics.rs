@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
-use dhaga_rpc::{CallError, Client, HandlerError, MethodMetrics, Metrics, Server};
+use dhaga_rpc::{CallError, Client, HandlerError, MethodMetrics, Metrics, Server, Transport};
 
 use crate::common::{Gate, Peer, add, builder, eventually, request, within_deadline};
 
@@ -49,6 +49,30 @@ fn both_sides_count_calls_errors_bytes_and_times() {
         assert!(calls(&at_server).0 > 10);
         assert_eq!(of(&at_server, "echo").calls, 0, "a row for each method, called or not");
         assert!(at_client.method("echo").is_none());
+    });
+}
+
+#[test]
+fn a_clients_own_methods_are_counted_apart_from_its_calls() {
+    within_deadline(|| {
+        let server = builder(&Gate::default()).bind("127.0.0.1:0").expect("a port is free");
+        let (near, far) = Transport::pair().expect("there are descriptors");
+        let over = builder(&Gate::default()).serve(far).expect("it can be waited for");
+        let counting = || Client::builder().metrics(true).method("double", |n: i64| Ok(2 * n));
+        let dialled = counting().connect(server.local_addr()).expect("the server listens");
+        let own = counting().over(near).expect("it can be waited for");
+        assert_eq!(add(&dialled, 0, 0).ok(), Some(0), "it is accepted");
+        for (client, mut peers) in [(&dialled, server.peers()), (&own, over.peers())] {
+            let peer = peers.remove(0);
+            assert_eq!(add(client, 1, 2).ok(), Some(3));
+            assert_eq!(peer.call::<_, i64>("double", (21,)).ok(), Some(42));
+            peer.call::<_, i64>("double", ("x",)).expect_err("it is no number");
+            let served = client.served_metrics();
+            assert_eq!(of(&served, "double").calls, 2);
+            assert_eq!(of(&served, "double").errors, [("invalid_arguments", 1)]);
+            assert!(served.method("add").is_none() && client.metrics().method("double").is_none());
+            assert!(peer.served_metrics().methods().is_empty(), "nobody has asked for them");
+        }
     });
 }
 
@@ -196,7 +220,8 @@ fn prometheus_reads_what_was_counted() {
             let buckets = find("duration_seconds_bucket", odd, None);
             assert!(buckets.is_sorted() && buckets.last() == Some(&3.0), "{buckets:?}");
             assert_eq!(find("duration_seconds_bucket", odd, Some(("le", "+Inf"))), [3.0]);
-            assert_eq!(find("duration_seconds_bucket", odd, Some(("le", "0.016777216"))), [2.0]);
+            // The others are quick, unless the machine is busy with something else.
+            assert!(find("duration_seconds_bucket", odd, Some(("le", "0.016777216")))[0] <= 2.0, "one took 20 ms");
             assert_eq!(find("duration_seconds_count", odd, None), [3.0]);
             assert!(find("duration_seconds_sum", odd, None)[0] >= 0.021);
         }

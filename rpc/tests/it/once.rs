@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dhaga::Runtime;
 use dhaga_rpc::frame::{Cutter, Progress};
 use dhaga_rpc::message::Message;
-use dhaga_rpc::{CallError, Client, Extensions, Limits};
+use dhaga_rpc::{CallError, Client, Extensions, Limits, Server};
 use serde_bytes::ByteBuf;
 
 use crate::common::*;
@@ -237,6 +237,80 @@ fn round(seed: u64) {
 fn each_call_ends_once_and_leaves_no_place_taken() {
     for seed in 0..ROUNDS {
         within_deadline(move || round(seed));
+    }
+}
+
+/// Of those who call at the last moment.
+const CALLERS_THEN: u64 = 50;
+const CALLS_EACH: u64 = if cfg!(debug_assertions) { 200 } else { 1000 };
+
+/// A server that answers at an instant that the caller names, in nanoseconds since `base`; and that holds who asks it to.
+fn punctual_server(base: Instant, gate: &Gate) -> Server {
+    let server = builder(gate).method("number at", move |number: u64, nanos: u64| {
+        dhaga::sleep_until(base + Duration::from_nanos(nanos));
+        Ok(number)
+    });
+    server.bind("127.0.0.1:0").expect("there is a port")
+}
+
+/// Makes calls whose answers come when their time is over. After each that was late the next answer is sent a good deal earlier,
+/// and after each that was not a little later.
+fn call_at_the_last_moment(client: &Client, base: Instant, caller: u64, ends: &Ends) {
+    const TIMEOUT: Duration = Duration::from_millis(2);
+    const STEP: Duration = Duration::from_micros(20);
+    let (mut timeout, mut earlier) = (TIMEOUT, STEP);
+    for call in 0..CALLS_EACH {
+        let number = caller << 32 | call;
+        let nanos = (Instant::now() + timeout - earlier - base).as_nanos() as u64;
+        let end = client.call_timeout::<_, u64>("number at", (number, nanos), timeout);
+        ends.count(number, &end);
+        match end {
+            Ok(_) => (timeout, earlier) = (TIMEOUT.max(timeout * 7 / 8).max(earlier), earlier * 3 / 4),
+            Err(_) if earlier < timeout => earlier = timeout.min(earlier * 2 + STEP),
+            // On a busy machine no answer comes in time, even if it is sent at once.
+            Err(_) => timeout *= 2,
+        }
+    }
+}
+
+/// All calls share one connection, whose reader is on one of two workers: answer and timeout come from two threads.
+fn round_at_the_last_moment() {
+    let (base, gate) = (Instant::now(), Gate::default());
+    let server = punctual_server(base, &gate);
+    let runtime = Runtime::builder().workers(2).build().expect("the kernel gives threads");
+    let limits = Limits { calls_per_connection_max: ROOM, ..Limits::default() };
+    let builder = Client::builder().limits(limits).timeout(PATIENCE).extensions(Extensions::Plain);
+    let (builder, address) = (builder.method("never called", || Ok(())), server.local_addr());
+    let client = runtime.spawn(move || builder.connect(address)).join().expect("nobody panics");
+    let client = client.expect("it listens");
+    let ends = Arc::new(Ends::default());
+    let callers: Vec<_> = (0..CALLERS_THEN)
+        .map(|caller| {
+            let (client, ends) = (client.clone(), ends.clone());
+            runtime.spawn(move || call_at_the_last_moment(&client, base, caller, &ends))
+        })
+        .collect();
+    callers.into_iter().for_each(|caller| caller.join().expect("all its calls ended well"));
+    let (answered, late) = (ends.answered.load(Ordering::SeqCst), ends.late.load(Ordering::SeqCst));
+    let all = CALLERS_THEN * CALLS_EACH;
+    assert!(answered + late == all && answered.min(late) > all / 50, "{ends:?}");
+    let holding: Vec<_> = (0..ROOM)
+        .map(|number| {
+            let client = client.clone();
+            runtime.spawn(move || client.call::<_, usize>("hold", (number,)))
+        })
+        .collect();
+    eventually("each place is free", || gate.inside() == ROOM);
+    gate.open();
+    for (number, held) in holding.into_iter().enumerate() {
+        assert_eq!(held.join().expect("nobody panics").ok(), Some(number));
+    }
+}
+
+#[test]
+fn an_answer_at_the_instant_of_the_timeout_is_taken_or_not_and_goes_to_nobody_else() {
+    for _ in 0..ROUNDS {
+        within_deadline(round_at_the_last_moment);
     }
 }
 

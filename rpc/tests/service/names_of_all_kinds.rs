@@ -30,14 +30,39 @@ trait Empty {}
 
 impl Empty for One {}
 
+#[dhaga_rpc::service]
+trait T {
+    fn t(&self) -> Result<u8, String>;
+}
+
+#[dhaga_rpc::service]
+trait S {
+    fn s(&self) -> Result<u8, String>;
+}
+
+impl T for One {
+    fn t(&self) -> Result<u8, String> {
+        Ok(1)
+    }
+}
+
+impl S for One {
+    fn s(&self) -> Result<u8, String> {
+        Ok(2)
+    }
+}
+
 fn main() {
     let server = dhaga_rpc::Server::builder().service(InnerServer::new(One)).service(EmptyServer::new(One));
+    let server = server.service(TServer::new(One)).service(SServer::new(One));
     let server = server.bind("127.0.0.1:0").unwrap();
     let inner = InnerClient::connect(server.local_addr()).unwrap();
     assert_eq!(inner.r#match(1, 2, 3, 4).unwrap(), 10);
     assert_eq!(inner.value("a", b"b", b"c".to_vec()).unwrap(), b"abc");
     inner.attach().unwrap();
     inner.leave().unwrap();
+    assert_eq!(TClient::new(inner.client().clone()).t().unwrap(), 1);
+    assert_eq!(SClient::new(inner.client().clone()).s().unwrap(), 2);
     assert_eq!(InnerClient::DESCRIPTION.methods[0].name, "match");
     assert!(EmptyClient::DESCRIPTION.methods.is_empty());
 }

@@ -18,4 +18,10 @@ trait Faulty {
     fn unnamed(&self) -> Result<u8, String>;
 }
 
+#[dhaga_rpc::service(name = "sixty.bytes.in.the.name.of.a.service.are.not.too.many.for.it")]
+trait Long {
+    fn a_name_of_39_bytes_is_just_short_enough(&self) -> Result<u8, String>;
+    fn a_method_of_40_bytes_is_one_byte_too_far(&self) -> Result<u8, String>;
+}
+
 fn main() {}
