@@ -10,9 +10,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use dhaga::Interrupt;
-use dhaga::park::{self, Parked, Unparker, WaitReason};
+use dhaga::park::{self, Parked, WaitReason};
 use dhaga::turn::{self, Region};
 
+use super::slot::{Answer, Slot};
 use super::{Asked, Breach, Peer};
 use crate::connection::Connection;
 use crate::encode;
@@ -146,31 +147,14 @@ pub(crate) fn notify(
     }
 }
 
-/// Where an answer is laid for its caller.
-struct Slot {
-    caller: Unparker,
-    answer: Mutex<Option<Result<Answer, CallError>>>,
-}
-
-impl Slot {
-    fn fill(&self, answer: Result<Answer, CallError>) {
-        *self.answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
-        self.caller.unpark();
-    }
-
-    fn take(&self) -> Option<Result<Answer, CallError>> {
-        self.answer.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-}
-
 /// A call that is entered among those in flight. Dropped before its answer came, it gives its id up.
 struct Pending<'a> {
     connection: &'a Arc<Connection<Peer>>,
     calling: &'a Calling,
     id: u32,
-    slot: Arc<Slot>,
+    /// `None`: the answer has come.
+    slot: Option<Arc<Slot>>,
     is_sent: bool,
-    is_over: bool,
 }
 
 impl<'a> Pending<'a> {
@@ -180,7 +164,7 @@ impl<'a> Pending<'a> {
         let peers_room = connection.side.peers_room();
         let mut place = Place { calling, number: None };
         loop {
-            let slot = Arc::new(Slot { caller: park::unparker(), answer: Mutex::new(None) });
+            let slot = Slot::new();
             let mut calls = calling.calls();
             if let Some(error) = &calls.ended {
                 return Err(error.clone().before_sending());
@@ -192,7 +176,7 @@ impl<'a> Pending<'a> {
                     if let Some(serving) = connection.side.serving.get() {
                         serving.resume_for_answers(connection);
                     }
-                    return Ok(Self { connection, calling, id, slot, is_sent: false, is_over: false });
+                    return Ok(Self { connection, calling, id, slot: Some(slot), is_sent: false });
                 }
                 Err(Full { limit }) => {
                     place.take(&mut calls);
@@ -210,8 +194,7 @@ impl<'a> Pending<'a> {
     fn wait(&mut self, deadline: Option<Instant>) -> Result<Answer, CallError> {
         let mut is_late = false;
         loop {
-            if let Some(answer) = self.slot.take() {
-                self.is_over = true;
+            if let Some(answer) = Slot::take(&mut self.slot) {
                 return answer.map_err(|error| error.unless_late(deadline));
             }
             if is_late {
@@ -225,7 +208,7 @@ impl<'a> Pending<'a> {
 
 impl Drop for Pending<'_> {
     fn drop(&mut self) {
-        if !self.is_over {
+        if self.slot.is_some() {
             let mut calls = self.calling.calls();
             if calls.in_flight.cancel(self.id).is_some() {
                 calls.given_up += u64::from(self.is_sent);
@@ -279,9 +262,6 @@ impl Drop for Place<'_> {
         }
     }
 }
-
-/// An encoded result.
-pub(crate) type Answer = Box<[u8]>;
 
 /// The calling part of one connection.
 pub(super) struct Calling(Mutex<Calls>);
@@ -360,7 +340,7 @@ impl Calling {
         let failed: Vec<_> = calls.in_flight.fail_all().collect();
         calls.waiting.wake_all();
         drop(calls);
-        failed.iter().for_each(|(_, slot)| slot.fill(Err(error.clone())));
+        failed.iter().for_each(|(_, slot)| slot.fail(error.clone()));
     }
 
     /// Takes an answer. Returns whether it is tolerable, if nobody waits for it.
@@ -371,10 +351,10 @@ impl Calling {
         };
         calls.waiting.wake_one();
         drop(calls);
-        slot.fill(match outcome {
-            Ok(result) => Ok(result.into()),
-            Err(error) => Err(error_form::read(error, limits)),
-        });
+        match outcome {
+            Ok(result) => slot.fill(result),
+            Err(error) => slot.fail(error_form::read(error, limits)),
+        }
         true
     }
 }

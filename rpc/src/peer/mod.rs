@@ -14,6 +14,7 @@ mod calling;
 mod reserved;
 mod runner;
 mod serving;
+mod slot;
 
 use std::fmt;
 use std::io;
@@ -29,7 +30,8 @@ use crate::incoming::Flow;
 use crate::message::{Message, MessageError};
 
 pub(crate) use asked::Asked;
-pub(crate) use calling::{Answer, Until, call, notify};
+pub(crate) use calling::{Until, call, notify};
+pub(crate) use slot::Answer;
 
 use calling::Calling;
 use runner::Runner;
