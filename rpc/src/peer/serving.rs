@@ -8,9 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use dhaga::turn::Region;
-
-use super::asked::{Asked, Params, Request};
+use super::asked::{Asked, Request};
 use super::{Breach, Peer};
 use crate::connection::Connection;
 use crate::error::{Cause, Refusal};
@@ -254,8 +252,7 @@ impl Connection<Peer> {
             return refuse(Some(number), Refusal::TooManyInFlight { limit });
         }
         let cost = frame.len() + meta_bytes + QUEUED_FRAME_OVERHEAD_BYTES;
-        let asked = Asked::new(self, handler.clone(), number, id, Params::new(params), cost, meta);
-        Ok(Region::new(asked))
+        Ok(Asked::request(self, handler, number, id, params, cost, meta))
     }
 }
 
@@ -338,11 +335,9 @@ impl State {
             || (self.in_flight < limits.in_flight_per_connection_max && bytes <= limits.queued_bytes_max)
     }
 
-    /// Lets a request go. `None`: a notification.
-    pub(super) fn release(&mut self, id: Option<u32>, cost: usize) {
-        if let Some(id) = id {
-            self.requests.remove(&id);
-        }
+    /// Lets a request go, and returns it. `None`: a notification.
+    pub(super) fn release(&mut self, id: Option<u32>, cost: usize) -> Option<Request> {
+        let request = id.and_then(|id| self.requests.remove(&id));
         self.in_flight -= 1;
         self.queued_bytes -= cost;
         if self.in_flight == 0 && self.requests.capacity() > KEPT_MAX {
@@ -351,6 +346,7 @@ impl State {
         if self.in_flight == 0 && self.pending.capacity() > KEPT_MAX {
             self.pending = VecDeque::new();
         }
+        request
     }
 }
 
