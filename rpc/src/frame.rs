@@ -116,6 +116,21 @@ pub(crate) fn outgoing_value_len(bytes: &[u8], limits: &Limits) -> Result<Option
     walk_once(bytes, &Bounds { bytes_max: limits.frame_bytes_out_max, ..Bounds::incoming(limits) })
 }
 
+/// Whether `bytes` are the last value of an outgoing message, nothing more or less, and surely within its bounds. Its other
+/// values are of one level.
+#[inline]
+pub(crate) fn is_last_value(bytes: &[u8], limits: &Limits) -> bool {
+    let bounds = Bounds {
+        bytes_max: limits.frame_bytes_out_max,
+        depth_max: limits.depth_max.min(DEPTH_MAX_CEILING).saturating_sub(1),
+        elements_max: limits.elements_max.saturating_sub(MESSAGE_VALUES_MAX),
+    };
+    whole_len(bytes, &bounds) == Some(bytes.len())
+}
+
+/// The values of a message, the array among them.
+const MESSAGE_VALUES_MAX: u32 = 5;
+
 #[inline]
 fn walk_once(bytes: &[u8], bounds: &Bounds) -> Result<Option<usize>, FrameError> {
     match whole_len(bytes, bounds) {
