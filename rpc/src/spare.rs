@@ -1,14 +1,13 @@
 //! What has served one call and may serve another: a list for each thread, so that a call need not ask the allocator for it.
 
 use std::cell::RefCell;
-use std::sync::Arc;
 
 /// Bytes of a buffer that is kept with what owns it: most arguments and results have fewer.
 pub(crate) const KEPT_BYTES_MAX: usize = 128;
 
 /// Things that nobody holds any more, emptied.
 pub(crate) struct Spares<T> {
-    list: RefCell<Vec<Arc<T>>>,
+    list: RefCell<Vec<T>>,
     kept_max: usize,
 }
 
@@ -19,13 +18,13 @@ impl<T> Spares<T> {
     }
 
     #[inline]
-    pub(crate) fn take(&self) -> Option<Arc<T>> {
+    pub(crate) fn take(&self) -> Option<T> {
         self.list.borrow_mut().pop()
     }
 
     /// Keeps one for the next call, if there is room.
     #[inline]
-    pub(crate) fn keep(&self, spare: Arc<T>) {
+    pub(crate) fn keep(&self, spare: T) {
         let mut list = self.list.borrow_mut();
         if list.len() < self.kept_max {
             list.push(spare);

@@ -20,7 +20,7 @@ pub(super) type Request = Arc<Region<Asked>>;
 
 thread_local! {
     /// A burst of requests takes as many, and gives them back one by one.
-    static SPARES: Spares<Region<Asked>> = const { Spares::new(256) };
+    static SPARES: Spares<Request> = const { Spares::new(256) };
 }
 
 /// What is known of a request. Of the connection it keeps no more than its place: it may live on in what the handler has

@@ -9,12 +9,12 @@
 //!
 //! Each of the two is made at its first use: most connections need one only.
 
+mod answer;
 mod asked;
 mod calling;
 mod reserved;
 mod runner;
 mod serving;
-mod slot;
 
 use std::fmt;
 use std::io;
@@ -29,9 +29,9 @@ use crate::host::Host;
 use crate::incoming::Flow;
 use crate::message::{Message, MessageError};
 
+pub(crate) use answer::Answer;
 pub(crate) use asked::Asked;
 pub(crate) use calling::{Until, call, notify};
-pub(crate) use slot::Answer;
 
 use calling::Calling;
 use runner::Runner;
