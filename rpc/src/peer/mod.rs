@@ -208,6 +208,9 @@ impl Side for Peer {
         if connection.is_closed() {
             return Flow::Taken;
         }
+        if connection.take_plain_request(frame, batch) {
+            return Flow::Taken;
+        }
         match Message::parse(frame, &connection.limits) {
             Ok(Message::Response { id, outcome }) => {
                 connection.take_answer(id, outcome);

@@ -16,7 +16,7 @@ use crate::extension::PREFIX;
 use crate::id_hash::IdHash;
 use crate::incoming::Flow;
 use crate::limits::{Limits, QUEUED_FRAME_OVERHEAD_BYTES};
-use crate::message::{Message, MessageError};
+use crate::message::{self, Message, MessageError};
 use crate::meta::{Announced, Meta};
 use crate::service::respond_refusal;
 
@@ -81,6 +81,29 @@ enum Reject {
 }
 
 impl Connection<Peer> {
+    /// Takes a request of the usual form for a method that is there, if there is room for it. Returns whether it did: whatever
+    /// is unusual goes the long way.
+    #[inline]
+    pub(super) fn take_plain_request(self: &Arc<Self>, frame: &[u8], batch: &mut Batch) -> bool {
+        let Some((id, name, params)) = message::plain_request(frame, &self.limits) else { return false };
+        let Some((handler, number)) = self.side.host.methods.lookup_numbered(name) else { return false };
+        if !batch.has_room(self, frame.len()) || batch.announced.is_some() || self.is_ending() {
+            return false;
+        }
+        let is_admitted = self.side.host.reserve(self.limits.in_flight_per_server_max);
+        if is_admitted {
+            let cost = frame.len() + QUEUED_FRAME_OVERHEAD_BYTES;
+            batch.push(Asked::request(self, handler, number, Some(id), params, cost, None));
+        }
+        is_admitted
+    }
+
+    /// New requests are refused.
+    #[inline]
+    fn is_ending(&self) -> bool {
+        self.side.host.is_draining.load(Ordering::Relaxed) || dhaga::is_shutting_down()
+    }
+
     /// Takes what is no answer, or makes it wait for room.
     pub(super) fn take_request(
         self: &Arc<Self>,
@@ -123,10 +146,7 @@ impl Connection<Peer> {
             return Flow::Taken;
         }
         match self.admit(frame, message, meta, meta_bytes) {
-            Ok(request) => {
-                batch.bytes += request.cost();
-                batch.requests.push(request);
-            }
+            Ok(request) => batch.push(request),
             Err(Reject::Refuse(id, refusal)) => self.refuse(id, refusal),
             Err(Reject::Close(cause)) => self.close_for_fault(cause),
             Err(Reject::Ignore) => self.side.host.count_ignored(),
@@ -142,7 +162,9 @@ impl Connection<Peer> {
     fn count_refused(&self, frame: &[u8], message: &Result<Message<'_>, MessageError>, refusal: &Refusal) {
         let host = &self.side.host;
         let number = match message {
-            Ok(Message::Request { method, .. }) => host.methods.lookup_numbered(method).map(|(_, number)| number),
+            Ok(Message::Request { method, .. }) => {
+                host.methods.lookup_numbered(method.as_bytes()).map(|(_, number)| number)
+            }
             _ => None,
         };
         host.count_refused(number, frame.len(), refusal);
@@ -238,17 +260,15 @@ impl Connection<Peer> {
             host.count_refused(number, frame.len(), &refusal);
             Err(id.map_or(Reject::Ignore, |id| Reject::Refuse(id, refusal)))
         };
-        let Some((handler, number)) = host.methods.lookup_numbered(method) else {
+        let Some((handler, number)) = host.methods.lookup_numbered(method.as_bytes()) else {
             return refuse(None, Refusal::UnknownMethod { method: method.to_owned() });
         };
-        let is_ending = host.is_draining.load(Ordering::Relaxed) || dhaga::is_shutting_down();
         // Who watches a server over wants to see it end.
-        if is_ending && !method.starts_with(PREFIX) {
+        if self.is_ending() && !method.starts_with(PREFIX) {
             return refuse(Some(number), Refusal::ShuttingDown);
         }
         let limit = self.limits.in_flight_per_server_max;
-        if host.in_flight.fetch_add(1, Ordering::SeqCst) >= limit {
-            host.in_flight.fetch_sub(1, Ordering::SeqCst);
+        if !host.reserve(limit) {
             return refuse(Some(number), Refusal::TooManyInFlight { limit });
         }
         let cost = frame.len() + meta_bytes + QUEUED_FRAME_OVERHEAD_BYTES;
@@ -280,6 +300,11 @@ impl Batch {
         let is_alone = room.was_idle && self.requests.is_empty();
         let bytes = self.bytes + frame_bytes + bytes_of(&self.announced) + QUEUED_FRAME_OVERHEAD_BYTES;
         self.requests.len() < room.requests && (is_alone || bytes <= room.bytes)
+    }
+
+    fn push(&mut self, request: Request) {
+        self.bytes += request.cost();
+        self.requests.push(request);
     }
 
     /// Before the first that is no answer.
