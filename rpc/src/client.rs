@@ -520,11 +520,16 @@ impl Client {
         let limits = &*self.shared.limits;
         let until = timeout.map_or_else(|| untold(limits.call_timeout), told);
         let encode = |out: &mut Vec<u8>, id| encode::encode_request(out, limits, id, method, &params);
-        let answer = match self.request(method, until, encode) {
-            Err(CallError::Disconnected { maybe_executed, .. }) if is_idempotent || !maybe_executed => {
-                self.request(method, until, encode)?
+        let mut may_call_again = true;
+        let answer = loop {
+            match self.request(method, until, encode) {
+                Err(CallError::Disconnected { maybe_executed, .. })
+                    if may_call_again && (is_idempotent || !maybe_executed) =>
+                {
+                    may_call_again = false;
+                }
+                answer => break answer?,
             }
-            answer => answer?,
         };
         Ok(message::decode(&answer, limits)?)
     }
@@ -613,6 +618,7 @@ impl Client {
     }
 
     /// One call, counted and within the layers.
+    #[inline]
     fn request<E>(&self, method: &str, until: Until, encode: E) -> Result<Answer, CallError>
     where
         E: Fn(&mut Vec<u8>, u32) -> Result<(), encode::EncodeError>,
@@ -654,6 +660,7 @@ impl Client {
         layer::run(&self.shared.around.layers, &call, &mut send)
     }
 
+    #[inline]
     fn send_request<E>(&self, until: Until, encode: E) -> Result<Answer, CallError>
     where
         E: Fn(&mut Vec<u8>, u32) -> Result<(), encode::EncodeError>,
@@ -763,6 +770,7 @@ impl Shared {
     }
 
     /// One call, where it is served.
+    #[inline]
     fn request<E>(&self, until: Until, encode: E) -> Result<Answer, CallError>
     where
         E: Fn(&mut Vec<u8>, u32) -> Result<(), encode::EncodeError>,

@@ -127,6 +127,12 @@ impl<S: Side> Connection<S> {
         self.outbox.is_full()
     }
 
+    /// As [`is_congested`](Self::is_congested), as far as it is known without a lock.
+    #[inline]
+    pub(crate) fn was_congested(&self) -> bool {
+        self.outbox.was_full()
+    }
+
     /// As [`is_congested`](Self::is_congested), by twice as much.
     pub(crate) fn is_flooded(&self) -> bool {
         self.outbox.is_flooded()

@@ -133,8 +133,7 @@ where
     R: Serialize + ?Sized,
 {
     encode(out, limits, |frame| {
-        frame.response_header(id)?;
-        frame.write(&[NIL])?;
+        frame.success_header(id)?;
         frame.value(result)
     })
 }
@@ -146,8 +145,7 @@ where
 /// As [`encode_request`].
 pub fn encode_response_ok_raw(out: &mut Vec<u8>, limits: &Limits, id: u32, result: &[u8]) -> Result<(), EncodeError> {
     encode(out, limits, |frame| {
-        frame.response_header(id)?;
-        frame.write(&[NIL])?;
+        frame.success_header(id)?;
         frame.write(result)
     })
 }
@@ -190,8 +188,13 @@ fn encode(
 ) -> Result<(), EncodeError> {
     let start = out.len();
     let bytes_max = limits.frame_bytes_out_max;
-    let mut frame = Frame { out, start, bytes_max, overflowed: false, keep: false };
+    let mut frame = Frame { out, start, last_value: None, bytes_max, overflowed: false, keep: false };
     write(&mut frame)?;
+    // What is before the last value we have written ourselves.
+    if frame.last_value.is_some_and(|at| frame::is_last_value(&frame.out[at..], limits)) {
+        frame.keep = true;
+        return Ok(());
+    }
     let bytes = &frame.out[start..];
     match frame::outgoing_value_len(bytes, limits) {
         Ok(Some(len)) if len == bytes.len() => {
@@ -209,6 +212,8 @@ fn encode(
 struct Frame<'a> {
     out: &'a mut Vec<u8>,
     start: usize,
+    /// Where the last of its values begins, if only that one comes from elsewhere.
+    last_value: Option<usize>,
     bytes_max: usize,
     overflowed: bool,
     keep: bool,
@@ -217,38 +222,44 @@ struct Frame<'a> {
 impl Frame<'_> {
     #[inline]
     fn request_header(&mut self, id: u32, method: &str, limits: &Limits) -> Result<(), EncodeError> {
-        self.write(&[0x94, REQUEST])?;
-        self.uint(id)?;
-        self.method(method, limits)
+        let mut head = Head::new([0x94, REQUEST]);
+        head.uint(id);
+        self.method(head, method, limits)
     }
 
     #[inline]
     fn notification_header(&mut self, method: &str, limits: &Limits) -> Result<(), EncodeError> {
-        self.write(&[0x93, NOTIFICATION])?;
-        self.method(method, limits)
+        self.method(Head::new([0x93, NOTIFICATION]), method, limits)
     }
 
     #[inline]
     fn response_header(&mut self, id: u32) -> Result<(), EncodeError> {
-        self.write(&[0x94, RESPONSE])?;
-        self.uint(id)
+        let mut head = Head::new([0x94, RESPONSE]);
+        head.uint(id);
+        self.write(head.bytes())
     }
 
     #[inline]
-    fn method(&mut self, method: &str, limits: &Limits) -> Result<(), EncodeError> {
+    fn success_header(&mut self, id: u32) -> Result<(), EncodeError> {
+        let mut head = Head::new([0x94, RESPONSE]);
+        head.uint(id);
+        head.push([NIL]);
+        self.write(head.bytes())?;
+        self.last_value = Some(self.out.len());
+        Ok(())
+    }
+
+    #[inline]
+    fn method(&mut self, mut head: Head, method: &str, limits: &Limits) -> Result<(), EncodeError> {
         let limit = limits.method_name_bytes_max;
-        if method.len() > limit {
-            return Err(EncodeError::MethodTooLong { limit });
+        match u32::try_from(method.len()) {
+            Ok(len) if method.len() <= limit => head.str_len(len),
+            _ => return Err(EncodeError::MethodTooLong { limit }),
         }
-        rmp::encode::write_str(self, method).map_err(|error| self.refused(error.into()))
-    }
-
-    #[inline]
-    fn uint(&mut self, value: u32) -> Result<(), EncodeError> {
-        match rmp::encode::write_uint(self, u64::from(value)) {
-            Ok(_) => Ok(()),
-            Err(error) => Err(self.refused(error.into())),
-        }
+        self.write(head.bytes())?;
+        self.write(method.as_bytes())?;
+        self.last_value = Some(self.out.len());
+        Ok(())
     }
 
     #[inline]
@@ -296,6 +307,67 @@ impl Frame<'_> {
         } else {
             EncodeError::Serialize(Arc::new(error))
         }
+    }
+}
+
+/// The beginning of a message, put together before it is appended at once.
+struct Head {
+    bytes: [u8; Self::BYTES_MAX],
+    len: usize,
+}
+
+impl Head {
+    /// Array and type, id, and the length of a name.
+    const BYTES_MAX: usize = 2 + 5 + 5;
+
+    #[inline]
+    fn new(array_and_type: [u8; 2]) -> Self {
+        let mut head = Self { bytes: [0; Self::BYTES_MAX], len: 0 };
+        head.push(array_and_type);
+        head
+    }
+
+    #[inline]
+    fn push<const N: usize>(&mut self, bytes: [u8; N]) {
+        self.bytes[self.len..self.len + N].copy_from_slice(&bytes);
+        self.len += N;
+    }
+
+    #[inline]
+    fn uint(&mut self, value: u32) {
+        match value {
+            0..=0x7f => self.push([value as u8]),
+            0x80..=0xff => self.push([0xcc, value as u8]),
+            0x100..=0xffff => {
+                let [.., high, low] = value.to_be_bytes();
+                self.push([0xcd, high, low]);
+            }
+            _ => {
+                self.push([0xce]);
+                self.push(value.to_be_bytes());
+            }
+        }
+    }
+
+    #[inline]
+    fn str_len(&mut self, len: u32) {
+        match len {
+            0..=0x1f => self.push([0xa0 | len as u8]),
+            0x20..=0xff => self.push([0xd9, len as u8]),
+            0x100..=0xffff => {
+                let [.., high, low] = len.to_be_bytes();
+                self.push([0xda, high, low]);
+            }
+            _ => {
+                self.push([0xdb]);
+                self.push(len.to_be_bytes());
+            }
+        }
+    }
+
+    #[inline]
+    fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
     }
 }
 

@@ -88,6 +88,9 @@ impl Cutter {
                 Some(0xc1) => return Err(FrameError::ReservedByte),
                 Some(&first_byte) => return Err(FrameError::NotAnArray { first_byte }),
             }
+            if let Some(len) = whole_len(bytes, &self.bounds) {
+                return Ok(Progress::Whole { len });
+            }
         }
         let progress = self.walk.advance(&self.bounds, bytes)?;
         if let Progress::Whole { .. } = progress {
@@ -113,11 +116,64 @@ pub(crate) fn outgoing_value_len(bytes: &[u8], limits: &Limits) -> Result<Option
     walk_once(bytes, &Bounds { bytes_max: limits.frame_bytes_out_max, ..Bounds::incoming(limits) })
 }
 
+/// Whether `bytes` are the last value of an outgoing message, nothing more or less, and surely within its bounds. Its other
+/// values are of one level.
+#[inline]
+pub(crate) fn is_last_value(bytes: &[u8], limits: &Limits) -> bool {
+    let bounds = Bounds {
+        bytes_max: limits.frame_bytes_out_max,
+        depth_max: limits.depth_max.min(DEPTH_MAX_CEILING).saturating_sub(1),
+        elements_max: limits.elements_max.saturating_sub(MESSAGE_VALUES_MAX),
+    };
+    whole_len(bytes, &bounds) == Some(bytes.len())
+}
+
+/// The values of a message, the array among them.
+const MESSAGE_VALUES_MAX: u32 = 5;
+
+#[inline]
 fn walk_once(bytes: &[u8], bounds: &Bounds) -> Result<Option<usize>, FrameError> {
+    match whole_len(bytes, bounds) {
+        Some(len) => Ok(Some(len)),
+        None => walk_slowly(bytes, bounds),
+    }
+}
+
+#[inline(never)]
+fn walk_slowly(bytes: &[u8], bounds: &Bounds) -> Result<Option<usize>, FrameError> {
     match Walk::new(bounds.elements_max).advance(bounds, bytes)? {
         Progress::Whole { len } => Ok(Some(len)),
         Progress::NeedMore { .. } => Ok(None),
     }
+}
+
+/// The length of the value that `bytes` begin with, if it is whole, in order, and has too few containers to be too deep: as
+/// nearly all are. One counter is enough for it, where a [`Walk`] keeps one for each level. `None`: a walk has to find out.
+#[inline]
+fn whole_len(bytes: &[u8], bounds: &Bounds) -> Option<usize> {
+    let (mut at, mut values_missing) = (0, 1_u64);
+    let (mut containers_left, mut elements_left) = (bounds.depth_max, u64::from(bounds.elements_max).saturating_sub(1));
+    while values_missing > 0 {
+        let marker = *bytes.get(at)?;
+        values_missing -= 1;
+        let scalar_bytes = SCALAR_BYTES[usize::from(marker)];
+        if scalar_bytes > 0 {
+            at += usize::from(scalar_bytes);
+            continue;
+        }
+        let (len, values) = match marker {
+            0x90..=0x9f => (1, Some(u64::from(marker & 0x0f))),
+            0xc4 | 0xd9 => (2 + usize::from(*bytes.get(at + 1)?), None),
+            _ => Header::read_rare(&bytes[at..])?,
+        };
+        at += len;
+        if let Some(values) = values {
+            containers_left = containers_left.checked_sub(1)?;
+            elements_left = elements_left.checked_sub(values)?;
+            values_missing += values;
+        }
+    }
+    (at <= bytes.len().min(bounds.bytes_max)).then_some(at)
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -279,6 +335,17 @@ impl Header {
             0xdf => Self::container::<4>(bytes, 2),
             _ => return Err(FrameError::ReservedByte),
         })
+    }
+
+    /// As [`read`](Self::read): the bytes to skip, and of a container the values it announces. `None`: it is not whole, or
+    /// wrong.
+    #[inline(never)]
+    fn read_rare(bytes: &[u8]) -> Option<(usize, Option<u64>)> {
+        match Self::read(bytes).ok()? {
+            Self::Data { len } => Some((len, None)),
+            Self::Container { len, values } => Some((len, Some(values))),
+            Self::Incomplete => None,
+        }
     }
 
     /// `head` bytes (marker, length and, for ext, the type), then as many as the length of `N` bytes says.

@@ -61,6 +61,16 @@ impl Host {
         table.map_or_else(|| Metrics::none(Side::Server), |table| table.snapshot(Side::Server))
     }
 
+    /// Counts a handler, if there are not `limit` already. Returns whether it did.
+    #[inline]
+    pub(crate) fn reserve(&self, limit: usize) -> bool {
+        let has_room = self.in_flight.fetch_add(1, Ordering::SeqCst) < limit;
+        if !has_room {
+            self.in_flight.fetch_sub(1, Ordering::SeqCst);
+        }
+        has_room
+    }
+
     pub(crate) fn count_ignored(&self) {
         self.ignored.fetch_add(1, Ordering::Relaxed);
     }

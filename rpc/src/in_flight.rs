@@ -79,6 +79,21 @@ impl<T> InFlight<T> {
         self.take(id)
     }
 
+    /// What waits under `id`, left where it is; `None` for an id that nobody waits for.
+    #[inline]
+    pub fn waiting(&mut self, id: u32) -> Option<&mut T> {
+        if self.slots.is_empty() {
+            return None;
+        }
+        let slot = self.slot(id);
+        self.slots[slot].as_mut().filter(|entry| entry.id == id).map(|entry| &mut entry.value)
+    }
+
+    /// All that wait, in no special order.
+    pub fn all_waiting(&mut self) -> impl Iterator<Item = &mut T> {
+        self.slots.iter_mut().flatten().map(|entry| &mut entry.value)
+    }
+
     /// Takes out everything, with its id, in no special order, for a connection that died. The table is empty and
     /// without memory at once; what the iterator does not yield is dropped with it.
     pub fn fail_all(&mut self) -> impl Iterator<Item = (u32, T)> + use<T> {
@@ -153,7 +168,10 @@ mod tests {
         let mut calls = InFlight::new(8);
         let id = calls.insert("a").expect("the table is empty");
         assert_eq!(id, 1);
+        assert_eq!(calls.waiting(id), Some(&mut "a"));
+        assert_eq!(calls.waiting(id + FIRST_SLOTS as u32), None);
         assert_eq!(calls.complete(id), Some("a"));
+        assert_eq!(calls.waiting(id), None);
         assert_eq!(calls.complete(id), None);
         assert_eq!(calls.cancel(id), None);
         assert!(calls.is_empty());

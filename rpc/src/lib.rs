@@ -49,6 +49,7 @@ mod id_hash;
 pub mod in_flight;
 mod incoming;
 pub mod service;
+mod spare;
 mod transport;
 mod waiters;
 

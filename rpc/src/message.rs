@@ -103,6 +103,19 @@ impl<'a> Message<'a> {
     }
 }
 
+/// The parts of a request of the usual form, its name not looked at: id, name, params. `None`: it is something else, or not in
+/// order, as [`Message::parse`] will say.
+#[inline]
+pub(crate) fn plain_request<'a>(frame: &'a [u8], limits: &Limits) -> Option<(u32, &'a [u8], &'a [u8])> {
+    let [0x94, 0, rest @ ..] = frame else { return None };
+    let mut reader = Reader { bytes: rest };
+    let id = reader.id().ok()?;
+    let len = reader.text_len().ok()? as usize;
+    let (name, params) = reader.bytes.split_at_checked(len)?;
+    reader.bytes = params;
+    (len <= limits.method_name_bytes_max).then_some((id, name, reader.params().ok()?))
+}
+
 /// Leaves the id of a request in `request_id` as soon as it is read.
 #[inline]
 fn parse<'a>(reader: &mut Reader<'a>, limits: &Limits, request_id: &mut Option<u32>) -> Result<Message<'a>, Flaw> {

@@ -9,6 +9,7 @@
 //! The buffer is taken out of the lock while a message is encoded: that runs the user's `Serialize`, which might wait.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,8 @@ pub const UNSENT_MUST_MOVE_WITHIN: Duration = Duration::from_secs(30);
 pub(crate) struct Outbox {
     state: Mutex<State>,
     unsent_max: usize,
+    /// The limit of unsent bytes was met when it was last looked at under the lock.
+    was_full: AtomicBool,
 }
 
 #[derive(Default)]
@@ -101,9 +104,10 @@ fn keep_spare(mut buffer: Vec<u8>) {
 
 impl Outbox {
     pub(crate) fn new(unsent_max: usize) -> Self {
-        Self { state: Mutex::default(), unsent_max }
+        Self { state: Mutex::default(), unsent_max, was_full: AtomicBool::new(false) }
     }
 
+    #[inline]
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -135,6 +139,26 @@ impl Outbox {
         self.lock().unsent() >= self.unsent_max
     }
 
+    /// As [`is_full`](Self::is_full), without the lock: for whoever asks [`wait_for_room`](Self::wait_for_room) if it is so, and
+    /// adds no more than one message if it is not yet.
+    #[inline]
+    pub(crate) fn was_full(&self) -> bool {
+        self.was_full.load(Ordering::Relaxed)
+    }
+
+    fn note_fullness(&self, state: &State) {
+        if state.unsent() >= self.unsent_max {
+            self.was_full.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn wake_if_room(&self, state: &mut State) {
+        if state.unsent() < self.unsent_max {
+            self.was_full.store(false, Ordering::Relaxed);
+            state.waiting.wake_all();
+        }
+    }
+
     /// Whether twice as much is unsent as may be.
     pub(crate) fn is_flooded(&self) -> bool {
         self.lock().unsent() / 2 >= self.unsent_max
@@ -154,16 +178,12 @@ impl Outbox {
         }
         let buffer = std::mem::take(&mut state.buffer);
         drop(state);
-        let mut lent = Lent { outbox: self, buffer };
+        let mut lent = Lent { outbox: self, buffer, is_back: false };
         if lent.buffer.capacity() == 0 {
             lent.buffer = take_spare();
         }
         encode(&mut lent.buffer);
-        drop(lent);
-        match std::mem::replace(&mut self.lock().is_dirty, true) {
-            true => Appended::Queued,
-            false => Appended::First,
-        }
+        lent.give_back().mark_dirty()
     }
 
     /// Appends whole messages, if there is room below the limit of unsent bytes.
@@ -179,10 +199,8 @@ impl Outbox {
             state.buffer = take_spare();
         }
         state.buffer.extend_from_slice(messages);
-        Some(match std::mem::replace(&mut state.is_dirty, true) {
-            true => Appended::Queued,
-            false => Appended::First,
-        })
+        self.note_fullness(&state);
+        Some(state.mark_dirty())
     }
 
     /// Writes as much as the socket takes.
@@ -206,7 +224,7 @@ impl Outbox {
         let buffer = std::mem::take(&mut state.buffer);
         match outcome {
             Flushed::Done => {
-                state.wake_if_room(self.unsent_max);
+                self.wake_if_room(&mut state);
                 drop(state);
                 keep_spare(buffer);
             }
@@ -272,7 +290,7 @@ impl Outbox {
     fn note_written(&self, count: usize) {
         let mut state = self.lock();
         state.held -= count;
-        state.wake_if_room(self.unsent_max);
+        self.wake_if_room(&mut state);
     }
 
     /// Takes nothing more, drops what is unsent, and lets all senders go on. Returns whether it was open.
@@ -290,11 +308,26 @@ impl Outbox {
 struct Lent<'a> {
     outbox: &'a Outbox,
     buffer: Vec<u8>,
+    is_back: bool,
+}
+
+impl<'a> Lent<'a> {
+    #[inline]
+    fn give_back(&mut self) -> MutexGuard<'a, State> {
+        self.is_back = true;
+        let mut state = self.outbox.lock();
+        state.put_back(std::mem::take(&mut self.buffer));
+        self.outbox.note_fullness(&state);
+        state
+    }
 }
 
 impl Drop for Lent<'_> {
+    #[inline]
     fn drop(&mut self) {
-        self.outbox.lock().put_back(std::mem::take(&mut self.buffer));
+        if !self.is_back {
+            drop(self.give_back());
+        }
     }
 }
 
@@ -335,13 +368,16 @@ impl State {
         self.buffer.len() + self.held
     }
 
-    fn wake_if_room(&mut self, unsent_max: usize) {
-        if self.unsent() < unsent_max {
-            self.waiting.wake_all();
+    #[inline]
+    fn mark_dirty(&mut self) -> Appended {
+        match std::mem::replace(&mut self.is_dirty, true) {
+            true => Appended::Queued,
+            false => Appended::First,
         }
     }
 
     /// Somebody else may have begun another buffer meanwhile; whole messages go behind each other in any order.
+    #[inline]
     fn put_back(&mut self, buffer: Vec<u8>) {
         if self.is_closed {
             return;

@@ -12,8 +12,10 @@
 //!
 //! Peers may be older or newer than we: a missing argument reads as nil, so an `Option` is `None`; surplus ones are ignored.
 
+use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -36,8 +38,24 @@ const REASON_CHARS_MAX: usize = 200;
 /// The map hashes with SipHash and its keys are ours, so a peer can neither flood it nor learn its order.
 #[derive(Clone, Default)]
 pub struct Methods {
-    by_name: HashMap<Box<str>, Entry, IdHash>,
+    by_name: HashMap<Name, Entry, IdHash>,
     services: Vec<&'static ServiceDescription>,
+}
+
+/// A method's name, to be found as text or as bytes that nobody has looked at.
+#[derive(Clone, PartialEq, Eq)]
+struct Name(Box<str>);
+
+impl Hash for Name {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.as_bytes().hash(state);
+    }
+}
+
+impl Borrow<[u8]> for Name {
+    fn borrow(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
 }
 
 #[derive(Clone)]
@@ -138,7 +156,7 @@ impl Methods {
     /// When both have a method of the same name.
     pub fn merge(mut self, other: Self) -> Self {
         for (name, Entry { handler, .. }) in other.by_name {
-            self.insert(&name, handler);
+            self.insert(&name.0, handler);
         }
         self.services.extend(other.services);
         self
@@ -147,19 +165,19 @@ impl Methods {
     /// The handler of a method, if there is one.
     #[inline]
     pub fn lookup(&self, name: &str) -> Option<&Arc<Handler>> {
-        self.by_name.get(name).map(|entry| &entry.handler)
+        self.by_name.get(name.as_bytes()).map(|entry| &entry.handler)
     }
 
     /// As [`lookup`](Methods::lookup), with a number: those of all methods are counted from 0 without a gap.
     #[inline]
-    pub(crate) fn lookup_numbered(&self, name: &str) -> Option<(&Arc<Handler>, u32)> {
+    pub(crate) fn lookup_numbered(&self, name: &[u8]) -> Option<(&Arc<Handler>, u32)> {
         self.by_name.get(name).map(|entry| (&entry.handler, entry.number))
     }
 
     /// The names, by number.
     pub(crate) fn names_numbered(&self) -> Vec<&str> {
         let mut names = vec![""; self.by_name.len()];
-        self.by_name.iter().for_each(|(name, entry)| names[entry.number as usize] = name);
+        self.by_name.iter().for_each(|(name, entry)| names[entry.number as usize] = &name.0);
         names
     }
 
@@ -184,7 +202,7 @@ impl Methods {
 
     /// The names, in no special order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.by_name.keys().map(AsRef::as_ref)
+        self.by_name.keys().map(|name| &*name.0)
     }
 
     fn add(mut self, name: &str, run: Box<Run>, is_inline: bool) -> Self {
@@ -206,7 +224,7 @@ impl Methods {
 
     fn insert(&mut self, name: &str, handler: Arc<Handler>) {
         let number = u32::try_from(self.by_name.len()).expect("a program has fewer methods");
-        let before = self.by_name.insert(name.into(), Entry { handler, number });
+        let before = self.by_name.insert(Name(name.into()), Entry { handler, number });
         assert!(before.is_none(), "the method {name:?} is registered twice");
     }
 }

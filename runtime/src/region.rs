@@ -2,8 +2,7 @@
 
 use std::ops::Deref;
 use std::panic::Location;
-use std::sync::atomic::{Ordering, fence};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crate::ambient::{Ambient, Deadline};
@@ -37,14 +36,23 @@ use crate::park::{self, Unparker};
 pub struct Region<T> {
     cancelled: Scope,
     /// Who runs the code, or has run it: a wake that comes too late does nothing.
-    owner: OnceLock<Unparker>,
+    owner: Mutex<Option<Unparker>>,
     value: T,
 }
 
 impl<T: Send + Sync + 'static> Region<T> {
     /// A region around `value` in which nothing runs yet.
     pub fn new(value: T) -> Arc<Self> {
-        Arc::new(Self { cancelled: Scope::default(), owner: OnceLock::new(), value })
+        Arc::new(Self { cancelled: Scope::default(), owner: Mutex::default(), value })
+    }
+
+    /// Makes it as new, so that something else may run in it, if nobody else holds it. Returns its value, to be changed.
+    #[inline]
+    pub fn renew(self: &mut Arc<Self>) -> Option<&mut T> {
+        let region = Arc::get_mut(self)?;
+        region.cancelled = Scope::default();
+        region.owner = Mutex::default();
+        Some(&mut region.value)
     }
 
     /// Runs `f` in the region, until `deadline` at the latest as [`with_deadline`](crate::with_deadline) does it.
@@ -62,12 +70,17 @@ impl<T: Send + Sync + 'static> Region<T> {
             values: outer.values,
             region: Some(self.clone()),
         };
-        assert!(self.owner.set(park::unparker()).is_ok(), "code runs once in a region");
-        // Either `wake` finds the owner, or what runs sees the flag: both sides write, then read.
-        fence(Ordering::SeqCst);
+        // Either `wake` finds the owner, or what runs sees the flag: whoever has the lock later sees what was written before.
+        let before = self.owner().replace(park::unparker());
+        assert!(before.is_none(), "code runs once in a region");
         // Also when `f` unwinds.
         let _leave = Leave(&self.cancelled);
         around::with_frames(|frames| frame::inside_scope(frames, &self.cancelled, ambient, f))
+    }
+
+    #[inline]
+    fn owner(&self) -> MutexGuard<'_, Option<Unparker>> {
+        self.owner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Cancels the code in the region, also if it has not begun: its waits that can fail return an error from now on.
@@ -96,14 +109,14 @@ impl Drop for Leave<'_> {
     }
 }
 
-impl<T: Send + Sync> Node for Region<T> {
+impl<T: Send + Sync + 'static> Node for Region<T> {
     fn scope(&self) -> &Scope {
         &self.cancelled
     }
 
     fn wake(&self) {
-        fence(Ordering::SeqCst);
-        if let Some(owner) = self.owner.get() {
+        let owner = Region::owner(self).clone();
+        if let Some(owner) = owner {
             owner.unpark();
         }
     }

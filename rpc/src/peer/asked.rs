@@ -11,15 +11,25 @@ use crate::connection::Connection;
 use crate::error::Refusal;
 use crate::meta::{Meta, Metadata};
 use crate::service::Handler;
+use crate::spare::{KEPT_BYTES_MAX, Spares};
+
+const HAS_HANDLER: &str = "a request has a handler until nobody holds it";
 
 /// A request or notification that was admitted. Its handler runs in it.
 pub(super) type Request = Arc<Region<Asked>>;
 
+thread_local! {
+    /// A burst of requests takes as many, and gives them back one by one.
+    static SPARES: Spares<Request> = const { Spares::new(256) };
+}
+
 /// What is known of a request. Of the connection it keeps no more than its place: it may live on in what the handler has
 /// spawned.
+#[derive(Default)]
 pub(crate) struct Asked {
     connection: Weak<Connection<Peer>>,
-    handler: Arc<Handler>,
+    /// `None`: a spare one, which waits for a request.
+    handler: Option<Arc<Handler>>,
     /// `None`: a notification.
     id: Option<u32>,
     /// The number of its method.
@@ -30,53 +40,70 @@ pub(crate) struct Asked {
     meta: Option<Box<Meta>>,
 }
 
-/// Encoded arguments. Many are short, and need no allocation of their own.
-pub(super) enum Params {
-    Short {
-        len: u8,
-        bytes: [u8; SHORT_MAX],
-    },
-    /// Taken out when the handler begins, so that it goes with it. Boxed, to be one word.
-    Long(Box<Mutex<Box<[u8]>>>),
+/// Encoded arguments.
+#[derive(Default)]
+struct Params {
+    /// Many are short, and need no allocation if the request has served before.
+    short: Vec<u8>,
+    /// Taken out when the handler begins, so that they go with it. Boxed, to be one word.
+    long: Option<Box<Mutex<Box<[u8]>>>>,
 }
 
-/// What fits beside the length and the tag into three words: the whole is 120 bytes then, the most that glibc's quick lists
-/// take.
-const SHORT_MAX: usize = 22;
-
 impl Params {
-    pub(super) fn new(params: &[u8]) -> Self {
-        if params.len() > SHORT_MAX {
-            return Self::Long(Box::new(Mutex::new(params.into())));
+    #[inline]
+    fn set(&mut self, params: &[u8]) {
+        match params.len() <= KEPT_BYTES_MAX {
+            true => self.short.extend_from_slice(params),
+            false => self.long = Some(Box::new(Mutex::new(params.into()))),
         }
-        let mut bytes = [0; SHORT_MAX];
-        bytes[..params.len()].copy_from_slice(params);
-        Self::Short { len: params.len() as u8, bytes }
     }
 
     fn with<R>(&self, f: impl FnOnce(&[u8]) -> R) -> R {
-        match self {
-            Self::Short { len, bytes } => f(&bytes[..usize::from(*len)]),
-            Self::Long(params) => {
-                let params = std::mem::take(&mut *params.lock().unwrap_or_else(PoisonError::into_inner));
-                f(&params)
-            }
-        }
+        let Some(long) = &self.long else { return f(&self.short) };
+        let params = std::mem::take(&mut *long.lock().unwrap_or_else(PoisonError::into_inner));
+        f(&params)
+    }
+
+    fn clear(&mut self) {
+        self.short.clear();
+        self.long = None;
     }
 }
 
 impl Asked {
-    pub(super) fn new(
+    /// A request with these arguments. It may lie where another has lain.
+    #[inline]
+    pub(super) fn request(
         connection: &Arc<Connection<Peer>>,
-        handler: Arc<Handler>,
+        handler: &Arc<Handler>,
         number: u32,
         id: Option<u32>,
-        params: Params,
+        params: &[u8],
         cost: usize,
         meta: Option<Box<Meta>>,
-    ) -> Self {
-        let cost = u32::try_from(cost).unwrap_or(u32::MAX);
-        Self { connection: Arc::downgrade(connection), handler, number, id, params, cost, meta }
+    ) -> Request {
+        let mut request = match SPARES.try_with(Spares::take) {
+            Ok(Some(spare)) => spare,
+            _ => Region::new(Self::default()),
+        };
+        let asked = request.renew().expect("nobody else holds a spare or a new one");
+        asked.connection = Arc::downgrade(connection);
+        asked.handler = Some(handler.clone());
+        (asked.id, asked.number, asked.meta) = (id, number, meta);
+        asked.cost = u32::try_from(cost).unwrap_or(u32::MAX);
+        asked.params.set(params);
+        request
+    }
+
+    /// Keeps the memory of a request that is over, if nobody holds it any more: it may have left things behind that do.
+    #[inline]
+    pub(super) fn keep(mut request: Request) {
+        let Some(asked) = request.renew() else { return };
+        asked.connection = Weak::new();
+        (asked.handler, asked.meta) = (None, None);
+        asked.params.clear();
+        // While the locals of a thread are destroyed nothing more is kept.
+        let _ = SPARES.try_with(|spares| spares.keep(request));
     }
 
     pub(super) fn id(&self) -> Option<u32> {
@@ -90,7 +117,7 @@ impl Asked {
 
     /// Whether its handler promises never to wait.
     pub(super) fn is_inline(&self) -> bool {
-        self.handler.is_inline()
+        self.handler.as_ref().is_some_and(|handler| handler.is_inline())
     }
 
     pub(super) fn cost(&self) -> usize {
@@ -103,7 +130,8 @@ impl Asked {
 
     /// Hands the arguments to the handler, once.
     pub(super) fn with_params<R>(&self, f: impl FnOnce(&Handler, &[u8]) -> R) -> R {
-        self.params.with(|params| f(&self.handler, params))
+        let handler = self.handler.as_ref().expect(HAS_HANDLER);
+        self.params.with(|params| f(handler, params))
     }
 
     /// `None`: it has gone.
@@ -112,7 +140,7 @@ impl Asked {
     }
 
     pub(crate) fn method(&self) -> &str {
-        self.handler.name()
+        self.handler.as_ref().expect(HAS_HANDLER).name()
     }
 
     /// Pairs that came with it.
@@ -139,17 +167,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_fits_into_what_the_allocator_does_fast() {
-        // 128 bytes, less what the allocator and the counts of the `Arc` take.
-        assert!(size_of::<Region<Asked>>() <= 104, "{}", size_of::<Region<Asked>>());
-    }
-
-    #[test]
     fn arguments_of_any_length_are_handed_over_as_they_came() {
-        for len in [0, 1, SHORT_MAX - 1, SHORT_MAX, SHORT_MAX + 1, 1000] {
+        let mut params = Params::default();
+        for len in [0, 1, KEPT_BYTES_MAX, KEPT_BYTES_MAX + 1, 10_000, 7] {
             let bytes: Vec<u8> = (0..len).map(|n| n as u8).collect();
             let mut seen = None;
-            Params::new(&bytes).with(|params| seen = Some(params.to_vec()));
+            params.set(&bytes);
+            params.with(|params| seen = Some(params.to_vec()));
+            params.clear();
             assert_eq!(seen, Some(bytes));
         }
     }

@@ -6,6 +6,7 @@
 //!   reader: frame ──▶ slot, whole id compared ──▶ bytes to the caller, made ready
 //! ```
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use dhaga::Interrupt;
 use dhaga::park::{self, Parked, Unparker, WaitReason};
 use dhaga::turn::{self, Region};
 
-use super::{Asked, Breach, Peer};
+use super::{Answer, Asked, Breach, Peer};
 use crate::connection::Connection;
 use crate::encode;
 use crate::error::CallError;
@@ -48,11 +49,12 @@ impl Until {
 }
 
 /// Sends one request and waits for its answer.
+#[inline]
 pub(crate) fn call<E>(connection: &Arc<Connection<Peer>>, until: Until, encode: E) -> Result<Answer, CallError>
 where
     E: Fn(&mut Vec<u8>, u32) -> Result<(), encode::EncodeError>,
 {
-    if connection.is_congested() {
+    if connection.was_congested() {
         connection.wait_for_room(until.at).map_err(overloaded(connection))?;
     }
     let mut pending = Pending::enter(connection, until.at)?;
@@ -146,35 +148,13 @@ pub(crate) fn notify(
     }
 }
 
-/// Where an answer is laid for its caller.
-///
-/// No two ends of a call meet: whoever answers it, fails it or gives it up takes its slot out of the table first, under the
-/// table's lock, and there is one to take. The answer is laid down, under the slot's own lock, before the wake; the caller
-/// looks for it before each park and once more when its time is over. So what remains is that no wake is lost, and that is
-/// the runtime's: a wake that comes before its park is saved, as the models of its `inbox` show. There is no model here, where
-/// no atomic is; the tests in `once.rs` bring the ends together by the hundred thousand.
-struct Slot {
-    caller: Unparker,
-    answer: Mutex<Option<Result<Answer, CallError>>>,
-}
-
-impl Slot {
-    fn fill(&self, answer: Result<Answer, CallError>) {
-        *self.answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
-        self.caller.unpark();
-    }
-
-    fn take(&self) -> Option<Result<Answer, CallError>> {
-        self.answer.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-}
-
 /// A call that is entered among those in flight. Dropped before its answer came, it gives its id up.
 struct Pending<'a> {
     connection: &'a Arc<Connection<Peer>>,
     calling: &'a Calling,
     id: u32,
-    slot: Arc<Slot>,
+    /// How many calls were answered when this one looked for its answer last.
+    answers_seen: u64,
     is_sent: bool,
     is_over: bool,
 }
@@ -186,19 +166,19 @@ impl<'a> Pending<'a> {
         let peers_room = connection.side.peers_room();
         let mut place = Place { calling, number: None };
         loop {
-            let slot = Arc::new(Slot { caller: park::unparker(), answer: Mutex::new(None) });
             let mut calls = calling.calls();
             if let Some(error) = &calls.ended {
                 return Err(error.clone().before_sending());
             }
-            match calls.enter(&slot, peers_room) {
+            match calls.enter(peers_room) {
                 Ok(id) => {
                     place.leave(&mut calls);
+                    let answers_seen = calling.answers();
                     drop(calls);
                     if let Some(serving) = connection.side.serving.get() {
                         serving.resume_for_answers(connection);
                     }
-                    return Ok(Self { connection, calling, id, slot, is_sent: false, is_over: false });
+                    return Ok(Self { connection, calling, id, answers_seen, is_sent: false, is_over: false });
                 }
                 Err(Full { limit }) => {
                     place.take(&mut calls);
@@ -216,8 +196,7 @@ impl<'a> Pending<'a> {
     fn wait(&mut self, deadline: Option<Instant>) -> Result<Answer, CallError> {
         let mut is_late = false;
         loop {
-            if let Some(answer) = self.slot.take() {
-                self.is_over = true;
+            if let Some(answer) = self.take() {
                 return answer.map_err(|error| error.unless_late(deadline));
             }
             if is_late {
@@ -227,23 +206,43 @@ impl<'a> Pending<'a> {
             is_late = park::park_until(WaitReason::Call, deadline) == Parked::TimedOut;
         }
     }
+
+    /// The answer, if it has come. Looks for it only if any has: mostly it is the first look, and none has.
+    #[inline]
+    fn take(&mut self) -> Option<Result<Answer, CallError>> {
+        let answers = self.calling.answers();
+        if answers == self.answers_seen {
+            return None;
+        }
+        self.answers_seen = answers;
+        let answer = self.calling.calls().take(self.id);
+        self.is_over = answer.is_some();
+        answer
+    }
 }
 
 impl Drop for Pending<'_> {
+    #[inline]
     fn drop(&mut self) {
         if !self.is_over {
-            let mut calls = self.calling.calls();
-            if calls.in_flight.cancel(self.id).is_some() {
-                calls.given_up += u64::from(self.is_sent);
-                calls.waiting.wake_one();
-                drop(calls);
-                self.say_cancelled();
-            }
+            self.give_up();
         }
     }
 }
 
 impl Pending<'_> {
+    #[cold]
+    fn give_up(&self) {
+        let mut calls = self.calling.calls();
+        // The answer may have come just now.
+        if calls.take(self.id).is_none() && calls.in_flight.cancel(self.id).is_some() {
+            calls.given_up += u64::from(self.is_sent);
+            calls.waiting.wake_one();
+            drop(calls);
+            self.say_cancelled();
+        }
+    }
+
     /// The peer need not go on for an answer that nobody waits for.
     #[cold]
     fn say_cancelled(&self) {
@@ -286,14 +285,20 @@ impl Drop for Place<'_> {
     }
 }
 
-/// An encoded result.
-pub(crate) type Answer = Box<[u8]>;
-
 /// The calling part of one connection.
-pub(super) struct Calling(Mutex<Calls>);
+pub(super) struct Calling {
+    calls: Mutex<Calls>,
+    /// How many calls were answered: who waits looks at it before it takes the lock.
+    answers: AtomicU64,
+}
 
 struct Calls {
-    in_flight: InFlight<Arc<Slot>>,
+    /// Those that wait for their answer, and those whose caller has yet to take it.
+    in_flight: InFlight<Call>,
+    /// How many of them are answered.
+    answered: usize,
+    /// How many may wait at a time.
+    calls_max: usize,
     /// Callers for whom there was no room.
     waiting: Waiters,
     /// Calls whose callers did not wait for the answer, which may yet come.
@@ -303,10 +308,24 @@ struct Calls {
     unknown: Unknown,
 }
 
+/// One call in flight.
+///
+/// No two ends of a call meet: its answer is laid down, its failure told and its place given up under the table's lock. The
+/// answer lies there before the wake; the caller looks for it before each park and once more when its time is over. So what
+/// remains is that no wake is lost, and that is the runtime's: a wake that comes before its park is saved, as the models of its
+/// `inbox` show. The tests in `once.rs` bring the ends together by the hundred thousand.
+struct Call {
+    caller: Unparker,
+    /// Laid here for the caller.
+    answer: Option<Result<Answer, CallError>>,
+}
+
 impl Calls {
     fn new(limits: &Limits) -> Self {
         Self {
-            in_flight: InFlight::new(limits.calls_per_connection_max),
+            in_flight: InFlight::new(usize::MAX),
+            answered: 0,
+            calls_max: limits.calls_per_connection_max,
             waiting: Waiters::default(),
             given_up: 0,
             ended: None,
@@ -314,13 +333,41 @@ impl Calls {
         }
     }
 
-    /// Enters a call, if there is room for it here and at the peer. There a call that was given up takes its place until it is
-    /// answered all the same.
-    fn enter(&mut self, slot: &Arc<Slot>, peers_room: usize) -> Result<u32, Full> {
-        match self.in_flight.len() as u64 + self.given_up < peers_room as u64 {
-            true => self.in_flight.insert(slot.clone()),
-            false => Err(Full { limit: peers_room }),
+    /// How many wait for their answer.
+    fn unanswered(&self) -> usize {
+        self.in_flight.len() - self.answered
+    }
+
+    /// Enters a call of the caller, if there is room for it here and at the peer. There a call that was given up takes its place
+    /// until it is answered all the same.
+    #[inline]
+    fn enter(&mut self, peers_room: usize) -> Result<u32, Full> {
+        let unanswered = self.unanswered();
+        if unanswered as u64 + self.given_up >= peers_room as u64 {
+            return Err(Full { limit: peers_room });
         }
+        if unanswered >= self.calls_max {
+            return Err(Full { limit: self.calls_max });
+        }
+        self.in_flight.insert(Call { caller: park::unparker(), answer: None })
+    }
+
+    /// Lays the answer of a call down for its caller, who is returned to be woken. `None`: nobody waits for it.
+    #[inline]
+    fn lay(&mut self, id: u32, answer: Result<Answer, CallError>) -> Option<Unparker> {
+        let call = self.in_flight.waiting(id).filter(|call| call.answer.is_none())?;
+        call.answer = Some(answer);
+        self.answered += 1;
+        Some(call.caller.clone())
+    }
+
+    /// Ends a call that is answered.
+    #[inline]
+    fn take(&mut self, id: u32) -> Option<Result<Answer, CallError>> {
+        let answer = self.in_flight.waiting(id)?.answer.take()?;
+        self.in_flight.complete(id);
+        self.answered -= 1;
+        Some(answer)
     }
 
     /// Counts an answer that nobody waits for. Returns whether it is tolerable.
@@ -336,23 +383,35 @@ impl Calls {
 
 impl Calling {
     pub(super) fn new(limits: &Limits) -> Self {
-        Self(Mutex::new(Calls::new(limits)))
+        Self { calls: Mutex::new(Calls::new(limits)), answers: AtomicU64::new(0) }
     }
 
+    #[inline]
     fn calls(&self) -> MutexGuard<'_, Calls> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    #[inline]
+    fn answers(&self) -> u64 {
+        self.answers.load(Ordering::Acquire)
+    }
+
+    /// Counts answers that were laid down, under the lock and before who waits is woken.
+    #[inline]
+    fn count_answers(&self, _laid: &mut Calls) {
+        self.answers.store(self.answers.load(Ordering::Relaxed).wrapping_add(1), Ordering::Release);
     }
 
     /// Whether calls wait for answers.
     pub(super) fn is_busy(&self) -> bool {
-        !self.calls().in_flight.is_empty()
+        self.calls().unanswered() > 0
     }
 
     /// Takes no more calls, if none waits for its answer. Returns whether it is so.
     #[cold]
     pub(super) fn end_if_idle(&self) -> bool {
         let mut calls = self.calls();
-        let is_idle = calls.in_flight.is_empty();
+        let is_idle = calls.unanswered() == 0;
         if is_idle {
             calls.ended.get_or_insert(CallError::Disconnected { maybe_executed: true, source: None });
         }
@@ -363,24 +422,32 @@ impl Calling {
     pub(super) fn fail(&self, error: &CallError) {
         let mut calls = self.calls();
         calls.ended.get_or_insert_with(|| error.clone());
-        let failed: Vec<_> = calls.in_flight.fail_all().collect();
+        let mut failed = Vec::new();
+        for call in calls.in_flight.all_waiting().filter(|call| call.answer.is_none()) {
+            call.answer = Some(Err(error.clone()));
+            failed.push(call.caller.clone());
+        }
+        calls.answered += failed.len();
+        self.count_answers(&mut calls);
         calls.waiting.wake_all();
         drop(calls);
-        failed.iter().for_each(|(_, slot)| slot.fill(Err(error.clone())));
+        failed.iter().for_each(Unparker::unpark);
     }
 
     /// Takes an answer. Returns whether it is tolerable, if nobody waits for it.
     fn complete(&self, id: u32, outcome: Result<&[u8], &[u8]>, limits: &Limits) -> bool {
+        let answer = match outcome {
+            Ok(result) => Ok(Answer::new(result)),
+            Err(error) => Err(error_form::read(error, limits)),
+        };
         let mut calls = self.calls();
-        let Some(slot) = calls.in_flight.complete(id) else {
+        let Some(caller) = calls.lay(id, answer) else {
             return calls.count_unknown(limits.unknown_answers_per_second_max);
         };
+        self.count_answers(&mut calls);
         calls.waiting.wake_one();
         drop(calls);
-        slot.fill(match outcome {
-            Ok(result) => Ok(result.into()),
-            Err(error) => Err(error_form::read(error, limits)),
-        });
+        caller.unpark();
         true
     }
 }

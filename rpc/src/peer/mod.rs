@@ -9,6 +9,7 @@
 //!
 //! Each of the two is made at its first use: most connections need one only.
 
+mod answer;
 mod asked;
 mod calling;
 mod reserved;
@@ -28,8 +29,9 @@ use crate::host::Host;
 use crate::incoming::Flow;
 use crate::message::{Message, MessageError};
 
+pub(crate) use answer::Answer;
 pub(crate) use asked::Asked;
-pub(crate) use calling::{Answer, Until, call, notify};
+pub(crate) use calling::{Until, call, notify};
 
 use calling::Calling;
 use runner::Runner;
@@ -208,6 +210,9 @@ impl Side for Peer {
     #[inline]
     fn take(connection: &Arc<Connection<Self>>, frame: &[u8], batch: &mut Batch) -> Flow {
         if connection.is_closed() {
+            return Flow::Taken;
+        }
+        if connection.take_plain_request(frame, batch) {
             return Flow::Taken;
         }
         match Message::parse(frame, &connection.limits) {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use dhaga::{park, turn, yield_now};
 
 use super::Peer;
-use super::asked::{Request, moot};
+use super::asked::{Asked, Request, moot};
 use super::serving::{Serving, State};
 use crate::connection::Connection;
 use crate::error::Refusal;
@@ -47,14 +47,16 @@ impl<'a> Runner<'a> {
     /// In a dhaga; suspends where the handlers do.
     pub(super) fn run(mut self) {
         let (mut answer, mut slice) = (Vec::new(), Slice::default());
-        while let Some(request) = self.next(&mut answer) {
+        let mut next = self.next(&mut answer);
+        while let Some(request) = next {
             self.count_begin(&request);
             let error = self.serve(&request, &mut answer);
             self.count_end(answer.len(), error);
-            drop(request);
             if slice.is_over() {
                 yield_now();
             }
+            next = self.next(&mut answer);
+            Asked::keep(request);
         }
     }
 
@@ -159,7 +161,8 @@ impl<'a> Runner<'a> {
             false => self.connection.try_append(answer)?,
         };
         answer.clear();
-        state.release(current.id, current.cost);
+        // Whoever runs it has it, too.
+        drop(state.release(current.id, current.cost));
         self.current = None;
         Some(Settled::One(appended))
     }
@@ -256,7 +259,8 @@ impl Drop for Runner<'_> {
         let mut state = self.serving.state();
         // Without regard to the limit: nothing may wait here.
         let appended = self.connection.append(&answer);
-        state.release(current.id, current.cost);
+        // It may be the last owner of the handler: dropped when the lock is free.
+        let _request = state.release(current.id, current.cost);
         self.let_go(state, Settled::One(appended), false);
     }
 }

@@ -8,9 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use dhaga::turn::Region;
-
-use super::asked::{Asked, Params, Request};
+use super::asked::{Asked, Request};
 use super::{Breach, Peer};
 use crate::connection::Connection;
 use crate::error::{Cause, Refusal};
@@ -18,7 +16,7 @@ use crate::extension::PREFIX;
 use crate::id_hash::IdHash;
 use crate::incoming::Flow;
 use crate::limits::{Limits, QUEUED_FRAME_OVERHEAD_BYTES};
-use crate::message::{Message, MessageError};
+use crate::message::{self, Message, MessageError};
 use crate::meta::{Announced, Meta};
 use crate::service::respond_refusal;
 
@@ -83,6 +81,29 @@ enum Reject {
 }
 
 impl Connection<Peer> {
+    /// Takes a request of the usual form for a method that is there, if there is room for it. Returns whether it did: whatever
+    /// is unusual goes the long way.
+    #[inline]
+    pub(super) fn take_plain_request(self: &Arc<Self>, frame: &[u8], batch: &mut Batch) -> bool {
+        let Some((id, name, params)) = message::plain_request(frame, &self.limits) else { return false };
+        let Some((handler, number)) = self.side.host.methods.lookup_numbered(name) else { return false };
+        if !batch.has_room(self, frame.len()) || batch.announced.is_some() || self.is_ending() {
+            return false;
+        }
+        let is_admitted = self.side.host.reserve(self.limits.in_flight_per_server_max);
+        if is_admitted {
+            let cost = frame.len() + QUEUED_FRAME_OVERHEAD_BYTES;
+            batch.push(Asked::request(self, handler, number, Some(id), params, cost, None));
+        }
+        is_admitted
+    }
+
+    /// New requests are refused.
+    #[inline]
+    fn is_ending(&self) -> bool {
+        self.side.host.is_draining.load(Ordering::Relaxed) || dhaga::is_shutting_down()
+    }
+
     /// Takes what is no answer, or makes it wait for room.
     pub(super) fn take_request(
         self: &Arc<Self>,
@@ -127,10 +148,7 @@ impl Connection<Peer> {
             return Flow::Taken;
         }
         match self.admit(frame, message, meta, meta_bytes) {
-            Ok(request) => {
-                batch.bytes += request.cost();
-                batch.requests.push(request);
-            }
+            Ok(request) => batch.push(request),
             Err(Reject::Refuse(id, refusal)) => self.refuse(id, refusal),
             Err(Reject::Close(cause)) => self.close_for_fault(cause),
             Err(Reject::Ignore) => self.side.host.count_ignored(),
@@ -146,7 +164,9 @@ impl Connection<Peer> {
     fn count_refused(&self, frame: &[u8], message: &Result<Message<'_>, MessageError>, refusal: &Refusal) {
         let host = &self.side.host;
         let number = match message {
-            Ok(Message::Request { method, .. }) => host.methods.lookup_numbered(method).map(|(_, number)| number),
+            Ok(Message::Request { method, .. }) => {
+                host.methods.lookup_numbered(method.as_bytes()).map(|(_, number)| number)
+            }
             _ => None,
         };
         host.count_refused(number, frame.len(), refusal);
@@ -250,22 +270,19 @@ impl Connection<Peer> {
             host.count_refused(number, frame.len(), &refusal);
             Err(id.map_or(Reject::Ignore, |id| Reject::Refuse(id, refusal)))
         };
-        let Some((handler, number)) = host.methods.lookup_numbered(method) else {
+        let Some((handler, number)) = host.methods.lookup_numbered(method.as_bytes()) else {
             return refuse(None, Refusal::UnknownMethod { method: method.to_owned() });
         };
-        let is_ending = host.is_draining.load(Ordering::Relaxed) || dhaga::is_shutting_down();
         // Who watches a server over wants to see it end.
-        if is_ending && !method.starts_with(PREFIX) {
+        if self.is_ending() && !method.starts_with(PREFIX) {
             return refuse(Some(number), Refusal::ShuttingDown);
         }
         let limit = self.limits.in_flight_per_server_max;
-        if host.in_flight.fetch_add(1, Ordering::SeqCst) >= limit {
-            host.in_flight.fetch_sub(1, Ordering::SeqCst);
+        if !host.reserve(limit) {
             return refuse(Some(number), Refusal::TooManyInFlight { limit });
         }
         let cost = frame.len() + meta_bytes + QUEUED_FRAME_OVERHEAD_BYTES;
-        let asked = Asked::new(self, handler.clone(), number, id, Params::new(params), cost, meta);
-        Ok(Region::new(asked))
+        Ok(Asked::request(self, handler, number, id, params, cost, meta))
     }
 }
 
@@ -302,6 +319,11 @@ impl Batch {
         self.room = Some(Room { requests: connection.requests_to_go(&state), ..connection.room(&state) });
         drop(state);
         self.has_room(connection, frame_bytes)
+    }
+
+    fn push(&mut self, request: Request) {
+        self.bytes += request.cost();
+        self.requests.push(request);
     }
 
     /// Before the first that is no answer.
@@ -357,11 +379,9 @@ impl State {
             || (self.in_flight < limits.in_flight_per_connection_max && bytes <= limits.queued_bytes_max)
     }
 
-    /// Lets a request go. `None`: a notification.
-    pub(super) fn release(&mut self, id: Option<u32>, cost: usize) {
-        if let Some(id) = id {
-            self.requests.remove(&id);
-        }
+    /// Lets a request go, and returns it. `None`: a notification.
+    pub(super) fn release(&mut self, id: Option<u32>, cost: usize) -> Option<Request> {
+        let request = id.and_then(|id| self.requests.remove(&id));
         self.in_flight -= 1;
         self.queued_bytes -= cost;
         if self.in_flight == 0 && self.requests.capacity() > KEPT_MAX {
@@ -370,6 +390,7 @@ impl State {
         if self.in_flight == 0 && self.pending.capacity() > KEPT_MAX {
             self.pending = VecDeque::new();
         }
+        request
     }
 }
 

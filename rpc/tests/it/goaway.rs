@@ -55,6 +55,8 @@ fn who_knows_extensions_is_told_that_the_server_ends_and_others_see_the_end_only
         let gate = Gate::default();
         let server = serve(&gate);
         let (mut told, mut plain) = (Peer::extended(server.local_addr()), Peer::connect(server.local_addr()));
+        // Who is not accepted yet when the server ends is cut off.
+        assert_eq!(plain.ask(6, "add", vec![1.into(), 2.into()]), Ok(3.into()));
         told.send(&request(7, "hold", vec![5.into()]));
         eventually("it is held", || gate.arrived() == 1);
         // Whom nobody has accepted by then is not of the server.
