@@ -60,6 +60,7 @@ impl Unparker {
 
     /// As [`Unparker::unpark`], but the sleeper is not first in its worker's queue for it: for one that will wait for many
     /// of the caller's kind, and shall not be resumed for each.
+    #[inline]
     pub(crate) fn unpark_in_turn(&self) {
         match (&self.0, worker()) {
             (Sleeper::Dhaga(address), Some(worker)) if std::ptr::eq(address.injector, worker.injector) => {

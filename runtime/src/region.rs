@@ -70,12 +70,22 @@ impl<T: Send + Sync + 'static> Region<T> {
             values: outer.values,
             region: Some(self.clone()),
         };
-        // Either `wake` finds the owner, or what runs sees the flag: whoever has the lock later sees what was written before.
-        let before = self.owner().replace(park::unparker());
-        assert!(before.is_none(), "code runs once in a region");
+        assert!(self.set_owner(), "code runs once in a region");
         // Also when `f` unwinds.
         let _leave = Leave(&self.cancelled);
         around::with_frames(|frames| frame::inside_scope(frames, &self.cancelled, ambient, f))
+    }
+
+    /// Either `wake` finds the owner, or what runs sees the flag: whoever has the lock later sees what was written before.
+    /// Returns false if there was one before.
+    #[inline]
+    fn set_owner(&self) -> bool {
+        let mut owner = self.owner();
+        let is_first = owner.is_none();
+        if is_first {
+            *owner = Some(park::unparker());
+        }
+        is_first
     }
 
     #[inline]

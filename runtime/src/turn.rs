@@ -18,6 +18,7 @@ use crate::reactor::Direction;
 pub use crate::front::AtEnd;
 pub use crate::io::take::take_stdio;
 pub use crate::net::on_demand::{Input, Output};
+use crate::park::Unparker;
 pub use crate::reactor::OnReady;
 pub use crate::region::Region;
 use crate::runtime::{SpawnError, submit, submit_at, submit_here};
@@ -117,6 +118,15 @@ pub fn spawn_here(f: impl FnOnce() + Send + 'static) -> Result<(), SpawnError> {
 #[track_caller]
 pub fn spawn_at(worker: usize, f: impl FnOnce() + Send + 'static) -> Result<(), SpawnError> {
     submit_at(worker, detached(Location::caller(), f))
+}
+
+/// Wakes many at a time. None of them goes before others who are ready, as who is woken alone does: what they do is better done
+/// in a row, for those who can send it together.
+#[inline]
+pub fn unpark_all(sleepers: impl IntoIterator<Item = Unparker>) {
+    for sleeper in sleepers {
+        sleeper.unpark_in_turn();
+    }
 }
 
 /// Drops `value`, which may own what users wrote. On a worker's own context, where that must not run, a dhaga drops it.

@@ -434,8 +434,9 @@ impl Calling {
         failed.iter().for_each(Unparker::unpark);
     }
 
-    /// Takes an answer. Returns whether it is tolerable, if nobody waits for it.
-    fn complete(&self, id: u32, outcome: Result<&[u8], &[u8]>, limits: &Limits) -> bool {
+    /// Takes an answer, and notes whom to wake. Returns whether it is tolerable, if nobody waits for it.
+    #[inline]
+    fn complete(&self, id: u32, outcome: Result<&[u8], &[u8]>, limits: &Limits, answered: &mut Answered) -> bool {
         let answer = match outcome {
             Ok(result) => Ok(Answer::new(result)),
             Err(error) => Err(error_form::read(error, limits)),
@@ -447,8 +448,35 @@ impl Calling {
         self.count_answers(&mut calls);
         calls.waiting.wake_one();
         drop(calls);
-        caller.unpark();
+        answered.push(caller);
         true
+    }
+}
+
+/// The callers whose answers came with one read.
+#[derive(Default)]
+pub(super) struct Answered {
+    first: Option<Unparker>,
+    others: Vec<Unparker>,
+}
+
+impl Answered {
+    #[inline]
+    fn push(&mut self, caller: Unparker) {
+        match self.first {
+            None => self.first = Some(caller),
+            Some(_) => self.others.push(caller),
+        }
+    }
+
+    /// A single one is next, while its answer is near. But if one of many ran before the others, its next call would leave
+    /// alone, in a write of its own.
+    #[inline]
+    pub(super) fn wake(self) {
+        match self.first {
+            Some(caller) if self.others.is_empty() => caller.unpark(),
+            first => turn::unpark_all(first.into_iter().chain(self.others)),
+        }
     }
 }
 
@@ -463,9 +491,9 @@ impl Connection<Peer> {
     }
 
     #[inline]
-    pub(super) fn take_answer(self: &Arc<Self>, id: u32, outcome: Result<&[u8], &[u8]>) {
+    pub(super) fn take_answer(self: &Arc<Self>, id: u32, outcome: Result<&[u8], &[u8]>, answered: &mut Answered) {
         let Some(calling) = self.side.calling.get() else { return self.side.host.count_ignored() };
-        if !calling.complete(id, outcome, &self.limits) {
+        if !calling.complete(id, outcome, &self.limits, answered) {
             let limit = self.limits.unknown_answers_per_second_max;
             self.close_for_breach(Breach::TooManyUnknown { limit });
         }

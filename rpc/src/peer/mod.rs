@@ -217,7 +217,7 @@ impl Side for Peer {
         }
         match Message::parse(frame, &connection.limits) {
             Ok(Message::Response { id, outcome }) => {
-                connection.take_answer(id, outcome);
+                connection.take_answer(id, outcome, &mut batch.answered);
                 Flow::Taken
             }
             Ok(Message::Notification { method, params }) if method.starts_with(PREFIX) => {
@@ -228,7 +228,8 @@ impl Side for Peer {
         }
     }
 
-    fn commit(connection: &Arc<Connection<Self>>, batch: Batch, waits_for: Option<usize>) -> bool {
+    fn commit(connection: &Arc<Connection<Self>>, mut batch: Batch, waits_for: Option<usize>) -> bool {
+        std::mem::take(&mut batch.answered).wake();
         let has_room = connection.enter_requests(batch, waits_for);
         // Not before: a request may have come with the last answer.
         if waits_for.is_none() {

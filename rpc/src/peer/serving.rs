@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::asked::{Asked, Request};
+use super::calling::Answered;
 use super::{Breach, Peer};
 use crate::connection::Connection;
 use crate::error::{Cause, Refusal};
@@ -51,9 +52,11 @@ pub(super) struct State {
     waiting_bytes: usize,
 }
 
-/// The requests that one read brought, before they are entered.
+/// What one read brought, before it is entered.
 #[derive(Default)]
 pub(crate) struct Batch {
+    /// Callers whose answers came with them.
+    pub(super) answered: Answered,
     requests: Vec<Request>,
     bytes: usize,
     /// `None`: no request came yet.

@@ -110,6 +110,7 @@ impl Worker {
     }
 
     /// As [`Worker::unpark`], behind all who are ready.
+    #[inline]
     pub(crate) fn unpark_in_turn(&self, id: TaskId) {
         if let Some(woken) = self.wake(id) {
             self.ready.push_back(woken);

@@ -122,6 +122,21 @@ fn the_innermost_region_counts_and_goes_with_its_code() {
 }
 
 #[test]
+fn a_region_that_nobody_else_holds_can_be_made_as_new() {
+    within_deadline(DEADLINE, || {
+        let mut region = Region::new("first");
+        region.run(None, || assert_eq!(name().as_deref(), Some("first")));
+        region.cancel();
+        let held = region.clone();
+        assert!(region.renew().is_none() && held.is_cancelled());
+        drop(held);
+        *region.renew().expect("nobody else holds it") = "second";
+        assert!(!region.is_cancelled());
+        region.run(None, || assert_eq!((name().as_deref(), checkpoint()), (Some("second"), Ok(()))));
+    });
+}
+
+#[test]
 fn cancels_from_other_threads_at_any_moment_lose_no_wake() {
     within_deadline(DEADLINE, || {
         for _ in 0..300 {

@@ -4,13 +4,14 @@ use std::fs::File;
 use std::io::pipe;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use dhaga::Runtime;
 use dhaga::net::{TcpListener, TcpStream, UnixStream, Watched};
+use dhaga::park::{self, Unparker, WaitReason};
 use dhaga::sync::channel;
 use dhaga::turn::{self, Input, OnReady, Output};
+use dhaga::{JoinHandle, Runtime};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 use crate::common::{DEADLINE, within_deadline};
@@ -175,5 +176,30 @@ fn a_wait_for_room_ends_with_its_time() {
             turn::wait_for_room(&writer, short).expect("its own time is no error");
         }
         assert!(began.elapsed() >= short);
+    });
+}
+
+/// A dhaga that parks until it is woken for good, and writes its number down then.
+fn sleeper(number: u32, order: &Arc<Mutex<Vec<u32>>>) -> (Unparker, JoinHandle<()>) {
+    let (tell, told) = channel::bounded(1);
+    let order = order.clone();
+    let handle = dhaga::spawn(move || {
+        tell.send(park::unparker()).expect("the test waits");
+        park::park(WaitReason::Park);
+        order.lock().expect("nobody panics").push(number);
+    });
+    (told.recv().expect("it tells"), handle)
+}
+
+#[test]
+fn who_are_woken_at_once_run_in_their_order() {
+    in_dhaga(|| {
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let (sleepers, handles): (Vec<_>, Vec<_>) = (0..5).map(|number| sleeper(number, &order)).unzip();
+        // They are parked by then.
+        dhaga::yield_now();
+        turn::unpark_all(sleepers);
+        handles.into_iter().for_each(|handle| handle.join().expect("nobody panics"));
+        assert_eq!(*order.lock().expect("nobody panics"), [0, 1, 2, 3, 4]);
     });
 }
