@@ -278,6 +278,8 @@ impl Side for Peer {
             return;
         }
         connection.side.is_ended.store(true, Ordering::SeqCst);
+        // A process that was killed sends no more than this.
+        connection.side.cancel_for_who_has_gone();
         connection.close_if_done();
         if !connection.is_closed() {
             // What it has asked for goes on. It is made if need be, so that a call which begins just now finds it ended.

@@ -63,6 +63,21 @@ fn after_a_half_close_the_answers_still_come() {
     });
 }
 
+/// As a process that is killed while it waits, and has read all that it was sent.
+#[test]
+fn what_a_peer_that_can_cancel_has_asked_for_is_cancelled_by_its_half_close() {
+    within_deadline(|| {
+        let gate = Gate::default();
+        let server = serve(&gate);
+        let mut peer = Peer::extended(server.local_addr());
+        peer.send(&request(7, "sleep", vec![100_000.into(), 1.into()]));
+        eventually("it runs", || server.stats().in_flight == 1);
+        peer.finish();
+        eventually("all is gone", || (server.stats().connections, server.stats().in_flight) == (0, 0));
+        assert_eq!(server.stats().closed_for_fault, 0);
+    });
+}
+
 #[test]
 fn a_handler_that_panics_costs_one_error_answer() {
     within_deadline(|| {

@@ -96,8 +96,8 @@ fn a_client_goes_on_at_the_next_server_while_its_old_calls_finish() {
             new = new.take().or_else(next);
             new.is_some()
         });
-        eventually("the next server has the calls", || add(&client, 1, 2).ok() == Some(-1));
-        assert!((0..20).all(|_| add(&client, 1, 2).ok() == Some(-1)));
+        // The port is free a moment before the old server refuses: until then each worker's old connection is served.
+        eventually("the next server has all calls", || (0..20).all(|_| add(&client, 1, 2).ok() == Some(-1)));
         gate.open();
         assert_eq!(held.join().expect("nobody panics").ok(), Some(5), "it was finished where it was begun");
         assert!(ending.join().expect("nobody panics"));
