@@ -31,9 +31,12 @@ fn a_hundred_times_out_of_descriptors_and_back() {
             let mut hoard = hoard();
             // For both ends of two connections and one end more, so that one stays in the backlog.
             hoard.truncate(hoard.len() - 5);
-            let streams: Vec<_> = std::iter::from_fn(|| TcpStream::connect(server.local_addr()).ok()).collect();
-            let mut peers: Vec<_> = streams.into_iter().map(Peer::new).collect();
-            assert!(peers.len() >= 3, "{} connections in cycle {cycle}", peers.len());
+            let mut peers = Vec::new();
+            // Somebody else may have one for a moment: the runtime reads a file of the kernel now and then.
+            eventually("no more can connect", || {
+                peers.extend(std::iter::from_fn(|| TcpStream::connect(server.local_addr()).ok()).map(Peer::new));
+                peers.len() >= 3
+            });
             peers.iter_mut().for_each(|peer| peer.send(&request(1, "add", vec![cycle.into(), 2.into()])));
             assert_eq!(bystander.ask(cycle, "add", vec![1.into(), 2.into()]), Ok(3.into()));
             drop(hoard);
