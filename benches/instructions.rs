@@ -81,23 +81,19 @@ fn judged(blessed: &Blessed, counted: &Blessed) -> ExitCode {
     let mut table = TextTable::new(["instructions of one operation", "now", "blessed", "change", ""]);
     let mut code = ExitCode::SUCCESS;
     for (name, &now) in &counted.instructions {
-        let before = blessed.instructions.get(name).copied().unwrap_or(f64::NAN);
+        let Some(&before) = blessed.instructions.get(name) else {
+            table.push([name.clone(), figure(now), NONE.to_owned(), NONE.to_owned(), NONE.to_owned()]);
+            continue;
+        };
         let growth = now / before - 1.0;
-        let verdict = if before.is_nan() {
-            NONE
-        } else if growth > GROWTH_MAX {
+        let verdict = if growth > GROWTH_MAX {
             code = ExitCode::FAILURE;
             "TOO MANY"
         } else {
             "ok"
         };
-        table.push([
-            name.clone(),
-            figure(now),
-            figure(before),
-            format!("{:+.1} %", growth * 100.0),
-            verdict.to_owned(),
-        ]);
+        let change = format!("{:+.1} %", growth * 100.0);
+        table.push([name.clone(), figure(now), figure(before), change, verdict.to_owned()]);
     }
     print!("{}", table.plain());
     if code != ExitCode::SUCCESS {
