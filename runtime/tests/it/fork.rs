@@ -8,6 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use dhaga::net::{TcpListener, TcpStream};
+use dhaga::sync::oneshot;
 use dhaga::{Runtime, SpawnError, WaitReason};
 
 use crate::child;
@@ -92,7 +93,8 @@ fn is_refused(runtime: Runtime, owner: u32) {
 fn a_forked_process_is_refused_in_words_and_its_parent_goes_on() {
     child::succeeds(child::name_of!(a_forked_process_is_refused_in_words_and_its_parent_goes_on), || {
         let runtime = runtime();
-        let waits = runtime.spawn(|| dhaga::sleep(Duration::from_millis(20)));
+        let (stay, stays) = oneshot::channel::<()>();
+        let waits = runtime.spawn(move || stays.recv().is_err());
         let mut ends = Some(connection(&runtime));
         let (mut kept, owner) = (Some(runtime), std::process::id());
         let status = forked(|| {
@@ -104,6 +106,7 @@ fn a_forked_process_is_refused_in_words_and_its_parent_goes_on() {
         assert!(succeeded(status), "{status:#x}");
         let runtime = kept.expect("the child has taken its copy");
         ping(&runtime, ends.expect("the child has taken its copy"));
+        drop(stay);
         runtime.shutdown(DEADLINE).expect("nothing is left");
     });
 }
