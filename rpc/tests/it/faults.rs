@@ -3,10 +3,11 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use dhaga::Runtime;
 use dhaga_rpc::{CallError, Client, Limits, Server};
 use serde::{Serialize, Serializer};
 
@@ -75,6 +76,38 @@ fn what_a_peer_that_can_cancel_has_asked_for_is_cancelled_by_its_half_close() {
         peer.finish();
         eventually("all is gone", || (server.stats().connections, server.stats().in_flight) == (0, 0));
         assert_eq!(server.stats().closed_for_fault, 0);
+    });
+}
+
+/// The answers to what is cancelled run into a peer that is closed, one after the other; what it has sent before its end counts.
+#[test]
+fn notifications_before_the_end_of_a_peer_that_can_cancel_are_all_run() {
+    const NOTIFICATIONS: usize = 300;
+    within_deadline(|| {
+        let noted = Arc::new(AtomicUsize::new(0));
+        let counted = noted.clone();
+        let server = builder(&Gate::default()).method("note", move || {
+            // Work that does not wait, for more than one turn of the worker in all.
+            let until = Instant::now() + Duration::from_micros(300);
+            while Instant::now() < until {}
+            counted.fetch_add(1, Ordering::SeqCst);
+            Ok(())
+        });
+        let server = server.method("linger", |millis: u64| {
+            dhaga::sleep(Duration::from_secs(100));
+            dhaga::uncancellable(|| dhaga::sleep(Duration::from_millis(millis)));
+            Ok(())
+        });
+        let runtime = Runtime::builder().workers(1).build().expect("the kernel gives a thread");
+        let server = server.bind_on(&runtime, "127.0.0.1:0").expect("the kernel has a port");
+        let mut peer = Peer::extended(server.local_addr());
+        let asked = (1..=50).flat_map(|id| request(id, "linger", vec![id.into()]));
+        peer.send(&asked.collect::<Vec<_>>());
+        eventually("all of them run", || server.stats().in_flight == 50);
+        peer.send(&notification("note", vec![]).repeat(NOTIFICATIONS));
+        drop(peer);
+        eventually("all is gone", || (server.stats().connections, server.stats().in_flight) == (0, 0));
+        assert_eq!(noted.load(Ordering::SeqCst), NOTIFICATIONS);
     });
 }
 
