@@ -133,7 +133,7 @@ impl Peer {
         self.calling.get().is_some_and(|calling| calling.is_busy())
     }
 
-    /// Who knows how to cancel has given up all that it asked for when its connection has ended both ways.
+    /// Who knows how to cancel has given up all that it asked for when it sends no more.
     fn cancel_for_who_has_gone(&self) {
         if let Some(serving) = self.serving.get().filter(|_| self.caps().has(Caps::CANCEL)) {
             serving.cancel_all();
@@ -185,6 +185,11 @@ impl Connection<Peer> {
         if peer.serving.get().is_none_or(|serving| serving.is_idle()) && peer.calling().end_if_idle() {
             self.end();
         }
+    }
+
+    /// Whether nobody waits for answers any more. What handlers return that were cancelled for it may be half of an answer.
+    fn is_deserted(&self) -> bool {
+        self.is_closed() || self.side.is_ended.load(Ordering::SeqCst) && self.side.caps().has(Caps::CANCEL)
     }
 
     fn close_for_breach(self: &Arc<Self>, breach: Breach) {
