@@ -471,7 +471,7 @@ impl Server<UnixAddress> {
 
 impl Server<OneConnection> {
     /// Waits until the connection has ended: the peer has closed its side, what it asked for is answered, and the answers have
-    /// left. Suspends.
+    /// left; or, if it can cancel, as our own clients can, what it asked for has ended. Suspends.
     ///
     /// # Errors
     ///

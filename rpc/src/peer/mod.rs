@@ -52,6 +52,8 @@ pub(crate) struct Peer {
     charged: AtomicUsize,
     /// The keeper looks at it until the peer owes nothing.
     is_watched: AtomicBool,
+    /// All that the peer has sent was read.
+    is_all_read: AtomicBool,
     /// The peer sends no more: what it asked for is answered, and nothing more can be asked of it.
     is_ended: AtomicBool,
     /// The peer ends: it is asked nothing more, and answers what it was asked.
@@ -84,6 +86,7 @@ impl Peer {
             peers_room: AtomicU32::new(u32::MAX),
             charged: AtomicUsize::new(0),
             is_watched: AtomicBool::new(false),
+            is_all_read: AtomicBool::new(false),
             is_ended: AtomicBool::new(false),
             is_leaving: AtomicBool::new(false),
             is_ending: AtomicBool::new(false),
@@ -130,7 +133,7 @@ impl Peer {
         self.calling.get().is_some_and(|calling| calling.is_busy())
     }
 
-    /// Who knows how to cancel has given up all that it asked for when its connection has ended both ways.
+    /// Who knows how to cancel has given up all that it asked for when it sends no more.
     fn cancel_for_who_has_gone(&self) {
         if let Some(serving) = self.serving.get().filter(|_| self.caps().has(Caps::CANCEL)) {
             serving.cancel_all();
@@ -182,6 +185,11 @@ impl Connection<Peer> {
         if peer.serving.get().is_none_or(|serving| serving.is_idle()) && peer.calling().end_if_idle() {
             self.end();
         }
+    }
+
+    /// Whether nobody waits for answers any more. What handlers return that were cancelled for it may be half of an answer.
+    fn is_deserted(&self) -> bool {
+        self.is_closed() || self.side.is_ended.load(Ordering::SeqCst) && self.side.caps().has(Caps::CANCEL)
     }
 
     fn close_for_breach(self: &Arc<Self>, breach: Breach) {
@@ -274,6 +282,7 @@ impl Side for Peer {
         if was_unfinished {
             log::debug!("{} closed in the middle of a frame", connection.describe_peer());
         }
+        connection.side.is_all_read.store(true, Ordering::SeqCst);
         if connection.side.keeper.as_ref().is_some_and(|keeper| keeper.ends()) {
             return;
         }
@@ -298,7 +307,10 @@ impl Side for Peer {
     fn closed(connection: &Arc<Connection<Self>>, reason: Option<Cause>) {
         let peer = &connection.side;
         if let Some(serving) = peer.serving.get() {
-            peer.host.in_flight.fetch_sub(serving.forget_pending(), Ordering::SeqCst);
+            // What it has sent before an end in good order counts, even if it takes no more answers.
+            let keeps_notifications =
+                peer.is_all_read.load(Ordering::SeqCst) && reason.as_ref().is_some_and(is_departure);
+            peer.host.in_flight.fetch_sub(serving.forget_pending(keeps_notifications), Ordering::SeqCst);
         }
         peer.cancel_for_who_has_gone();
         if let Some(cause) = &reason {
@@ -327,6 +339,15 @@ fn is_breach(cause: &Cause) -> bool {
 /// The peer took none of its bytes. A network that broke otherwise is nobody's fault.
 fn is_stall(cause: &Cause) -> bool {
     cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
+}
+
+/// The peer has gone, and neither it nor we did anything wrong.
+fn is_departure(cause: &Cause) -> bool {
+    match cause.downcast_ref::<io::Error>() {
+        Some(error) => matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset),
+        // A child has ended.
+        None => !is_breach(cause),
+    }
 }
 
 /// What a peer may not do, although each of its frames is in order.

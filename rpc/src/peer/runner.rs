@@ -155,8 +155,7 @@ impl<'a> Runner<'a> {
     /// by then; and its id is free before the answer can leave, for then the peer may use it again. `None`: no room.
     fn settle(&mut self, state: &mut State, answer: &mut Vec<u8>) -> Option<Settled> {
         let Some(current) = &self.current else { return Some(Settled::Nothing) };
-        // A handler whose peer has gone was cancelled: what it returned then may be half of an answer.
-        let appended = match answer.is_empty() || self.connection.is_closed() {
+        let appended = match answer.is_empty() || self.connection.is_deserted() {
             true => Appended::Queued,
             false => self.connection.try_append(answer)?,
         };
@@ -250,7 +249,7 @@ impl Drop for Runner<'_> {
     fn drop(&mut self) {
         let Some(id) = self.current.as_ref().map(|current| current.id) else { return };
         let mut answer = Vec::new();
-        if let Some(id) = id {
+        if let Some(id) = id.filter(|_| !self.connection.is_deserted()) {
             let (limits, errors) = (&self.connection.limits, self.connection.side.errors());
             respond_refusal(limits, errors, id, Refusal::HandlerPanicked, &mut answer);
         }

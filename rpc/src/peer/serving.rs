@@ -416,15 +416,18 @@ impl Serving {
         self.state().in_flight == 0
     }
 
-    /// Drops what is pending. Returns how many there were.
-    pub(super) fn forget_pending(&self) -> usize {
+    /// Drops what is pending, but for notifications if they are to be run all the same. Returns how many there were.
+    pub(super) fn forget_pending(&self, keeps_notifications: bool) -> usize {
         let mut state = self.state();
-        let pending = std::mem::take(&mut state.pending);
-        state.in_flight -= pending.len();
-        state.queued_bytes -= pending.iter().map(|request| request.cost()).sum::<usize>();
-        pending.iter().filter_map(|request| request.id()).for_each(|id| drop(state.requests.remove(&id)));
+        let pending = std::mem::take(&mut state.pending).into_iter();
+        let (kept, forgotten): (VecDeque<_>, VecDeque<_>) =
+            pending.partition(|request| keeps_notifications && request.id().is_none());
+        state.pending = kept;
+        state.in_flight -= forgotten.len();
+        state.queued_bytes -= forgotten.iter().map(|request| request.cost()).sum::<usize>();
+        forgotten.iter().filter_map(|request| request.id()).for_each(|id| drop(state.requests.remove(&id)));
         drop(state);
-        pending.len()
+        forgotten.len()
     }
 
     /// The request with this id, if it is pending or runs.

@@ -1,13 +1,16 @@
 //! What breaks: peers that go away, handlers that panic, a kernel that refuses. Each caller learns it, nobody waits for ever.
 
-use std::io;
+use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use dhaga_rpc::{CallError, Client, Limits, Server};
+use dhaga::Runtime;
+use dhaga_rpc::{CallError, Client, HandlerError, Limits, Server};
+use rmpv::Value;
 use serde::{Serialize, Serializer};
 
 use crate::common::*;
@@ -75,6 +78,64 @@ fn what_a_peer_that_can_cancel_has_asked_for_is_cancelled_by_its_half_close() {
         peer.finish();
         eventually("all is gone", || (server.stats().connections, server.stats().in_flight) == (0, 0));
         assert_eq!(server.stats().closed_for_fault, 0);
+    });
+}
+
+/// It finds nobody to answer to, which is no error of the connection.
+#[test]
+fn a_server_of_one_connection_ends_well_when_its_peer_goes_with_calls_in_flight() {
+    within_deadline(|| {
+        let (near, far) = std::os::unix::net::UnixStream::pair().expect("there are descriptors");
+        let server = builder(&Gate::default()).method("break", || -> Result<(), HandlerError> {
+            dhaga::sleep(Duration::from_secs(100));
+            panic!("{}", ON_PURPOSE)
+        });
+        let near = dhaga::net::UnixStream::try_from(near).expect("it can be waited for");
+        let server = server.serve(near.into()).expect("it can be waited for");
+        let caps = Value::Array(vec!["cancel".into()]);
+        let hello = Value::Map(vec![("v".into(), 1.into()), ("caps".into(), caps)]);
+        let sleep = |id| request(id, "sleep", vec![100_000.into(), 1.into()]);
+        let asked = [request(0, "$/hello", vec![hello]), sleep(1), request(2, "break", vec![]), sleep(3)].concat();
+        (&far).write_all(&asked).expect("it is open");
+        rmpv::decode::read_value(&mut &far).expect("our server knows it");
+        eventually("all of them run", || server.stats().in_flight == 3);
+        drop(far);
+        server.wait().expect("its peer has done nothing wrong");
+    });
+}
+
+/// The answers to what it has asked for as well run into a peer that is closed, one after the other.
+#[test]
+fn what_a_peer_has_notified_before_its_end_is_run() {
+    const NOTIFICATIONS: usize = 300;
+    within_deadline(|| {
+        let noted = Arc::new(AtomicUsize::new(0));
+        let counted = noted.clone();
+        let gate = Gate::default();
+        let server = builder(&gate).method("note", move || {
+            // Work that does not wait, for more than one turn of the worker in all.
+            let until = Instant::now() + Duration::from_micros(300);
+            while Instant::now() < until {}
+            counted.fetch_add(1, Ordering::SeqCst);
+            Ok(())
+        });
+        let runtime = Runtime::builder().workers(1).build().expect("the kernel gives a thread");
+        let server = server.bind_on(&runtime, "127.0.0.1:0").expect("the kernel has a port");
+        for (round, connect) in [Peer::connect, Peer::extended].into_iter().enumerate() {
+            let mut peer = connect(server.local_addr());
+            let asked: Vec<_> = (1..=9).flat_map(|id| request(id, "hold", vec![1.into()])).collect();
+            peer.send(&[asked, notification("note", vec![]).repeat(NOTIFICATIONS)].concat());
+            drop(peer);
+            // The worker has looked for news since: the end was read.
+            let seen = (noted.load(Ordering::SeqCst) + 40).min((round + 1) * NOTIFICATIONS);
+            eventually("some more are run", || noted.load(Ordering::SeqCst) >= seen);
+            for _ in 0..9 {
+                gate.admit(1);
+                thread::sleep(Duration::from_millis(1));
+            }
+            eventually("all is gone", || (server.stats().connections, server.stats().in_flight) == (0, 0));
+            assert_eq!(noted.load(Ordering::SeqCst), (round + 1) * NOTIFICATIONS);
+        }
     });
 }
 
@@ -195,11 +256,11 @@ fn a_server_that_dies_leaves_no_caller_waiting() {
         let is_kept = kept.clone();
         let listener = TcpListener::bind("127.0.0.1:0").expect("the kernel has a port");
         let address = listener.local_addr().expect("it is bound");
-        std::thread::spawn(move || {
+        thread::spawn(move || {
             for stream in listener.incoming() {
                 let (arrived, is_kept) = (arrived.clone(), is_kept.clone());
                 let mut peer = Peer::new(stream.expect("there are descriptors"));
-                std::thread::spawn(move || {
+                thread::spawn(move || {
                     while rmpv::decode::read_value(&mut peer.0).is_ok() && is_kept.load(Ordering::SeqCst) {
                         let _ = arrived.send(peer.0.try_clone().expect("there are descriptors"));
                     }

@@ -294,6 +294,8 @@ struct Caller<'a> {
     next_id: u32,
     /// Nothing was sent that would be wrong, so that all that was asked is answered.
     is_right: bool,
+    /// It may have said that it knows how to cancel: then its end takes back what it asked for.
+    may_cancel: bool,
     is_over: bool,
 }
 
@@ -313,6 +315,7 @@ pub fn server(served: &Served, data: &[u8]) {
         due: HashMap::new(),
         next_id: 0,
         is_right: true,
+        may_cancel: false,
         is_over: false,
     };
     let mut script = Script(data);
@@ -362,7 +365,10 @@ impl Caller<'_> {
                 let nested = vec![0x91; script.number()];
                 self.do_wrong(|unsent| unsent.extend(nested));
             }
-            16 => self.ask_for("$/hello", vec![hello(script.number())], Due::Some),
+            16 => {
+                self.may_cancel = true;
+                self.ask_for("$/hello", vec![hello(script.number())], Due::Some);
+            }
             17 => self.cancel(script.number() as u32),
             18 => {
                 let bytes = reserved(script);
@@ -493,23 +499,46 @@ impl Caller<'_> {
     fn finish(mut self) {
         self.flush();
         self.gate.open();
+        if self.is_right && self.may_cancel {
+            self.take_what_is_due();
+        }
         self.peer.finish_if_open();
         if let Err(error) = self.peer.0.read_to_end(&mut self.received) {
             let is_timeout = matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
             assert!(!is_timeout && !self.is_right, "the server did not end it: {error}, {:?}", self.served.server);
             return;
         }
+        self.settle_received();
+        // Who breaks the protocol is closed at once, in the middle of an answer if need be.
+        let is_whole = self.received.is_empty() && self.due.is_empty();
+        assert!(!self.is_right || is_whole, "unanswered: {:?}, and a part: {:x?}", self.due, self.received);
+    }
+
+    fn take_what_is_due(&mut self) {
+        let mut buffer = [0; 4096];
+        self.settle_received();
+        while !self.due.is_empty() {
+            let count = self.peer.0.read(&mut buffer);
+            let count = count.unwrap_or_else(|error| panic!("{error}, unanswered: {:?}", self.due));
+            assert!(count > 0, "the server ended it, unanswered: {:?}", self.due);
+            self.received.extend_from_slice(&buffer[..count]);
+            self.settle_received();
+        }
+    }
+
+    /// Settles all that has come but for a message that has not ended.
+    fn settle_received(&mut self) {
         let received = std::mem::take(&mut self.received);
-        let mut rest = &received[..];
+        let (mut rest, mut ahead) = (&received[..], &received[..]);
         while !rest.is_empty() {
-            match rmpv::decode::read_value(&mut rest) {
+            match rmpv::decode::read_value(&mut ahead) {
                 Ok(message) => self.settle(&message),
-                // Who breaks the protocol is closed at once, in the middle of an answer if need be.
-                Err(error) if error.kind() == ErrorKind::UnexpectedEof && !self.is_right => return,
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof => break,
                 Err(error) => panic!("the server sends what is no message: {error}"),
             }
+            rest = ahead;
         }
-        assert!(!self.is_right || self.due.is_empty(), "unanswered: {:?}", self.due);
+        self.received = rest.to_vec();
     }
 
     fn settle(&mut self, message: &Value) {
