@@ -159,7 +159,10 @@ impl<S: Side> Connection<S> {
 
     /// Lets `encode` append messages to what goes out at the end of the turn. Returns false when the connection has ended.
     pub(crate) fn send(self: &Arc<Self>, encode: impl FnOnce(&mut Vec<u8>)) -> bool {
-        self.note(self.outbox.append(encode))
+        let encoding = Encoding(self);
+        let appended = self.outbox.append(encode);
+        std::mem::forget(encoding);
+        self.note(appended)
     }
 
     /// Asks for a flush at the end of the turn, if none is asked for. Returns false when the connection has ended.
@@ -326,6 +329,16 @@ impl<S: Side> Connection<S> {
         S::closed(self, reason);
         self.outbox.close();
         self.transport.close();
+    }
+}
+
+/// Code of users that encodes into the outgoing buffer. Dropped when it panics: what others have put there must leave.
+struct Encoding<'a, S: Side>(&'a Arc<Connection<S>>);
+
+impl<S: Side> Drop for Encoding<'_, S> {
+    #[cold]
+    fn drop(&mut self) {
+        self.0.note(self.0.outbox.take_stranded());
     }
 }
 

@@ -583,6 +583,17 @@ mod tests {
     }
 
     #[test]
+    fn a_message_holds_the_values_allowed_and_no_more() {
+        for (elements_max, is_allowed) in [(4, false), (5, true), (6, true)] {
+            let limits = Limits { elements_max, ..limits() };
+            let mut out = Vec::new();
+            let outcome = encode_response_ok(&mut out, &limits, 1, &7);
+            assert_eq!(outcome.is_ok(), is_allowed, "{elements_max}");
+            assert_eq!(frame::value_len(&out, &limits).ok().flatten().is_some(), is_allowed, "{elements_max}");
+        }
+    }
+
+    #[test]
     fn a_nil_error_does_not_read_as_success() {
         let mut out = Vec::new();
         encode_response_err(&mut out, &limits(), 1, &()).expect("it fits");

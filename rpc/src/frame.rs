@@ -120,10 +120,11 @@ pub(crate) fn outgoing_value_len(bytes: &[u8], limits: &Limits) -> Result<Option
 /// values are of one level.
 #[inline]
 pub(crate) fn is_last_value(bytes: &[u8], limits: &Limits) -> bool {
+    let Some(elements_max) = limits.elements_max.checked_sub(MESSAGE_VALUES_MAX) else { return false };
     let bounds = Bounds {
         bytes_max: limits.frame_bytes_out_max,
         depth_max: limits.depth_max.min(DEPTH_MAX_CEILING).saturating_sub(1),
-        elements_max: limits.elements_max.saturating_sub(MESSAGE_VALUES_MAX),
+        elements_max,
     };
     whole_len(bytes, &bounds) == Some(bytes.len())
 }
@@ -658,6 +659,59 @@ mod tests {
                 // A pause adds up every claim, so it may see that a frame is too large before the byte that is wrong.
                 (Err(_), Some(Err(_))) => {}
                 (whole, stepwise) => assert_eq!(Some(whole), stepwise, "{bytes:02x?}"),
+            }
+        }
+    }
+
+    /// What the walk from level to level says to these bytes.
+    fn slowly(bounds: &Bounds, bytes: &[u8]) -> Result<Progress, FrameError> {
+        Walk::new(bounds.elements_max).advance(bounds, bytes)
+    }
+
+    /// Whatever one counter takes for whole, the walk does too; and a cutter says what the walk says, errors included.
+    fn check_counter(limits: &Limits, bytes: &[u8]) {
+        let bounds = Bounds::incoming(limits);
+        let expected = slowly(&bounds, bytes);
+        if let Some(len) = whole_len(bytes, &bounds) {
+            assert_eq!(expected, Ok(Progress::Whole { len }), "{bytes:02x?} within {bounds:?}");
+        }
+        if let Some(0x90..=0x9f | 0xdc | 0xdd) = bytes.first() {
+            assert_eq!(Cutter::new(limits).advance(bytes), expected, "{bytes:02x?} within {bounds:?}");
+        }
+    }
+
+    #[test]
+    fn one_counter_is_as_strict_as_the_walk_for_every_marker_and_length() {
+        for marker in 0..=u8::MAX {
+            for fill in [0, 1, 2, 0x90, 0xc0, 0xc1, 0xff] {
+                for len in 0..40 {
+                    let limits = Limits { frame_bytes_in_max: 20, depth_max: 3, elements_max: 9, ..Limits::default() };
+                    let value = [&[marker][..], &vec![fill; len]].concat();
+                    check_counter(&limits, &value);
+                    check_counter(&limits, &in_array(&value));
+                    check_counter(&limits, &[&[0x92, 0x91][..], &value, &value].concat());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn one_counter_is_as_strict_as_the_walk_at_every_limit() {
+        let mut random = Random(13);
+        for _ in 0..5000 {
+            let mut bytes = Vec::new();
+            random.array(&mut bytes, 0);
+            for _ in 0..random.below(3) {
+                let at = random.below(bytes.len() as u64) as usize;
+                bytes[at] = random.next() as u8;
+            }
+            let end = random.below(bytes.len() as u64 + 4) as usize;
+            bytes.resize(end.max(1), 0);
+            for depth_max in 1..8 {
+                let elements_max = random.below(60) as u32;
+                let frame_bytes_in_max = bytes.len() + 2 - random.below(5).min(bytes.len() as u64) as usize;
+                check_counter(&Limits { frame_bytes_in_max, depth_max, elements_max, ..Limits::default() }, &bytes);
+                check_counter(&Limits { depth_max, ..Limits::default() }, &bytes);
             }
         }
     }

@@ -186,6 +186,16 @@ impl Outbox {
         lent.give_back().mark_dirty()
     }
 
+    /// After an encoder has panicked: its turn may have ended while it waited, and then nobody will flush what it held of others.
+    #[cold]
+    pub(crate) fn take_stranded(&self) -> Appended {
+        let mut state = self.lock();
+        match state.buffer.is_empty() {
+            true => Appended::Queued,
+            false => state.mark_dirty(),
+        }
+    }
+
     /// Appends whole messages, if there is room below the limit of unsent bytes.
     pub(crate) fn try_append(&self, messages: &[u8]) -> Option<Appended> {
         let mut state = self.lock();
@@ -413,6 +423,22 @@ mod tests {
         assert!(!head.is_empty() && head.iter().all(|byte| *byte == 1));
         outbox.note_written(head.len());
         assert_eq!(outbox.take_batch(), [2]);
+    }
+
+    #[test]
+    fn what_others_have_sent_is_flushed_although_who_holds_it_panics_after_the_turn() {
+        let (near, _far) = Transport::pair().expect("there are descriptors");
+        let outbox = Outbox::new(usize::MAX);
+        assert_eq!(outbox.append(|buffer| buffer.push(1)), Appended::First);
+        let waits_and_panics = |_: &mut Vec<u8>| {
+            // The turn ends while `Serialize` waits.
+            assert!(matches!(outbox.flush(&near), Flushed::Done));
+            panic!("in the middle of a message");
+        };
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| outbox.append(waits_and_panics)));
+        assert!(panicked.is_err());
+        assert_eq!(outbox.take_stranded(), Appended::First, "nobody else will flush it");
+        assert_eq!(outbox.take_stranded(), Appended::Queued);
     }
 
     #[test]

@@ -301,7 +301,9 @@ fn timeouts_that_race_with_answers_end_each_call_once() {
     const CALLERS: u64 = 100;
     const CALLS: u64 = 40;
     within_deadline(|| {
-        let server = serve(&Gate::default());
+        // Room for all that are given up while the server gets no processor: else calls are late for want of room.
+        let room = (CALLERS * CALLS) as usize;
+        let server = serve_within(Limits { in_flight_per_connection_max: room, ..Limits::default() }, &Gate::default());
         let client = connect(&server);
         let callers: Vec<_> = (1..=CALLERS)
             .map(|caller| {
@@ -328,7 +330,8 @@ fn timeouts_that_race_with_answers_end_each_call_once() {
         assert!(answered <= CALLERS * CALLS);
         eventually("none is in flight", || server.stats().in_flight == 0);
         assert_eq!(add(&client, 1, 2).ok(), Some(3));
-        assert_eq!(server.stats().accepted, server.stats().connections as u64, "no connection was closed");
+        // A worker's first call may be out of time while it dials, and ends that connection.
+        assert_eq!(server.stats().closed_for_fault, 0, "nobody broke the protocol");
     });
 }
 

@@ -247,6 +247,30 @@ fn arguments_that_panic_or_wait_while_they_are_encoded_harm_no_other_call() {
 }
 
 #[test]
+fn a_request_leaves_although_who_encodes_behind_it_waits_and_panics() {
+    within_deadline(|| {
+        hide_panics_on_purpose();
+        let server = odd_server(&Gate::default());
+        let runtime = dhaga::Runtime::builder().workers(1).build().expect("the kernel gives threads");
+        let sum = runtime.spawn(move || {
+            let client = connect(&server);
+            assert_eq!(add(&client, 0, 1).ok(), Some(1));
+            let (first, second) = (client.clone(), client.clone());
+            let asked = dhaga::spawn(move || add(&first, 1, 2));
+            // The turn in which the first was put into the buffer ends meanwhile.
+            let waits_and_panics = || {
+                dhaga::sleep(Duration::from_millis(10));
+                panic!("{}", ON_PURPOSE)
+            };
+            let panics = dhaga::spawn(move || second.call::<_, i64>("echo", (Odd(Box::new(waits_and_panics)),)));
+            assert!(panics.join().is_err());
+            asked.join().expect("it does not panic").ok()
+        });
+        assert_eq!(sum.join().expect("nobody panics"), Some(3));
+    });
+}
+
+#[test]
 fn a_server_that_dies_leaves_no_caller_waiting() {
     const CALLERS: usize = 200;
     within_deadline(|| {
