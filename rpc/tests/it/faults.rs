@@ -251,7 +251,7 @@ fn a_request_leaves_although_who_encodes_behind_it_waits_and_panics() {
     within_deadline(|| {
         hide_panics_on_purpose();
         let server = odd_server(&Gate::default());
-        let runtime = dhaga::Runtime::builder().workers(1).build().expect("the kernel gives threads");
+        let runtime = Runtime::builder().workers(1).build().expect("the kernel gives threads");
         let sum = runtime.spawn(move || {
             let client = connect(&server);
             assert_eq!(add(&client, 0, 1).ok(), Some(1));
