@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::io;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -335,32 +336,29 @@ impl Head {
 
     #[inline]
     fn uint(&mut self, value: u32) {
-        match value {
-            0..=0x7f => self.push([value as u8]),
-            0x80..=0xff => self.push([0xcc, value as u8]),
-            0x100..=0xffff => {
-                let [.., high, low] = value.to_be_bytes();
-                self.push([0xcd, high, low]);
-            }
-            _ => {
-                self.push([0xce]);
-                self.push(value.to_be_bytes());
-            }
-        }
+        self.shortest(value, 0..=0x7f, 0xcc);
     }
 
     #[inline]
     fn str_len(&mut self, len: u32) {
-        match len {
-            0..=0x1f => self.push([0xa0 | len as u8]),
-            0x20..=0xff => self.push([0xd9, len as u8]),
+        self.shortest(len, 0xa0..=0xbf, 0xd9);
+    }
+
+    /// A number in its shortest form: in one of the `short` markers if there are enough, else in the bytes behind `marker`,
+    /// which are one, or two or four behind the next ones.
+    #[inline(always)]
+    fn shortest(&mut self, value: u32, short: RangeInclusive<u8>, marker: u8) {
+        let short_max = u32::from(short.end() - short.start());
+        match value {
+            _ if value <= short_max => self.push([short.start() + value as u8]),
+            0..=0xff => self.push([marker, value as u8]),
             0x100..=0xffff => {
-                let [.., high, low] = len.to_be_bytes();
-                self.push([0xda, high, low]);
+                let [.., high, low] = value.to_be_bytes();
+                self.push([marker + 1, high, low]);
             }
             _ => {
-                self.push([0xdb]);
-                self.push(len.to_be_bytes());
+                self.push([marker + 2]);
+                self.push(value.to_be_bytes());
             }
         }
     }
@@ -580,6 +578,20 @@ mod tests {
         assert!(matches!(encode_response_ok_raw(&mut out, &limits, 1, &[1, 2]), Err(EncodeError::NotOneValue)));
         assert!(matches!(encode_response_err_raw(&mut out, &limits, 1, &[0xc1]), Err(EncodeError::NotOneValue)));
         assert!(out.is_empty());
+    }
+
+    #[test]
+    fn numbers_and_lengths_of_a_head_have_their_shortest_form() {
+        let edges = [0, 0x1f, 0x20, 0x7f, 0x80, 0xff, 0x100, 0xffff, 0x1_0000, u32::MAX];
+        for value in edges {
+            let mut head = Head::new([0x94, REQUEST]);
+            head.uint(value);
+            head.str_len(value);
+            let mut expected = vec![0x94, REQUEST];
+            rmp::encode::write_uint(&mut expected, u64::from(value)).expect("a vector takes everything");
+            rmp::encode::write_str_len(&mut expected, value).expect("a vector takes everything");
+            assert_eq!(head.bytes(), expected, "{value}");
+        }
     }
 
     #[test]
