@@ -7,6 +7,7 @@
 //! so (see `inbox`), so whoever pushes knows whether to ring.
 
 mod batch;
+mod doze;
 mod share;
 mod shared;
 mod sleepers;
@@ -36,6 +37,7 @@ use crate::task::{Attention, State, TaskId, TaskRef, TaskTable};
 use crate::timer::Timers;
 
 use self::batch::Batch;
+use self::doze::{Doze, Offers};
 pub(crate) use self::shared::Shared;
 pub(crate) use self::sleepers::Alarm;
 use self::sleepers::Sleepers;
@@ -47,9 +49,6 @@ use self::watch::{LOOK_PERIOD, LOOKS, Seen};
 const POLL_PERIOD: Duration = Duration::from_micros(500);
 /// Dhagas in a row that go first because the one before has woken them; as many as in tokio, for the same reason.
 const HAND_OFFS_MAX: u32 = 3;
-/// How long a worker that had work polls without blocking before it sleeps. Waking a sleeping thread costs the other
-/// side several microseconds, more than a loopback round trip.
-const DOZE_MAX: Duration = Duration::from_micros(50);
 /// Spawn credit is drawn from and returned to the runtime in lots of this size, so that a spawn touches no shared line.
 const CREDIT_LOT_MAX: usize = 256;
 
@@ -118,6 +117,8 @@ pub(crate) struct Worker {
     poll_due: Cell<Instant>,
     /// Something ran since the worker last slept.
     was_useful: Cell<bool>,
+    /// What came of it when it offered its core to others.
+    offers: Offers,
     /// How far the shutdown has come here.
     phase: Cell<Phase>,
     pub(crate) extensions: crate::extensions::Extensions,
@@ -214,6 +215,7 @@ impl Worker {
             budget: Cell::new(BUDGET_MAX),
             poll_due: Cell::new(now()),
             was_useful: Cell::new(false),
+            offers: Offers::default(),
             phase: Cell::new(Phase::Running),
             extensions: crate::extensions::Extensions::default(),
             blocks: Blocks::new(),
@@ -418,12 +420,12 @@ impl Worker {
         }
     }
 
-    /// Polls without blocking for a little while after useful work. Returns whether it found some.
+    /// Polls without blocking for a little while after useful work (see `doze`). Returns whether it found some.
     fn doze(&self) -> bool {
         if !self.shared.dozes || !self.was_useful.get() {
             return false;
         }
-        let until = now() + DOZE_MAX;
+        let mut doze = Doze::new(&self.offers, now());
         loop {
             self.front.note_turn();
             if self.turn_reactor(Some(Duration::ZERO)) > 0
@@ -434,9 +436,10 @@ impl Worker {
                 return true;
             }
             let now = now();
-            if now >= until || self.timers.borrow().next_deadline().is_some_and(|deadline| deadline <= now) {
+            if doze.is_over(now) || self.timers.borrow().next_deadline().is_some_and(|deadline| deadline <= now) {
                 return false;
             }
+            doze.offer(now);
         }
     }
 
