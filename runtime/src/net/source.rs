@@ -4,6 +4,7 @@ mod polls;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,7 +18,7 @@ use crate::interrupt::{Interrupt, ShuttingDown};
 use crate::park::{self, Parked, WaitReason};
 use crate::reactor::{Direction, Left, OnReady, Readiness};
 use crate::run_queue::{Address, Injector, Message};
-use crate::scheduler::{Worker, now, worker};
+use crate::scheduler::{Worker, current_task, now, worker};
 
 pub(crate) use self::polls::Place;
 
@@ -33,17 +34,20 @@ const SHORTAGE_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// A non-blocking descriptor that dhagas of any worker, and plain threads, can wait for. It is registered once, with the
 /// worker of the first dhaga that waits for it, and stays there.
+///
+/// What each attempt and wait touches comes first, so that most sources have it in one cache line.
+#[repr(C)]
 pub(crate) struct Source<S: AsFd> {
     /// Above the socket, so that it is dropped first: out of the interest list before the descriptor is closed. epoll would
     /// keep a stale token if the descriptor had a duplicate.
     registration: Registration,
-    socket: S,
+    read_timeout: Timeout,
+    write_timeout: Timeout,
     /// The user asked for `WouldBlock` instead of a wait.
     is_nonblocking: AtomicBool,
     /// Accepts in a row that found no descriptor left.
     shortages: AtomicU8,
-    read_timeout: Timeout,
-    write_timeout: Timeout,
+    socket: S,
 }
 
 /// How long one wait may take. Nanoseconds; 0: for ever.
@@ -70,7 +74,8 @@ impl Timeout {
 #[derive(Default)]
 struct Registration {
     readiness: Arc<Readiness>,
-    home: Mutex<Option<Home>>,
+    /// Boxed, since only the last owner reads it.
+    home: Mutex<Option<Box<Home>>>,
 }
 
 /// Where a source is registered.
@@ -303,6 +308,9 @@ impl<S: AsFd> Source<S> {
         if !self.registration.readiness.enqueue(manner.direction, me) {
             return Ok(Parked::Woken);
         }
+        if let Some(task) = current_task() {
+            task.expect_event(ptr::from_ref(self).cast(), Arc::as_ptr(&self.registration.readiness).cast());
+        }
         let queued = Queued { readiness: &self.registration.readiness, direction: manner.direction, me, turn };
         let parked = park::park_until(manner.reason, deadline);
         drop(queued);
@@ -418,7 +426,7 @@ impl<S: AsFd> Source<S> {
         let mut home = home.lock().unwrap_or_else(PoisonError::into_inner);
         if !readiness.look().is_registered() {
             let token = worker.register(descriptor, readiness)?;
-            *home = Some(Home { injector: worker.injector, token, descriptor });
+            *home = Some(Box::new(Home { injector: worker.injector, token, descriptor }));
         }
         Ok(())
     }
@@ -455,12 +463,12 @@ impl<S: AsFd> Source<S> {
 impl Drop for Registration {
     fn drop(&mut self) {
         let home = self.home.get_mut().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(Home { injector, token, descriptor }) = home.filter(|_| self.readiness.look().is_registered()) else {
+        let Some(home) = home.filter(|_| self.readiness.look().is_registered()) else {
             return;
         };
+        let Home { injector, token, descriptor } = *home;
         injector.deregister(descriptor);
-        let is_here =
-            worker().filter(|worker| std::ptr::eq(worker.injector, injector)).map(|worker| worker.forget(token));
+        let is_here = worker().filter(|worker| ptr::eq(worker.injector, injector)).map(|worker| worker.forget(token));
         if is_here.is_none() {
             // A reactor that has gone has forgotten already.
             let _ = injector.push(Message::Forget(token));
@@ -507,10 +515,18 @@ pub(crate) struct Turn<'a> {
 }
 
 impl Drop for Turn<'_> {
+    #[inline(always)]
     fn drop(&mut self) {
-        if self.owes_turn
-            && let Some(next) = self.readiness.next_waiter(self.direction)
-        {
+        if self.owes_turn {
+            self.pass_on();
+        }
+    }
+}
+
+impl Turn<'_> {
+    #[cold]
+    fn pass_on(&self) {
+        if let Some(next) = self.readiness.next_waiter(self.direction) {
             park::unpark_dhaga(next);
         }
     }
@@ -525,6 +541,7 @@ struct Queued<'a, 'b> {
 }
 
 impl Drop for Queued<'_, '_> {
+    #[inline(always)]
     fn drop(&mut self) {
         if self.readiness.dequeue(self.direction, self.me) == Left::WokenBeforeOthers {
             self.turn.owes_turn = true;
