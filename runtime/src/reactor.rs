@@ -277,6 +277,7 @@ impl<W: Copy + PartialEq> Readiness<W> {
     }
 
     /// Queues a waiter, unless the direction became ready meanwhile, or its reactor has gone. Returns whether it was queued.
+    #[inline(always)]
     pub(crate) fn enqueue(&self, direction: Direction, waiter: W) -> bool {
         let mut waiters = self.lock();
         if !self.is_awaited(direction) {

@@ -18,7 +18,8 @@ use crate::interrupt::{Interrupt, ShuttingDown};
 use crate::park::{self, Parked, WaitReason};
 use crate::reactor::{Direction, Left, OnReady, Readiness};
 use crate::run_queue::{Address, Injector, Message};
-use crate::scheduler::{Worker, current_task, now, worker};
+use crate::scheduler::{Worker, now, running, worker};
+use crate::task::TaskRef;
 
 pub(crate) use self::polls::Place;
 
@@ -284,7 +285,8 @@ impl<S: AsFd> Source<S> {
     pub(crate) fn wait(&self, manner: Manner, own: Option<Instant>, turn: &mut Turn<'_>) -> io::Result<Parked> {
         park::check()?;
         let deadline = park::earliest(own);
-        match park::unparker().address() {
+        // Nobody unwinds here, as `check` has seen: a dhaga parks.
+        match running() {
             Some(me) => self.wait_in_dhaga(manner, deadline, me, turn),
             None => self.wait_on_thread(manner.direction, deadline),
         }
@@ -297,22 +299,25 @@ impl<S: AsFd> Source<S> {
         Ok(park::check()?)
     }
 
+    #[inline(always)]
     fn wait_in_dhaga(
         &self,
         manner: Manner,
         deadline: Option<Instant>,
-        me: Address,
+        (worker, task): (&Worker, TaskRef),
         turn: &mut Turn<'_>,
     ) -> io::Result<Parked> {
-        self.ensure_registered()?;
-        if !self.registration.readiness.enqueue(manner.direction, me) {
+        let readiness = &self.registration.readiness;
+        if !readiness.look().is_registered() {
+            self.register(worker)?;
+        }
+        let me = worker.address(&task);
+        if !readiness.enqueue(manner.direction, me) {
             return Ok(Parked::Woken);
         }
-        if let Some(task) = current_task() {
-            task.expect_event(ptr::from_ref(self).cast(), Arc::as_ptr(&self.registration.readiness).cast());
-        }
-        let queued = Queued { readiness: &self.registration.readiness, direction: manner.direction, me, turn };
-        let parked = park::park_until(manner.reason, deadline);
+        task.expect_event(ptr::from_ref(self).cast(), Arc::as_ptr(readiness).cast());
+        let queued = Queued { readiness, direction: manner.direction, me, turn };
+        let parked = park::park_dhaga(worker, task, manner.reason, deadline);
         drop(queued);
         Ok(parked)
     }

@@ -143,6 +143,13 @@ pub(crate) fn current_task() -> Option<TaskRef> {
     WORKER.get()?.current.get()
 }
 
+/// As [`current_task`], with its worker.
+#[inline(always)]
+pub(crate) fn running() -> Option<(&'static Worker, TaskRef)> {
+    let worker = WORKER.get()?;
+    Some((worker, worker.current.get()?))
+}
+
 /// In the child of a fork: the dhaga that forked goes no further than its next wait (see `fork`).
 pub(crate) extern "C" fn in_forked_child() {
     if let Some(task) = current_task() {
