@@ -221,6 +221,12 @@ impl Task {
         unsafe { frame::innermost(&self.frames) }
     }
 
+    /// Whether its code is in no frame and has inherited nothing: the usual case, seen at a glance.
+    #[inline(always)]
+    pub(crate) fn is_unbound(&self) -> bool {
+        self.frames.get().is_null() && self.head().is_none_or(Head::inherits_nothing)
+    }
+
     #[inline(always)]
     pub(crate) fn is_unwinding(&self) -> bool {
         self.attention.has(Attention::UNWINDING)

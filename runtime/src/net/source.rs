@@ -322,6 +322,7 @@ impl<S: AsFd> Source<S> {
         Ok(parked)
     }
 
+    #[cold]
     fn wait_on_thread(&self, direction: Direction, deadline: Option<Instant>) -> io::Result<Parked> {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(now()));
         // A time beyond what the kernel can count is for ever.
@@ -414,6 +415,7 @@ impl<S: AsFd> Source<S> {
         worker().map_or(Ok(()), |worker| self.register(worker))
     }
 
+    #[cold]
     fn register(&self, worker: &Worker) -> io::Result<()> {
         let registered = self.try_to_register(worker);
         if registered.is_err() {
