@@ -135,7 +135,18 @@ pub fn park(reason: WaitReason) {
 /// As [`park`].
 #[inline(always)]
 pub fn park_until(reason: WaitReason, deadline: Option<Instant>) -> Parked {
-    match park_raw(reason, deadline) {
+    outcome(park_raw(reason, deadline))
+}
+
+/// As [`park_until`], for who knows that this dhaga runs here and does not unwind.
+#[inline(always)]
+pub(crate) fn park_dhaga(worker: &Worker, task: TaskRef, reason: WaitReason, deadline: Option<Instant>) -> Parked {
+    outcome(worker.suspend(task, reason, deadline))
+}
+
+#[inline(always)]
+fn outcome(wake: Wake) -> Parked {
+    match wake {
         Wake::TimedOut => Parked::TimedOut,
         Wake::Unwind => throw(),
         Wake::Ready | Wake::Report => Parked::Woken,

@@ -29,7 +29,7 @@ use crate::fork;
 use crate::front::{AtEnd, Front};
 use crate::job::Job;
 use crate::phase::Phase;
-use crate::reactor::{FutureWaker, OnReady, Readiness, Report};
+use crate::reactor::{FutureWaker, OnReady, Reactor, Readiness, Report};
 use crate::ready_queue::ReadyQueue;
 use crate::run_queue::{Doorbell, Injector, Message};
 use crate::stack::{Stack, StackPool};
@@ -42,6 +42,7 @@ pub(crate) use self::shared::Shared;
 pub(crate) use self::sleepers::Alarm;
 use self::sleepers::Sleepers;
 use self::start::BUDGET_MAX;
+use self::wake::Found;
 use self::watch::{LOOK_PERIOD, LOOKS, Seen};
 
 /// How long a worker with work goes without a look at its sockets. A look costs as much as a small request, and those who
@@ -141,6 +142,13 @@ pub(crate) fn worker() -> Option<&'static Worker> {
 #[inline(always)]
 pub(crate) fn current_task() -> Option<TaskRef> {
     WORKER.get()?.current.get()
+}
+
+/// As [`current_task`], with its worker.
+#[inline(always)]
+pub(crate) fn running() -> Option<(&'static Worker, TaskRef)> {
+    let worker = WORKER.get()?;
+    Some((worker, worker.current.get()?))
 }
 
 /// In the child of a fork: the dhaga that forked goes no further than its next wait (see `fork`).
@@ -383,7 +391,7 @@ impl Worker {
             second.prefetch();
         }
         if let Some(first) = first {
-            first.prefetch_stack();
+            first.prefetch_work();
         }
         self.resume(task);
         true
@@ -461,7 +469,7 @@ impl Worker {
         let look = (may_block && self.shared.watches() && self.is_watchful()).then_some(LOOK_PERIOD);
         let timeout =
             if may_block { self.until_next_deadline().into_iter().chain(look).min() } else { Some(Duration::ZERO) };
-        reactor.turn(timeout, |report| self.take_report(report));
+        self.take_reports(&mut reactor, timeout);
         drop(reactor);
         self.call_back();
         self.shared.thieves.get_up(&self.injector.inbox);
@@ -479,8 +487,20 @@ impl Worker {
 
     fn turn_reactor(&self, timeout: Option<Duration>) -> usize {
         self.poll_due.set(now() + POLL_PERIOD);
-        let count = self.front.reactor().turn(timeout, |report| self.take_report(report));
+        let count = self.take_reports(&mut self.front.reactor(), timeout);
         self.call_back();
+        count
+    }
+
+    fn take_reports(&self, reactor: &mut Reactor, timeout: Option<Duration>) -> usize {
+        let mut found = Found::default();
+        let count = reactor.turn(timeout, |report| match report {
+            Report::Waiter(address) if std::ptr::eq(address.injector, self.injector) => {
+                self.find_to_wake(address.task, &mut found);
+            }
+            other => self.take_report(other),
+        });
+        self.wake_found(found);
         count
     }
 
