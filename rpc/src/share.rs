@@ -20,6 +20,8 @@ const HALVINGS_FIRST: u8 = 3;
 const HALVINGS_MAX: u8 = 16;
 /// Reads that took little after which who was greedy is not any more: the rest of a burst is often small.
 const MODEST_READS: u8 = 8;
+/// The same for a stranger: who connects again and again, to be closed for what it sends, never goes before those who are known.
+const MODEST_READS_FIRST: u8 = 2;
 /// A read of fewer bytes takes no time worth a look at the clock.
 pub(crate) const SMALL_READ_BYTES: usize = 1 << 10;
 
@@ -33,7 +35,7 @@ pub(crate) struct Share {
 
 impl Default for Share {
     fn default() -> Self {
-        Self { halvings: AtomicU8::new(HALVINGS_FIRST), greed: AtomicU8::new(0) }
+        Self { halvings: AtomicU8::new(HALVINGS_FIRST), greed: AtomicU8::new(MODEST_READS_FIRST) }
     }
 }
 
@@ -102,8 +104,19 @@ mod tests {
     }
 
     #[test]
+    fn a_stranger_is_not_before_the_others() {
+        let share = Share::default();
+        (0..MODEST_READS_FIRST).for_each(|_| {
+            assert!(share.is_greedy());
+            share.note_small();
+        });
+        assert!(!share.is_greedy());
+    }
+
+    #[test]
     fn who_takes_long_is_greedy_until_it_has_asked_for_little_for_a_while() {
         let share = Share::default();
+        (0..MODEST_READS_FIRST).for_each(|_| share.note_small());
         share.note(PORTION_MAX / 3, false);
         assert!(!share.is_greedy(), "it is in between");
         share.note(PORTION_MAX, true);

@@ -154,6 +154,12 @@ pub fn is_bare() -> bool {
     crate::around::with_ambient(|ambient| ambient.is_none_or(|ambient| ambient.is_empty()))
 }
 
+/// Whether the caller runs among those who stepped back.
+#[inline]
+pub fn is_patient() -> bool {
+    worker().is_some_and(|worker| worker.is_patient_turn.get())
+}
+
 /// A number that changes with each turn of the caller's worker: who has not waited meanwhile finds it as it was. 0 on a plain
 /// thread.
 pub fn number() -> u32 {

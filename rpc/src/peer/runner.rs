@@ -54,8 +54,11 @@ impl<'a> Runner<'a> {
             self.count_begin(&request);
             let error = self.serve(&request, &mut answer);
             self.count_end(answer.len(), error);
-            if slice.is_over(request.cost() + answer.len()) {
-                self.connection.step_back();
+            match slice.is_over(request.cost() + answer.len()) {
+                true => self.connection.step_back(),
+                // The handler has waited, and was woken among those who take little.
+                false if !turn::is_patient() => self.connection.step_back_if_greedy(),
+                false => {}
             }
             next = self.next(&mut answer);
             Asked::keep(request);

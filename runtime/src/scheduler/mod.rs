@@ -65,6 +65,8 @@ pub(crate) struct Worker {
     ready: ReadyQueue,
     /// Those who stepped back behind all others.
     patient: ReadyQueue,
+    /// It is the turn of those.
+    pub(crate) is_patient_turn: Cell<bool>,
     /// The dhaga that the last one woke, and how many went first in a row for that reason.
     handed: Cell<Option<TaskRef>>,
     hand_offs: Cell<u32>,
@@ -188,6 +190,7 @@ impl Worker {
             current: Cell::default(),
             ready: ReadyQueue::default(),
             patient: ReadyQueue::default(),
+            is_patient_turn: Cell::new(false),
             handed: Cell::new(None),
             hand_offs: Cell::new(0),
             ready_left: Cell::default(),
@@ -426,14 +429,18 @@ impl Worker {
     #[inline(never)]
     fn run_patient_for_a_while(&self) {
         let began = now();
+        self.is_patient_turn.set(true);
         while let Some(task) = self.patient.pop_front() {
             self.resume(task);
             if now() - began >= PATIENT_MAX {
                 break;
             }
         }
+        self.is_patient_turn.set(false);
         self.was_useful.set(true);
-        self.flush();
+        // As behind the others: this turn may be the last for long.
+        self.publish_live();
+        self.end_turn();
         // They take long, so whoever comes meanwhile is looked for at once.
         self.poll_due.set(began);
     }

@@ -281,3 +281,34 @@ fn a_step_back_on_a_plain_thread_is_none() {
     turn::step_back();
     assert_eq!((turn, turn::number()), (0, 0));
 }
+
+#[test]
+fn who_ends_after_a_step_back_is_not_counted_any_more() {
+    within_deadline(DEADLINE, || {
+        let runtime = Runtime::builder().workers(1).build().expect("a test can start a runtime");
+        runtime.spawn(turn::step_back).join().expect("nobody panics");
+        while runtime.tasks() > 0 {
+            std::thread::yield_now();
+        }
+    });
+}
+
+#[test]
+fn a_shutdown_learns_at_once_of_those_who_end_after_a_step_back() {
+    within_deadline(DEADLINE, || {
+        let runtime = Runtime::builder().workers(1).build().expect("a test can start a runtime");
+        let last = runtime.spawn(|| {
+            while !dhaga::is_shutting_down() {
+                dhaga::yield_now();
+            }
+            // The worker has heard of it, too, after another turn.
+            let turn = turn::number();
+            while turn::number().wrapping_sub(turn) < 3 {
+                dhaga::yield_now();
+            }
+            turn::step_back();
+        });
+        last.detach();
+        runtime.shutdown(DEADLINE * 2).expect("it has ended by itself");
+    });
+}
