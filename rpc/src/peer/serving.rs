@@ -338,7 +338,7 @@ impl Batch {
 
     /// The request with this id, if it is in this batch.
     pub(super) fn request(&self, id: u32) -> Option<Request> {
-        self.requests.iter().find(|request| request.id() == Some(id)).cloned()
+        self.requests.iter().rev().find(|request| request.id() == Some(id)).cloned()
     }
 
     /// Keeps a `$/meta` for the next request. Returns the one before it, for which none has come.

@@ -48,6 +48,9 @@ use self::watch::{LOOK_PERIOD, LOOKS, Seen};
 /// How long a worker with work goes without a look at its sockets. A look costs as much as a small request, and those who
 /// are ready already came first.
 const POLL_PERIOD: Duration = Duration::from_micros(500);
+/// How long those who stepped back run in a turn: half of what the others may have, so that these wait no longer for them than
+/// for one another, and they still get a third of a worker that has no time for both.
+const PATIENT_MAX: Duration = Duration::from_micros(50);
 /// Dhagas in a row that go first because the one before has woken them; as many as in tokio, for the same reason.
 const HAND_OFFS_MAX: u32 = 3;
 /// Spawn credit is drawn from and returned to the runtime in lots of this size, so that a spawn touches no shared line.
@@ -60,6 +63,10 @@ pub(crate) struct Worker {
     tasks: RefCell<TaskTable>,
     current: Cell<Option<TaskRef>>,
     ready: ReadyQueue,
+    /// Those who stepped back behind all others.
+    patient: ReadyQueue,
+    /// It is the turn of those.
+    pub(crate) is_patient_turn: Cell<bool>,
     /// The dhaga that the last one woke, and how many went first in a row for that reason.
     handed: Cell<Option<TaskRef>>,
     hand_offs: Cell<u32>,
@@ -80,7 +87,7 @@ pub(crate) struct Worker {
     timers: RefCell<Timers<TaskId>>,
     /// Futures that wait for time to pass.
     sleepers: RefCell<Sleepers>,
-    front: Arc<Front>,
+    pub(crate) front: Arc<Front>,
     stacks: RefCell<StackPool>,
     /// Dhagas that got no stack.
     refused: Cell<u64>,
@@ -191,6 +198,8 @@ impl Worker {
             tasks: RefCell::default(),
             current: Cell::default(),
             ready: ReadyQueue::default(),
+            patient: ReadyQueue::default(),
+            is_patient_turn: Cell::new(false),
             handed: Cell::new(None),
             hand_offs: Cell::new(0),
             ready_left: Cell::default(),
@@ -238,6 +247,7 @@ impl Worker {
             self.run_batch();
             self.share_unstarted();
             self.end_turn();
+            self.run_patient();
             self.poll();
             self.front.note_turn();
         }
@@ -417,7 +427,35 @@ impl Worker {
         self.front.keep_at_end(list);
     }
 
-    /// Step 6: the sockets. Blocks if there is nothing else to do, and asks only now and then if there is.
+    /// Step 6: those who stepped back, for a short while, when what the others have to send has left. Never left out: however
+    /// much the others have to do, they get their share.
+    #[inline]
+    fn run_patient(&self) {
+        if !self.patient.is_empty() {
+            self.run_patient_for_a_while();
+        }
+    }
+
+    #[inline(never)]
+    fn run_patient_for_a_while(&self) {
+        let began = now();
+        self.is_patient_turn.set(true);
+        while let Some(task) = self.patient.pop_front() {
+            self.resume(task);
+            if now() - began >= PATIENT_MAX {
+                break;
+            }
+        }
+        self.is_patient_turn.set(false);
+        self.was_useful.set(true);
+        // As behind the others: this turn may be the last for long.
+        self.publish_live();
+        self.end_turn();
+        // They take long, so whoever comes meanwhile is looked for at once.
+        self.poll_due.set(began);
+    }
+
+    /// Step 7: the sockets. Blocks if there is nothing else to do, and asks only now and then if there is.
     fn poll(&self) {
         if self.has_work() || self.is_empty_and_stopping() || self.steal() {
             if now() >= self.poll_due.get() {
@@ -538,7 +576,11 @@ impl Worker {
     }
 
     fn has_work(&self) -> bool {
-        !self.ready.is_empty() || self.handed.get().is_some() || self.has_unstarted() || self.front.at_end_len() > 0
+        !self.ready.is_empty()
+            || !self.patient.is_empty()
+            || self.handed.get().is_some()
+            || self.has_unstarted()
+            || self.front.at_end_len() > 0
     }
 }
 
