@@ -138,7 +138,7 @@ impl Queue {
         self.requests.iter()
     }
 
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Request> {
+    pub(super) fn iter_mut(&mut self) -> impl DoubleEndedIterator<Item = &mut Request> {
         self.requests.iter_mut()
     }
 

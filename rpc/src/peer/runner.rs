@@ -19,10 +19,12 @@ use crate::metrics::Begun;
 use crate::outbox::Appended;
 use crate::service::{Handler, HandlerError, kind_of, respond_refusal};
 
-/// How long a runner goes on before it lets others of its worker run: the runtime's own measure for a batch.
-const RUN_MAX: Duration = Duration::from_micros(100);
-/// Requests between two looks at the clock.
+/// How long a runner goes on before it lets others of its worker run: as long as those who step back have in a turn.
+const RUN_MAX: Duration = Duration::from_micros(50);
+/// Requests between two looks at the clock,
 const REQUESTS_PER_CLOCK_READ: usize = 8;
+/// of which one counts as many more as it has so many bytes, its answer's included.
+const BYTES_PER_REQUEST: usize = 1 << 10;
 
 /// Runs pending requests one after the other. Whatever becomes of a handler, dropping the runner answers its request and
 /// makes room.
@@ -94,9 +96,13 @@ impl<'a> Runner<'a> {
             self.count_begin(&request);
             let error = self.serve(&request, desk);
             self.count_end(desk.answer.len(), error);
+            let bytes = request.cost as usize + desk.answer.len();
             drop(request);
-            if slice.is_over() {
-                yield_now();
+            match slice.is_over(bytes) {
+                true => self.connection.step_back(),
+                // The handler has waited, and was woken among those who take little.
+                false if !turn::is_patient() => self.connection.step_back_if_greedy(),
+                false => {}
             }
             match self.next(desk) {
                 Then::Here(next) => request = next,
@@ -303,6 +309,7 @@ impl Successor {
         while self.connection.wait_for_room(None).is_err() {
             yield_now();
         }
+        self.connection.step_back_if_greedy();
         let serving = self.connection.side.serving();
         serving.state().has_successor = false;
         Runner::new(&self.connection, serving).run();
@@ -348,21 +355,31 @@ impl Drop for Runner<'_> {
 #[derive(Default)]
 struct Slice {
     requests: usize,
-    began: Option<Instant>,
+    /// When it was looked at the clock, and in which turn of the worker: who waits meanwhile takes no time.
+    began: Option<(u32, Instant)>,
 }
 
 impl Slice {
-    /// Counts a request. Returns whether others should run now.
-    fn is_over(&mut self) -> bool {
-        self.requests += 1;
-        if !self.requests.is_multiple_of(REQUESTS_PER_CLOCK_READ) {
+    /// Counts a request of so many bytes. Returns whether others should run now.
+    fn is_over(&mut self, bytes: usize) -> bool {
+        self.requests += 1 + bytes / BYTES_PER_REQUEST;
+        if self.requests < REQUESTS_PER_CLOCK_READ {
             return false;
         }
-        let now = park::now();
-        let is_over = now - *self.began.get_or_insert(now) > RUN_MAX;
-        if is_over {
-            self.began = None;
+        self.requests = 0;
+        let (turn, now) = (turn::number(), park::now());
+        match self.began {
+            Some((begun_in, began)) if begun_in == turn => {
+                let is_over = now - began > RUN_MAX;
+                if is_over {
+                    self.began = None;
+                }
+                is_over
+            }
+            _ => {
+                self.began = Some((turn, now));
+                false
+            }
         }
-        is_over
     }
 }

@@ -397,7 +397,7 @@ impl Batch {
 
     /// Cancels the request with this id. Returns whether it is in this batch.
     pub(super) fn cancel(&mut self, id: u32) -> bool {
-        let request = self.requests.iter_mut().find(|request| request.id == Some(id));
+        let request = self.requests.iter_mut().rev().find(|request| request.id == Some(id));
         request.map(|request| request.is_cancelled = true).is_some()
     }
 

@@ -43,22 +43,20 @@ impl WakerRef<'_> {
     }
 }
 
-/// The futures that wait in one direction: a place for each handle. Boxed, since most sources have none.
+/// The futures that wait in one direction: a place for each handle.
 #[derive(Default)]
-pub(super) struct Places(Option<Box<Slab<Option<FutureWaker>>>>);
+pub(super) struct Places(Slab<Option<FutureWaker>>);
 
 impl Places {
     /// Takes out the wakers of all.
     pub(super) fn take(&mut self, report: impl FnMut(FutureWaker)) {
-        let places = self.0.iter_mut().flat_map(|places| places.iter_mut());
-        places.filter_map(|(_, place)| place.take()).for_each(report);
+        self.0.iter_mut().filter_map(|(_, place)| place.take()).for_each(report);
     }
 
     /// The place with this key, or a new one if there is no key yet.
     fn place(&mut self, key: &mut Option<usize>) -> &mut Option<FutureWaker> {
-        let places = self.0.get_or_insert_default();
-        let key = *key.get_or_insert_with(|| places.insert(None));
-        &mut places[key]
+        let key = *key.get_or_insert_with(|| self.0.insert(None));
+        &mut self.0[key]
     }
 }
 
@@ -71,7 +69,7 @@ impl<W: Copy + PartialEq> Readiness<W> {
         if !self.is_awaited(direction) {
             return false;
         }
-        let place = waiters.queue(direction).futures.place(key);
+        let place = waiters.others().futures[direction as usize].place(key);
         if place.as_ref().is_some_and(|kept| waker.is_kept_in(kept)) {
             return true;
         }
@@ -85,7 +83,7 @@ impl<W: Copy + PartialEq> Readiness<W> {
     /// Ends the use of a place.
     pub(crate) fn give_up(&self, key: usize, direction: Direction) {
         let mut waiters = self.lock();
-        let last = waiters.queue(direction).futures.0.as_mut().and_then(|places| places.remove(key));
+        let last = waiters.others().futures[direction as usize].0.remove(key);
         drop(waiters);
         drop(last);
     }
@@ -93,7 +91,7 @@ impl<W: Copy + PartialEq> Readiness<W> {
     /// The futures that wait in one direction, for an event that the kernel does not send.
     pub(crate) fn take_futures(&self, direction: Direction) -> Vec<FutureWaker> {
         let mut taken = Vec::new();
-        self.lock().queue(direction).futures.take(|waker| taken.push(waker));
+        self.lock().take_futures(direction, |waker| taken.push(waker));
         taken
     }
 }
