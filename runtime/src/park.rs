@@ -219,6 +219,17 @@ pub(crate) fn yield_now() {
     }
 }
 
+/// Sends the caller behind all who are ready, and who become so meanwhile.
+pub(crate) fn step_back() {
+    const OBSTACLES: u8 = Attention::UNWINDING | Attention::NO_SUSPEND | Attention::LEAVING;
+    match worker().and_then(|worker| Some((worker, worker.current()?))) {
+        Some((worker, task)) if !panicking() && !task.attention.has(OBSTACLES) => {
+            worker.step_back(task);
+        }
+        _ => yield_now(),
+    }
+}
+
 #[cold]
 fn yield_or_leave(worker: &Worker, task: TaskRef) {
     if task.is_unwinding() {

@@ -97,6 +97,12 @@ impl Worker {
         coroutine::suspend()
     }
 
+    /// Sends the running dhaga behind all others (see `run_patient`).
+    pub(crate) fn step_back(&self, task: TaskRef) -> Wake {
+        self.patient.push_back(task);
+        coroutine::suspend()
+    }
+
     /// Makes a dhaga of this worker ready, or saves it the wake if it is not parked. The last one that the running dhaga
     /// wakes is next.
     #[inline(always)]
