@@ -44,7 +44,7 @@ struct State {
     has_writer: bool,
     /// The rest of what a flush began: goes first, and nobody encodes into it, since it begins inside a message.
     head: Vec<u8>,
-    /// Bytes of `head`, or that the writer holds.
+    /// Bytes of `head`, or of what the writer holds: all of them until the last has left, since so long they take memory.
     held: usize,
     is_closed: bool,
     /// Senders for whom there is no room.
@@ -292,7 +292,6 @@ impl Outbox {
             while !rest.is_empty() {
                 let count = self.write_some(transport, rest)?;
                 rest = &rest[count..];
-                self.note_written(count);
             }
         }
     }
@@ -323,13 +322,8 @@ impl Outbox {
         let batch = std::mem::take(next);
         state.held = batch.len();
         state.has_writer = !batch.is_empty();
-        batch
-    }
-
-    fn note_written(&self, count: usize) {
-        let mut state = self.lock();
-        state.held -= count;
         self.wake_if_room(&mut state);
+        batch
     }
 
     /// Takes nothing more, drops what is unsent, and lets all senders go on. Returns whether it was open.
@@ -450,7 +444,6 @@ mod tests {
         });
         let head = outbox.take_batch();
         assert!(!head.is_empty() && head.iter().all(|byte| *byte == 1));
-        outbox.note_written(head.len());
         assert_eq!(outbox.take_batch(), [2]);
     }
 
