@@ -674,7 +674,9 @@ mod models {
                 socket.bell.wait();
             }
         }
-        key.map_or((), |key| socket.readiness.give_up(key, Direction::Read));
+        if let Some(key) = key {
+            socket.readiness.give_up(key, Direction::Read);
+        }
     }
 
     #[test]
