@@ -1,5 +1,8 @@
 //! How late is a dhaga that ticks each millisecond, while a thousand others read files, look up names and start processes?
 //!
+//! The row `OS thread` is the floor: a thread that does nothing but tick, beside the same dhagas. How late it is, the kernel lets
+//! anybody be who wants a core then.
+//!
 //! Run: cargo run --release -p dhaga-benches --bin ticker
 
 use std::error::Error;
@@ -90,6 +93,24 @@ impl Neighbours {
     }
 }
 
+/// Who ticks beside dhagas.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ticker {
+    Dhaga,
+    Thread,
+}
+
+impl Ticker {
+    const EACH: [Ticker; 2] = [Ticker::Dhaga, Ticker::Thread];
+
+    fn title(self) -> &'static str {
+        match self {
+            Ticker::Dhaga => "dhaga",
+            Ticker::Thread => "OS thread",
+        }
+    }
+}
+
 /// What 99 % of the ticks are to keep.
 const P99_MAX: Duration = Duration::from_millis(2);
 
@@ -104,14 +125,16 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     let file = ScratchFile::new()?;
     let workers = options.workers();
     let go = options.build_go()?;
-    let bar = progress::bar(workers.len() * options.neighbours.len() * if options.go { 2 } else { 1 });
+    let bar = progress::bar(workers.len() * options.neighbours.len() * if options.go { 3 } else { 2 });
     let mut table =
-        TextTable::new(["neighbours", "workers", "runtime", "p50 µs", "p99 µs", "max µs", "p99 goal", "their work/s"]);
+        TextTable::new(["neighbours", "workers", "ticker", "p50 µs", "p99 µs", "max µs", "p99 goal", "their work/s"]);
     for count in workers {
         for &neighbours in &options.neighbours {
-            progress::step(&bar, &format!("{count} workers,"), neighbours.title());
-            let row = options.measure(count, neighbours, &file.path)?;
-            table.push(row.cells(count, neighbours, "dhaga"));
+            for ticker in Ticker::EACH {
+                progress::step(&bar, &format!("{}, {count} workers,", ticker.title()), neighbours.title());
+                let row = options.measure(count, ticker, neighbours, &file.path)?;
+                table.push(row.cells(count, neighbours, ticker.title()));
+            }
             if let Some(program) = &go {
                 progress::step(&bar, &format!("Go, {count} processors,"), neighbours.title());
                 let row = options.measure_go(program, count, neighbours, &file.path)?;
@@ -143,12 +166,21 @@ impl Options {
         self.workers.iter().map(|&count| count.into()).collect()
     }
 
-    fn measure(&self, workers: usize, neighbours: Neighbours, file: &Path) -> Result<Row, Box<dyn Error>> {
+    fn measure(
+        &self,
+        workers: usize,
+        ticker: Ticker,
+        neighbours: Neighbours,
+        file: &Path,
+    ) -> Result<Row, Box<dyn Error>> {
         let runtime = Runtime::builder().workers(workers).build()?;
         let crowd = Crowd::start(&runtime, self.crowd, neighbours, file);
         let (period, length) = (Duration::from_micros(self.period_us), Duration::from_secs_f64(self.seconds));
         let (before, began) = (crowd.done.load(Ordering::Relaxed), Instant::now());
-        let lateness = runtime.spawn(move || tick(period, length)).join()?;
+        let lateness = match ticker {
+            Ticker::Dhaga => runtime.spawn(move || tick(period, length, dhaga::sleep)).join()?,
+            Ticker::Thread => tick(period, length, std::thread::sleep),
+        };
         let done = crowd.done.load(Ordering::Relaxed) - before;
         let work_per_second = done as f64 / began.elapsed().as_secs_f64();
         crowd.stop()?;
@@ -185,12 +217,12 @@ impl Options {
 }
 
 impl Row {
-    fn cells(&self, workers: usize, neighbours: Neighbours, runtime: &str) -> [String; 8] {
+    fn cells(&self, workers: usize, neighbours: Neighbours, ticker: &str) -> [String; 8] {
         let goal_us = P99_MAX.as_secs_f64() * 1e6;
         [
             neighbours.title().to_owned(),
             workers.to_string(),
-            runtime.to_owned(),
+            ticker.to_owned(),
             figure(self.p50_us),
             figure(self.p99_us),
             figure(self.max_us),
@@ -201,12 +233,12 @@ impl Row {
 }
 
 /// Ticks that are missed because one is late are left out, as by a clock, but they count: as late as they would have been.
-fn tick(period: Duration, length: Duration) -> Histogram<u64> {
+fn tick(period: Duration, length: Duration, sleep: fn(Duration)) -> Histogram<u64> {
     let mut lateness = latency_histogram();
     let began = Instant::now();
     let mut due = began + period;
     while due - began <= length {
-        dhaga::sleep_until(due);
+        sleep(due.saturating_duration_since(Instant::now()));
         let late = due.elapsed();
         let bounded = (late.as_nanos() as u64).min(lateness.high());
         lateness.record_correct(bounded, period.as_nanos() as u64).expect("it is within the bounds");

@@ -6,6 +6,7 @@
 //!       curl --http2-prior-knowledge -d hello http://127.0.0.1:8080/echo
 
 use std::error::Error;
+use std::io;
 use std::time::Duration;
 
 use clap::Parser;
@@ -34,9 +35,11 @@ type Body = Either<Full<Bytes>, Channel<Bytes>>;
 
 /// Bytes of a request's body at most. They are kept until it has come to its end.
 const ECHO_BYTES_MAX: usize = 16 << 20;
-/// How long a client may take to begin, and then for a body.
-const FIRST_BYTE_MAX: Duration = Duration::from_secs(10);
+/// How long a client may take to tell its version, and then for a body.
+const VERSION_MAX: Duration = Duration::from_secs(10);
 const BODY_MAX: Duration = Duration::from_secs(30);
+/// The preface of HTTP/2, by which hyper tells it.
+const HTTP_2: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How long /sleep sleeps at most, in milliseconds: a minute.
 const SLEEP_MAX: u64 = 60_000;
 
@@ -73,12 +76,25 @@ fn accept(listener: &TcpListener) {
 fn serve(stream: TcpStream) -> Result<(), Box<dyn Error + Send + Sync>> {
     stream.set_nodelay(true)?;
     // hyper's own limit, of 30 s for the head of a request, counts from where it knows which version is spoken.
-    dhaga::within(FIRST_BYTE_MAX, || stream.peek(&mut [0]))?;
+    dhaga::within(VERSION_MAX, || wait_for_version(&stream))?;
     let mut server = auto::Builder::new(DhagaExecutor);
     server.http1().timer(DhagaTimer);
     server.http2().timer(DhagaTimer);
     let service = service_fn(sequential(answer));
     dhaga::try_block_on(server.serve_connection(DhagaIo::new(stream), service))?
+}
+
+/// Until the client has sent the preface of HTTP/2, or something else.
+fn wait_for_version(stream: &TcpStream) -> io::Result<()> {
+    let mut begun = [0; HTTP_2.len()];
+    loop {
+        let count = stream.peek(&mut begun)?;
+        if count == 0 || count == begun.len() || !HTTP_2.starts_with(&begun[..count]) {
+            return Ok(());
+        }
+        // Part of it has come, and nothing tells of more: it is there to be peeked at all the time.
+        dhaga::sleep(Duration::from_millis(10));
+    }
 }
 
 fn answer(request: Request<Incoming>) -> Result<Response<Body>, hyper::http::Error> {

@@ -1,6 +1,6 @@
 //! The web server and the web client, run as their headers say.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
@@ -37,6 +37,30 @@ fn the_web_server_tells_http_2_by_how_it_begins() {
     let mut header = [0; 9];
     stream.read_exact(&mut header).expect("it answers");
     assert_eq!(header[3..5], [4, 0], "its own settings come first");
+}
+
+/// As long as it might be the preface, hyper would wait for the rest, for ever.
+#[test]
+fn the_web_server_gives_up_on_a_client_that_stops_within_the_preface() {
+    let (_server, address) = server();
+    let mut stream = TcpStream::connect(&address).expect("the server listens");
+    stream.set_read_timeout(Some(RUN_TIMEOUT)).expect("it is not zero");
+    stream.write_all(b"PRI * HT").expect("it reads");
+    let ended = stream.read(&mut [0]);
+    assert!(ended.as_ref().is_ok_and(|count| *count == 0) || is_reset(&ended), "{ended:?}");
+}
+
+#[test]
+fn a_client_that_begins_as_the_preface_does_and_goes_on_later_is_served() {
+    let (_server, address) = server();
+    let mut stream = TcpStream::connect(&address).expect("the server listens");
+    stream.set_read_timeout(Some(RUN_TIMEOUT)).expect("it is not zero");
+    stream.set_nodelay(true).expect("it is open");
+    for part in ["P", "OST /echo HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 5\r\n\r\nhello"] {
+        stream.write_all(part.as_bytes()).expect("it reads");
+    }
+    let (status, body) = end(stream);
+    assert_eq!((&*status, &*body), ("HTTP/1.1 200 OK", "hello"));
 }
 
 /// Others are served while one sleeps, also on its own worker.
@@ -91,6 +115,11 @@ fn an_async_library_packs_what_goes_through_a_socket() {
     assert!(status.success(), "{status}: {stderr}");
     let numbers: Vec<usize> = stdout.split_whitespace().filter_map(|word| word.parse().ok()).collect();
     assert!(numbers.len() == 2 && numbers[0] == 16_893 && numbers[1] < numbers[0] / 2, "{stdout}");
+}
+
+/// The server had not read what it gave up on.
+fn is_reset(ended: &io::Result<usize>) -> bool {
+    ended.as_ref().is_err_and(|error| error.kind() == ErrorKind::ConnectionReset)
 }
 
 fn server() -> (Running, String) {

@@ -6,17 +6,20 @@ use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{self, CommandArgs, CommandEnvs, ExitStatus, Output, Stdio};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use super::child::Child;
 use crate::blocking::{Turns, lend_in_turn};
+use crate::machine;
 
-/// Children that dhagas start at once. To start one keeps a processor busy for about a millisecond.
-const STARTS_AT_ONCE: usize = 4;
+/// Children that dhagas start at once: as many as there are cores, since to start one keeps a core busy for about a
+/// millisecond, and its child another one. But two at least, since one of them may hang.
+const STARTS_AT_ONCE_MIN: usize = 2;
 /// How long a start waits for those that are under way, which may hang: a program on a file system that does not answer.
 const START_PATIENCE: Duration = Duration::from_secs(1);
 
-static STARTS: Turns = Turns::new(STARTS_AT_ONCE, START_PATIENCE);
+static STARTS: LazyLock<Turns> = LazyLock::new(|| Turns::new(machine::cores().max(STARTS_AT_ONCE_MIN), START_PATIENCE));
 
 /// Which program to run, and how. As [`std::process::Command`], but for what the [module](super) says.
 ///
@@ -77,9 +80,10 @@ impl Command {
 
     /// Starts the program, which inherits the three standard streams unless they were set.
     ///
-    /// It is made by a thread of the [`blocking`](crate::blocking) pool, while a dhaga parks; of many, four at a time. Once that has begun it goes to its end, which
-    /// takes about a millisecond: a deadline that passes meanwhile is one for the next wait, and no child is lost. If the
-    /// dhaga is unwound by a shutdown just then, the child is as one that is dropped.
+    /// It is made by a thread of the [`blocking`](crate::blocking) pool, while a dhaga parks; of many, as many at a time as
+    /// there are cores, and two at least. Once that has begun it goes to its end, which takes about a millisecond: a deadline
+    /// that passes meanwhile is one for the next wait, and no child is lost. If the dhaga is unwound by a shutdown just
+    /// then, the child is as one that is dropped.
     ///
     /// # Errors
     ///
