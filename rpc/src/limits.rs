@@ -28,6 +28,9 @@ pub const IN_FLIGHT_PER_CONNECTION_MAX: usize = 1024;
 /// 65 536 handlers at a time for one server: at 8 KiB of stack each that is half a GiB.
 pub const IN_FLIGHT_PER_SERVER_MAX: usize = 65_536;
 
+/// 16 handlers that a connection may have in flight, however little is free in the server: below that it would be slow alone.
+pub const IN_FLIGHT_GUARANTEED: usize = 16;
+
 /// 65 536 calls waiting on one client connection: an id table of a few MiB.
 pub const CALLS_PER_CONNECTION_MAX: usize = 65_536;
 
