@@ -1,13 +1,13 @@
 //! What a server or client answers with: its methods, and what they hold at the moment over all connections.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use dhaga::turn;
 
 use crate::error::{ErrorProfile, Refusal};
 use crate::layer::Layer;
-use crate::limits::Limits;
+use crate::limits::{IN_FLIGHT_GUARANTEED, Limits};
 use crate::metrics::{Metrics, Side, Table};
 use crate::service::{ERROR_KINDS, Handler, HandlerError, Methods, kind_of};
 
@@ -21,7 +21,10 @@ pub(crate) struct Host {
     /// A row for each method, by its number.
     pub(crate) metrics: Option<Table>,
     /// Handlers that run or wait, and requests that wait for one.
-    pub(crate) in_flight: AtomicUsize,
+    in_flight: AtomicUsize,
+    /// Below this many those who wait for the server's room are told; 0 while nobody does.
+    tells_below: AtomicUsize,
+    waiting: Mutex<Vec<Weak<dyn WaitsForRoom>>>,
     /// Bytes of frames that have not ended.
     pub(crate) unfinished_bytes: AtomicUsize,
     /// Notifications for methods that are not there, or for which there was no room, and answers nobody asked for.
@@ -29,6 +32,12 @@ pub(crate) struct Host {
     pub(crate) closed_for_fault: AtomicU64,
     /// New requests are refused.
     pub(crate) is_draining: AtomicBool,
+}
+
+/// Who has in flight what one connection may have by what is free in the server.
+pub(crate) trait WaitsForRoom: Send + Sync {
+    /// Half of the server is free.
+    fn room_has_come(self: Arc<Self>);
 }
 
 /// How a host answers.
@@ -51,6 +60,8 @@ impl Host {
             manner,
             metrics,
             in_flight: AtomicUsize::new(0),
+            tells_below: AtomicUsize::new(0),
+            waiting: Mutex::default(),
             unfinished_bytes: AtomicUsize::new(0),
             ignored: AtomicU64::new(0),
             closed_for_fault: AtomicU64::new(0),
@@ -64,14 +75,67 @@ impl Host {
         table.map_or_else(|| Metrics::none(Side::Server), |table| table.snapshot(Side::Server))
     }
 
-    /// Counts a handler, if there are not `limit` already. Returns whether it did.
+    /// Handlers that run or wait, and requests that wait for one.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::SeqCst)
+    }
+
+    /// Counts a lot of handlers, or a single one if there is no room for all. Returns how many it has counted.
     #[inline]
-    pub(crate) fn reserve(&self, limit: usize) -> bool {
-        let has_room = self.in_flight.fetch_add(1, Ordering::SeqCst) < limit;
-        if !has_room {
-            self.in_flight.fetch_sub(1, Ordering::SeqCst);
+    pub(crate) fn reserve(&self, lot: usize) -> usize {
+        let before = self.in_flight.fetch_add(lot, Ordering::SeqCst);
+        match before + lot <= self.limits.in_flight_per_server_max {
+            true => lot,
+            false => self.reserve_less(lot),
         }
-        has_room
+    }
+
+    #[cold]
+    fn reserve_less(&self, lot: usize) -> usize {
+        self.release(lot);
+        if lot > 1 { self.reserve(1) } else { 0 }
+    }
+
+    /// So many handlers are not in flight any more.
+    #[inline]
+    pub(crate) fn release(&self, count: usize) {
+        let left = self.in_flight.fetch_sub(count, Ordering::SeqCst) - count;
+        if left < self.tells_below.load(Ordering::SeqCst) {
+            self.tell_who_waits();
+        }
+    }
+
+    /// Handlers that one connection may have in flight: no more than as many as others could have beside them. So one finds room
+    /// even if many take all that they can, as in a switch whose queues share a buffer (Choudhury and Hahne, 1998).
+    #[inline]
+    pub(crate) fn in_flight_of_one_max(&self) -> usize {
+        let in_flight = self.in_flight.load(Ordering::SeqCst);
+        let free = self.limits.in_flight_per_server_max.saturating_sub(in_flight);
+        free.max(IN_FLIGHT_GUARANTEED).min(self.limits.in_flight_per_connection_max)
+    }
+
+    /// Has `who` told when half of the server is free. What it may have in flight is more then than it has.
+    #[cold]
+    pub(crate) fn tell_of_room(&self, who: Weak<dyn WaitsForRoom>) {
+        let mut waiting = self.waiting();
+        if waiting.len() == waiting.capacity() {
+            waiting.retain(|other| other.strong_count() > 0);
+        }
+        waiting.push(who);
+        self.tells_below.store(self.limits.in_flight_per_server_max / 2 + 1, Ordering::SeqCst);
+    }
+
+    #[cold]
+    fn tell_who_waits(&self) {
+        let mut waiting = self.waiting();
+        self.tells_below.store(0, Ordering::SeqCst);
+        let told = std::mem::take(&mut *waiting);
+        drop(waiting);
+        told.iter().filter_map(Weak::upgrade).for_each(WaitsForRoom::room_has_come);
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Vec<Weak<dyn WaitsForRoom>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn count_ignored(&self) {

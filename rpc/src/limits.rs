@@ -28,6 +28,9 @@ pub const IN_FLIGHT_PER_CONNECTION_MAX: usize = 1024;
 /// 65 536 handlers at a time for one server: at 8 KiB of stack each that is half a GiB.
 pub const IN_FLIGHT_PER_SERVER_MAX: usize = 65_536;
 
+/// 16 handlers that a connection may have in flight, however little is free in the server: below that it would be slow alone.
+pub const IN_FLIGHT_GUARANTEED: usize = 16;
+
 /// 65 536 calls waiting on one client connection: an id table of a few MiB.
 pub const CALLS_PER_CONNECTION_MAX: usize = 65_536;
 
@@ -87,9 +90,11 @@ pub struct Limits {
     pub elements_max: u32,
     /// Bytes of a method name; see [`METHOD_NAME_BYTES_MAX`].
     pub method_name_bytes_max: usize,
-    /// Handlers that run at a time for one connection; see [`IN_FLIGHT_PER_CONNECTION_MAX`].
+    /// Handlers that run at a time for one connection; see [`IN_FLIGHT_PER_CONNECTION_MAX`]. Fewer while the server has room for
+    /// fewer, but no less than [`IN_FLIGHT_GUARANTEED`].
     pub in_flight_per_connection_max: usize,
-    /// Handlers that run at a time in one server; see [`IN_FLIGHT_PER_SERVER_MAX`].
+    /// Handlers that run at a time in one server; see [`IN_FLIGHT_PER_SERVER_MAX`]. A connection that has as many in flight as
+    /// are free is read again when some of them are answered, or when half of the server is free; who finds none free is refused.
     pub in_flight_per_server_max: usize,
     /// Calls that wait for an answer on one client connection; see [`CALLS_PER_CONNECTION_MAX`].
     pub calls_per_connection_max: usize,

@@ -665,7 +665,7 @@ impl Shared {
         ServerStats {
             connections: self.registry().open.len(),
             accepted: self.accepted.load(Ordering::Relaxed),
-            in_flight: host.in_flight.load(Ordering::Relaxed),
+            in_flight: host.in_flight(),
             ignored: host.ignored.load(Ordering::Relaxed),
             closed_for_fault: host.closed_for_fault.load(Ordering::Relaxed),
         }
@@ -677,7 +677,7 @@ impl Shared {
 
     fn is_drained(&self) -> bool {
         let open = self.open_connections();
-        self.host.in_flight.load(Ordering::SeqCst) == 0 && open.iter().all(|connection| connection.is_flushed())
+        self.host.in_flight() == 0 && open.iter().all(|connection| connection.is_flushed())
     }
 
     fn open_connections(&self) -> Vec<Arc<Connection<Peer>>> {

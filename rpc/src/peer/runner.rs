@@ -260,7 +260,7 @@ impl<'a> Runner<'a> {
         if let Settled::One(appended) = settled {
             let peer = &self.connection.side;
             self.connection.note(appended);
-            peer.host.in_flight.fetch_sub(1, Ordering::SeqCst);
+            peer.host.release(1);
             self.serving.resume_if_waiting(self.connection);
             if peer.is_ended.load(Ordering::SeqCst) {
                 self.connection.close_if_done();

@@ -18,15 +18,20 @@ use super::{Breach, Peer};
 use crate::connection::Connection;
 use crate::error::{Cause, Refusal};
 use crate::extension::PREFIX;
-use crate::host::Host;
+use crate::host::{Host, WaitsForRoom};
 use crate::incoming::Flow;
-use crate::limits::{Limits, QUEUED_FRAME_OVERHEAD_BYTES};
+use crate::limits::QUEUED_FRAME_OVERHEAD_BYTES;
 use crate::message::{self, Message, MessageError};
 use crate::meta::{Announced, Meta};
 use crate::service::respond_refusal;
 
 /// Capacity that an idle connection may keep in each of its collections.
 const KEPT_MAX: usize = 8;
+
+/// A batch has so many times as many requests counted at a time as the time before: a single one costs no more than itself,
+const LOT_GROWTH: usize = 8;
+/// and one lot is no more than this part of what is free, so that nobody is refused for what another has not used.
+const LOTS_MIN: usize = 64;
 
 /// The serving part of one connection.
 ///
@@ -38,6 +43,8 @@ pub(super) struct Serving {
     state: Mutex<State>,
     /// A frame waits for room: whoever makes room resumes the reader.
     is_waiting: AtomicBool,
+    /// The host will tell when half of the server is free.
+    will_be_told: AtomicBool,
 }
 
 #[derive(Default)]
@@ -65,10 +72,10 @@ pub(crate) struct Batch {
     pub(super) answered: Answered,
     requests: Queue,
     bytes: usize,
-    /// How many of them are not counted by the host yet, and how many may be so: while it is far from its limit, it counts a
-    /// batch at a time.
-    uncounted: usize,
-    uncounted_max: usize,
+    /// What the host has counted beyond them, and how many it has counted last: the next lot is larger, up to `lot_max`.
+    reserved: usize,
+    lot: usize,
+    lot_max: usize,
     /// The number of the last method, which is mostly the next one's, too.
     last_number: Option<u32>,
     /// New requests are refused.
@@ -79,12 +86,12 @@ pub(crate) struct Batch {
     announced: Option<Box<Announced>>,
 }
 
-/// Room when the first request of a batch came. It only grows meanwhile: there is one reader.
+/// Room when the first request of a batch came. Only other connections can make it smaller meanwhile: there is one reader.
 struct Room {
     requests: usize,
     bytes: usize,
-    /// Nothing was in flight: a frame of any size is taken if it is alone.
-    was_idle: bool,
+    /// Requests of the connection that were in flight. With none a frame of any size is taken if it is alone.
+    in_flight: usize,
 }
 
 /// What is found wrong with a frame before any handler is asked.
@@ -195,11 +202,29 @@ impl Connection<Peer> {
             false => 0,
         };
         let bytes = self.limits.queued_bytes_max.saturating_sub(state.queued_bytes);
-        Room { requests, bytes, was_idle: state.in_flight == 0 }
+        Room { requests, bytes, in_flight: state.in_flight }
     }
 
     fn requests_to_go(&self, state: &State) -> usize {
-        self.limits.in_flight_per_connection_max.saturating_sub(state.in_flight)
+        self.side.host.in_flight_of_one_max().saturating_sub(state.in_flight)
+    }
+
+    /// Whether there is room for a frame that had to wait.
+    fn has_room(&self, state: &State, frame_bytes: usize) -> bool {
+        let bytes = state.queued_bytes + frame_bytes + QUEUED_FRAME_OVERHEAD_BYTES;
+        state.in_flight == 0 || (self.requests_to_go(state) > 0 && bytes <= self.limits.queued_bytes_max)
+    }
+
+    /// Where the server is half full, it may be others that make room. Whoever is above its share then has requests of its own
+    /// in flight; if these do not end, for they wait for what is yet unread, the host tells it when others have ended.
+    fn wait_for_the_server(self: &Arc<Self>, serving: &Serving) {
+        let host = &self.side.host;
+        if host.in_flight() > host.limits.in_flight_per_server_max / 2
+            && !serving.will_be_told.swap(true, Ordering::SeqCst)
+        {
+            let connection: Arc<dyn WaitsForRoom> = self.clone();
+            host.tell_of_room(Arc::downgrade(&connection));
+        }
     }
 
     /// A peer that does not read what it is sent is not read from. But if calls of ours wait, it may hold back for the same
@@ -227,7 +252,7 @@ impl Connection<Peer> {
         match message {
             Ok(Message::Request { id, .. }) | Err(MessageError { request_id: Some(id), .. }) => {
                 batch.announced = None;
-                let refusal = Refusal::TooManyInFlight { limit: self.limits.in_flight_per_connection_max };
+                let refusal = Refusal::TooManyInFlight { limit: self.side.host.in_flight_of_one_max() };
                 self.count_refused(frame, message, &refusal);
                 self.refuse(*id, refusal);
             }
@@ -243,8 +268,8 @@ impl Connection<Peer> {
             return true;
         }
         let serving = self.side.serving();
-        if batch.uncounted > 0 {
-            self.side.host.in_flight.fetch_add(batch.uncounted, Ordering::SeqCst);
+        if batch.reserved > 0 {
+            self.side.host.release(batch.reserved);
         }
         let mut state = serving.state();
         let entered = state.enter(batch);
@@ -254,7 +279,8 @@ impl Connection<Peer> {
             state.waiting_bytes = bytes;
             // Under the lock: who makes room looks at it after the room is made.
             serving.is_waiting.store(true, Ordering::SeqCst);
-            has_room = state.has_room(bytes, &self.limits) && !self.is_congested();
+            self.wait_for_the_server(serving);
+            has_room = self.has_room(&state, bytes) && !self.is_congested();
             // Who calls looks at it after the call is entered.
             has_room |= self.side.has_calls() && !self.is_flooded();
             has_room = has_room && serving.is_waiting.swap(false, Ordering::SeqCst);
@@ -273,7 +299,7 @@ impl Connection<Peer> {
     #[cold]
     fn forget_what_came_late(&self) {
         let forgotten = self.side.serving().forget_pending(true);
-        self.side.host.in_flight.fetch_sub(forgotten, Ordering::SeqCst);
+        self.side.host.release(forgotten);
         // Another runner may have begun some.
         self.side.cancel_for_who_has_gone();
     }
@@ -319,6 +345,14 @@ impl Connection<Peer> {
     }
 }
 
+impl WaitsForRoom for Connection<Peer> {
+    fn room_has_come(self: Arc<Self>) {
+        let serving = self.side.serving();
+        serving.will_be_told.store(false, Ordering::SeqCst);
+        serving.resume_if_waiting(&self);
+    }
+}
+
 fn request_id(message: &Result<Message<'_>, MessageError>) -> Option<u32> {
     match message {
         Ok(Message::Request { id, .. }) => Some(*id),
@@ -340,7 +374,7 @@ impl Batch {
             self.begin(connection);
         }
         let Some(room) = &self.room else { return false };
-        let is_alone = room.was_idle && self.requests.is_empty();
+        let is_alone = room.in_flight == 0 && self.requests.is_empty();
         let bytes = self.bytes + frame_bytes + bytes_of(&self.announced) + QUEUED_FRAME_OVERHEAD_BYTES;
         self.requests.len() < room.requests && (is_alone || bytes <= room.bytes)
     }
@@ -371,14 +405,34 @@ impl Batch {
         self.last_number
     }
 
-    /// Has the host count a request, or counts it for the host. Returns whether there is room for it.
+    /// Has the host count a request. Returns whether there is room for it.
     #[inline]
     fn reserve(&mut self, host: &Host) -> bool {
-        if self.uncounted < self.uncounted_max {
-            self.uncounted += 1;
-            return true;
+        if self.reserved == 0 {
+            self.reserve_lot(host);
         }
-        host.reserve(host.limits.in_flight_per_server_max.saturating_sub(self.uncounted))
+        let has_room = self.reserved > 0;
+        self.reserved -= usize::from(has_room);
+        has_room
+    }
+
+    #[inline]
+    fn reserve_lot(&mut self, host: &Host) {
+        if self.lot > 0 {
+            self.look_at_others(host);
+        }
+        // No more than the connection may have, which is what is told of it.
+        let room = self.room.as_ref().map_or(0, |room| room.requests.saturating_sub(self.requests.len()));
+        self.reserved = host.reserve(self.lot.min(room).max(1));
+        self.lot = (self.lot * LOT_GROWTH).clamp(1, self.lot_max.max(1));
+    }
+
+    /// What other workers take meanwhile is not free any more.
+    fn look_at_others(&mut self, host: &Host) {
+        if let Some(room) = &mut self.room {
+            let left = host.in_flight_of_one_max().saturating_sub(room.in_flight);
+            room.requests = room.requests.min(left);
+        }
     }
 
     /// Before the first that is no answer.
@@ -389,9 +443,7 @@ impl Batch {
         self.announced = state.announced.take();
         drop(state);
         self.is_ending = connection.is_ending();
-        // With half of the limit to go, no other batch of the moment takes what this one has seen free.
-        let in_flight = host.in_flight.load(Ordering::Relaxed);
-        self.uncounted_max = (host.limits.in_flight_per_server_max / 2).saturating_sub(in_flight);
+        self.lot_max = host.limits.in_flight_per_server_max.saturating_sub(host.in_flight()) / LOTS_MIN;
         self.requests = Queue::spare();
     }
 
@@ -435,12 +487,6 @@ impl State {
         self.pending.append(&mut batch.requests);
         batch.requests.keep();
         result
-    }
-
-    fn has_room(&self, frame_bytes: usize, limits: &Limits) -> bool {
-        let bytes = self.queued_bytes + frame_bytes + QUEUED_FRAME_OVERHEAD_BYTES;
-        self.in_flight == 0
-            || (self.in_flight < limits.in_flight_per_connection_max && bytes <= limits.queued_bytes_max)
     }
 
     /// Takes the next request, for the runner at `place`, which leaves short arguments in `params`.
@@ -552,7 +598,7 @@ impl Serving {
             return;
         }
         let state = self.state();
-        let has_room = state.has_room(state.waiting_bytes, &connection.limits);
+        let has_room = connection.has_room(&state, state.waiting_bytes);
         drop(state);
         if has_room && !connection.is_congested() {
             self.resume(connection);
@@ -578,6 +624,7 @@ mod tests {
     use super::*;
     use crate::encode;
     use crate::host::Manner;
+    use crate::limits::Limits;
     use crate::peer::{Until, call};
     use crate::service::Methods;
     use crate::transport::Transport;
@@ -606,7 +653,7 @@ mod tests {
         let (near, _far) = Transport::pair().expect("there are descriptors");
         let taking = dhaga::spawn(move || {
             let connection = busy_connection(near);
-            let room = Room { requests: 0, bytes: 0, was_idle: false };
+            let room = Room { requests: 0, bytes: 0, in_flight: 1 };
             let mut batch = Batch { room: Some(room), ..Batch::default() };
             let flow = connection.take_request(&FRAME, Message::parse(&FRAME, &connection.limits), &mut batch);
             connection.close(None);

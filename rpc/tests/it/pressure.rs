@@ -95,6 +95,59 @@ fn one_burst_brings_no_more_than_the_server_takes() {
 }
 
 #[test]
+fn few_who_take_all_they_can_leave_room_for_others_and_wait() {
+    within_deadline(|| {
+        let gate = Gate::default();
+        let server = serve_within(Limits { in_flight_per_server_max: 120, ..Limits::default() }, &gate);
+        let mut greedy = [(); 3].map(|()| Peer::connect(server.local_addr()));
+        greedy.iter_mut().for_each(|peer| peer.send(&pipeline(200, "hold")));
+        // One alone would have half of it, and each no less than 16.
+        eventually("all have what is theirs", || gate.inside() >= 3 * 16);
+        let others = [(); 8].map(|()| connect(&server));
+        others.iter().for_each(|other| assert_eq!(add(other, 1, 2).ok(), Some(3)));
+        assert!(server.stats().in_flight <= 120 - 16, "{:?}", server.stats());
+        gate.open();
+        greedy.iter_mut().for_each(|peer| expect_each_echoed_once(peer, 200));
+        assert!(gate.most_inside() <= 120);
+        eventually("none is left", || server.stats().in_flight == 0);
+    });
+}
+
+/// Its handlers wait for what it sends behind them, and others make the room for that.
+#[test]
+fn who_waits_for_the_servers_room_goes_on_when_others_have_ended() {
+    within_deadline(|| {
+        let (of_others, own) = (Gate::default(), Gate::default());
+        let (held, opened) = (own.clone(), own.clone());
+        let server = builder(&of_others)
+            .method("hold own", move || {
+                held.wait();
+                Ok(())
+            })
+            .method("open own", move || {
+                opened.open();
+                Ok(())
+            })
+            .limits(Limits { in_flight_per_server_max: 64, ..Limits::default() })
+            .bind("127.0.0.1:0")
+            .expect("a port can be had");
+        let mut others = [(); 3].map(|()| Peer::connect(server.local_addr()));
+        others.iter_mut().for_each(|peer| peer.send(&pipeline(16, "hold")));
+        eventually("the others have their part", || of_others.inside() == 48);
+        let mut last = Peer::connect(server.local_addr());
+        (0..16).for_each(|id| last.send(&request(id, "hold own", vec![])));
+        eventually("it has what is left", || own.inside() == 16);
+        last.send(&request(16, "open own", vec![]));
+        thread::sleep(Duration::from_millis(50));
+        assert_eq!(own.inside(), 16, "there was no room for it");
+        of_others.open();
+        let mut answered: Vec<_> = (0..=16).map(|_| last.receive_answer().0).collect();
+        answered.sort_unstable();
+        assert_eq!(answered, (0..=16).collect::<Vec<_>>());
+    });
+}
+
+#[test]
 fn a_frame_above_the_queue_limit_is_taken_alone() {
     within_deadline(|| {
         let gate = Gate::default();
