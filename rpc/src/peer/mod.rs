@@ -145,10 +145,12 @@ impl Peer {
     /// Charges the bytes of an unfinished frame, instead of those charged before. Returns what the host holds in all.
     fn charge(&self, bytes: usize) -> usize {
         let total = &self.host.unfinished_bytes;
-        let before = self.charged.swap(bytes, Ordering::Relaxed);
+        // By one reader at a time, or by who drops it.
+        let before = self.charged.load(Ordering::Relaxed);
         if before == bytes {
             return total.load(Ordering::Relaxed);
         }
+        self.charged.store(bytes, Ordering::Relaxed);
         total.fetch_sub(before, Ordering::Relaxed);
         total.fetch_add(bytes, Ordering::Relaxed) + bytes
     }
