@@ -30,6 +30,7 @@ use crate::frame::FrameError;
 use crate::host::Host;
 use crate::incoming::Flow;
 use crate::message::{Message, MessageError};
+use crate::share;
 
 pub(crate) use answer::Answer;
 pub(crate) use asked::Asked;
@@ -321,6 +322,7 @@ impl Side for Peer {
             log::debug!("connection to {} closed: {cause}", connection.describe_peer());
             if is_breach(cause) || is_stall(cause) {
                 peer.host.closed_for_fault.fetch_add(1, Ordering::Relaxed);
+                share::be_on_guard();
             }
         }
         if let Some(calling) = peer.calling.get() {
