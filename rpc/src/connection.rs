@@ -206,7 +206,7 @@ impl<S: Side> Connection<S> {
     /// the side that made a frame wait.
     pub(crate) fn resume(self: &Arc<Self>) {
         let chore = Chore::of(self);
-        if let Err(error) = turn::spawn(move || chore.run(Self::read)) {
+        if let Err(error) = turn::spawn(move || chore.run(Self::read_on)) {
             log_undone(&error);
         }
     }
@@ -214,9 +214,18 @@ impl<S: Side> Connection<S> {
     /// The reader.
     fn read(self: &Arc<Self>) {
         self.step_back_if_greedy();
+        self.read_from(Step::More);
+    }
+
+    /// A reader that is resumed: what had to wait comes before what is new.
+    fn read_on(self: &Arc<Self>) {
+        self.step_back_if_greedy();
+        self.read_from(self.cut(&[], Step::More));
+    }
+
+    #[inline]
+    fn read_from(self: &Arc<Self>, mut step: Step) {
         let mut buffer = turn::read_buffer();
-        // What had to wait comes before what is new.
-        let mut step = self.cut(&[], Step::More);
         loop {
             match step {
                 Step::More => step = self.read_once(self.share.portion(&mut buffer)),
@@ -272,7 +281,8 @@ impl<S: Side> Connection<S> {
                 Step::Over
             }
             Ok(Some(count)) => {
-                self.reads.fetch_add(1, Ordering::Relaxed);
+                // By one reader at a time.
+                self.reads.store(self.reads.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
                 let then = if count < buffer.len() && !self.has_news() { Step::Drained } else { Step::More };
                 let was_full = count == buffer.len();
                 if count < SMALL_READ_BYTES && !was_full {
@@ -437,11 +447,10 @@ struct Listening<S: Side>(Arc<Connection<S>>);
 
 impl<S: Side> OnReady for Listening<S> {
     fn on_ready(self: Arc<Self>) {
-        let connection = self.0.clone();
-        if connection.is_reading.swap(true, Ordering::SeqCst) {
+        if self.0.is_reading.swap(true, Ordering::SeqCst) {
             return;
         }
-        let chore = Chore::of(&connection);
+        let chore = Chore::of(&self.0);
         if let Err(error) = turn::spawn_here(move || chore.run(Connection::read)) {
             log_undone(&error);
         }

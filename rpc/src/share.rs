@@ -5,11 +5,17 @@
 //!   much     *greedy*: in portions of a fixed time, each behind all who take little
 //! ```
 //!
+//! A *stranger*, who has sent little yet, is greedy as long as its worker is *on guard*: somebody was greedy lately, or was
+//! closed for what it sent. Else ten thousand clients that connect at once would wait behind the first of them.
+//!
 //! A hundred peers who always have something to read cannot all be served within a millisecond, whatever the order. But who
 //! asks for little can be, if it goes before those who ask for much. These share what is left, and never less than a third.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use dhaga::park;
 
 /// How long a reader may be at what it has read at a time.
 const PORTION_MAX: Duration = Duration::from_micros(50);
@@ -22,8 +28,24 @@ const HALVINGS_MAX: u8 = 16;
 const MODEST_READS: u8 = 8;
 /// The same for a stranger: who connects again and again, to be closed for what it sends, never goes before those who are known.
 const MODEST_READS_FIRST: u8 = 2;
+/// How long a worker is on guard: floods come again at once.
+const GUARD: Duration = Duration::from_secs(1);
 /// A read of fewer bytes takes no time worth a look at the clock.
 pub(crate) const SMALL_READ_BYTES: usize = 1 << 10;
+
+thread_local! {
+    /// Until when this worker is on guard.
+    static ON_GUARD_UNTIL: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+/// Puts the caller's worker on guard.
+pub(crate) fn be_on_guard() {
+    ON_GUARD_UNTIL.set(Some(park::now() + GUARD));
+}
+
+fn is_on_guard() -> bool {
+    ON_GUARD_UNTIL.get().is_some_and(|until| park::now() < until)
+}
 
 /// One connection's share. Written by whoever serves it; an update that is lost is made up for by the next.
 pub(crate) struct Share {
@@ -43,11 +65,16 @@ impl Share {
     /// Whether it is served behind those who are not.
     #[inline]
     pub(crate) fn is_greedy(&self) -> bool {
-        self.greed.load(Ordering::Relaxed) > 0
+        match self.greed.load(Ordering::Relaxed) {
+            0 => false,
+            1..=MODEST_READS_FIRST => is_on_guard(),
+            _ => true,
+        }
     }
 
     pub(crate) fn set_greedy(&self) {
         self.greed.store(MODEST_READS, Ordering::Relaxed);
+        be_on_guard();
     }
 
     /// How much of `buffer` the next read may fill.
@@ -104,8 +131,10 @@ mod tests {
     }
 
     #[test]
-    fn a_stranger_is_not_before_the_others() {
+    fn a_stranger_is_not_before_the_others_while_its_worker_is_on_guard() {
         let share = Share::default();
+        assert!(!share.is_greedy());
+        be_on_guard();
         (0..MODEST_READS_FIRST).for_each(|_| {
             assert!(share.is_greedy());
             share.note_small();
@@ -117,6 +146,9 @@ mod tests {
     fn who_takes_long_is_greedy_until_it_has_asked_for_little_for_a_while() {
         let share = Share::default();
         (0..MODEST_READS_FIRST).for_each(|_| share.note_small());
+        share.note(PORTION_MAX, true);
+        assert!(Share::default().is_greedy(), "the worker is on guard");
+        (0..MODEST_READS).for_each(|_| share.note_small());
         share.note(PORTION_MAX / 3, false);
         assert!(!share.is_greedy(), "it is in between");
         share.note(PORTION_MAX, true);

@@ -30,6 +30,7 @@ use crate::frame::FrameError;
 use crate::host::Host;
 use crate::incoming::Flow;
 use crate::message::{Message, MessageError};
+use crate::share;
 
 pub(crate) use answer::Answer;
 pub(crate) use asked::Asked;
@@ -145,10 +146,12 @@ impl Peer {
     /// Charges the bytes of an unfinished frame, instead of those charged before. Returns what the host holds in all.
     fn charge(&self, bytes: usize) -> usize {
         let total = &self.host.unfinished_bytes;
-        let before = self.charged.swap(bytes, Ordering::Relaxed);
+        // By one reader at a time, or by who drops it.
+        let before = self.charged.load(Ordering::Relaxed);
         if before == bytes {
             return total.load(Ordering::Relaxed);
         }
+        self.charged.store(bytes, Ordering::Relaxed);
         total.fetch_sub(before, Ordering::Relaxed);
         total.fetch_add(bytes, Ordering::Relaxed) + bytes
     }
@@ -319,6 +322,7 @@ impl Side for Peer {
             log::debug!("connection to {} closed: {cause}", connection.describe_peer());
             if is_breach(cause) || is_stall(cause) {
                 peer.host.closed_for_fault.fetch_add(1, Ordering::Relaxed);
+                share::be_on_guard();
             }
         }
         if let Some(calling) = peer.calling.get() {

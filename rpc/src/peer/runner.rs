@@ -248,6 +248,7 @@ impl<'a> Runner<'a> {
         };
         answer.clear();
         state.release(current.id, current.cost);
+        self.serving.note_occupied(state);
         self.current = None;
         Some(Settled::One(appended))
     }
@@ -355,6 +356,7 @@ impl Drop for Runner<'_> {
         // Without regard to the limit: nothing may wait here.
         let appended = self.connection.append(&answer);
         state.release(current.id, current.cost);
+        self.serving.note_occupied(&state);
         let _left = self.place.take().map(|place| state.leave(place));
         self.let_go(state, Settled::One(appended), false);
     }

@@ -45,6 +45,9 @@ pub(super) struct Serving {
     is_waiting: AtomicBool,
     /// The host will tell when half of the server is free.
     will_be_told: AtomicBool,
+    /// Something is in flight or announced. Written under the lock. Only a reader sets it, so that a reader, of which there is one
+    /// at a time, believes it without the lock when it is not set.
+    is_occupied: AtomicBool,
 }
 
 #[derive(Default)]
@@ -205,6 +208,13 @@ impl Connection<Peer> {
         Room { requests, bytes, in_flight: state.in_flight }
     }
 
+    /// As [`room`](Self::room), with nothing in flight.
+    #[inline]
+    fn whole_room(&self) -> Room {
+        let requests = if self.may_read_requests() { self.side.host.in_flight_of_one_max() } else { 0 };
+        Room { requests, bytes: self.limits.queued_bytes_max, in_flight: 0 }
+    }
+
     fn requests_to_go(&self, state: &State) -> usize {
         self.side.host.in_flight_of_one_max().saturating_sub(state.in_flight)
     }
@@ -230,7 +240,8 @@ impl Connection<Peer> {
     /// A peer that does not read what it is sent is not read from. But if calls of ours wait, it may hold back for the same
     /// reason, and one of us has to read on.
     fn may_read_requests(&self) -> bool {
-        !self.is_congested() || self.side.has_calls() && !self.is_flooded()
+        // While a message is encoded it was congested, and is not: the first is only to save a look under the lock.
+        !(self.was_congested() && self.is_congested()) || self.side.has_calls() && !self.is_flooded()
     }
 
     /// There was no room for a request. The reader waits until there is, unless calls of ours wait for answers, which come
@@ -273,6 +284,7 @@ impl Connection<Peer> {
         }
         let mut state = serving.state();
         let entered = state.enter(batch);
+        serving.note_occupied(&state);
         let mut has_room = true;
         if let Some(bytes) = waits_for {
             let bytes = bytes + bytes_of(&state.announced);
@@ -438,10 +450,15 @@ impl Batch {
     /// Before the first that is no answer.
     fn begin(&mut self, connection: &Connection<Peer>) {
         let host = &*connection.side.host;
-        let mut state = connection.side.serving().state();
-        self.room = Some(connection.room(&state));
-        self.announced = state.announced.take();
-        drop(state);
+        let serving = connection.side.serving();
+        self.room = Some(match serving.is_occupied.load(Ordering::Relaxed) {
+            false => connection.whole_room(),
+            true => {
+                let mut state = serving.state();
+                self.announced = state.announced.take();
+                connection.room(&state)
+            }
+        });
         self.is_ending = connection.is_ending();
         self.lot_max = host.limits.in_flight_per_server_max.saturating_sub(host.in_flight()) / LOTS_MIN;
         self.requests = Queue::spare();
@@ -541,6 +558,12 @@ impl Serving {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// After each change of what is in flight or announced.
+    #[inline]
+    pub(super) fn note_occupied(&self, state: &State) {
+        self.is_occupied.store(state.in_flight > 0 || state.announced.is_some(), Ordering::Relaxed);
+    }
+
     fn is_waiting(&self) -> bool {
         self.is_waiting.load(Ordering::SeqCst)
     }
@@ -557,6 +580,7 @@ impl Serving {
         state.in_flight -= forgotten.len();
         state.queued_bytes -= forgotten.iter().map(|request| request.cost as usize).sum::<usize>();
         forgotten.iter().filter_map(|request| request.id).for_each(|id| state.ids.remove(id));
+        self.note_occupied(&state);
         drop(state);
         forgotten.len()
     }
