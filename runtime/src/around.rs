@@ -42,12 +42,21 @@ pub fn check() -> Result<(), Interrupt> {
         return Err(Interrupt::Panicking);
     }
     match current_task() {
-        Some(task) if task.is_unbound() && !task.is_unwinding() && !task.scope().is_some_and(Scope::is_cancelled) => {
-            Ok(())
-        }
+        Some(task) if is_free(&task) => Ok(()),
         Some(task) => check_task(&task),
         None => check_thread(),
     }
+}
+
+/// Whether nothing stands against a wait of the dhaga that runs, not even a deadline to come: the usual case.
+#[inline(always)]
+pub(crate) fn is_undisturbed(task: &Task) -> bool {
+    !panicking() && is_free(task)
+}
+
+#[inline(always)]
+fn is_free(task: &Task) -> bool {
+    task.is_unbound() && !task.is_unwinding() && !task.scope().is_some_and(Scope::is_cancelled)
 }
 
 /// As [`check`], before an attempt that will not wait: a panic in flight stops no attempt, so that a `Drop` may still say

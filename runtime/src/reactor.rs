@@ -358,24 +358,35 @@ impl<W: Copy + PartialEq> Readiness<W> {
     fn deliver(&self, bits: u32, report: &mut impl FnMut(Report<W>)) {
         self.note(bits);
         let mut waiters = self.lock();
-        let everybody = bits & READ_CLOSED != 0;
-        for direction in [Direction::Read, Direction::Write] {
-            if bits & direction.bit() == 0 {
-                continue;
-            }
-            while let Some(waiter) = self.pop(&mut waiters, direction) {
-                report(Report::Waiter(waiter));
-                if !everybody {
-                    break;
-                }
-            }
-            waiters.take_futures(direction, |waker| report(Report::Future(waker)));
-        }
+        // One after the other and not in a loop, which would be one at run time, too.
+        self.deliver_to(Direction::Read, bits, &mut waiters, report);
+        self.deliver_to(Direction::Write, bits, &mut waiters, report);
         if bits & READABLE != 0
             && let Some(callback) = &waiters.callback
         {
             report(Report::Callback(callback.clone()));
         }
+    }
+
+    #[inline(always)]
+    fn deliver_to(
+        &self,
+        direction: Direction,
+        bits: u32,
+        waiters: &mut Waiters<W>,
+        report: &mut impl FnMut(Report<W>),
+    ) {
+        if bits & direction.bit() == 0 {
+            return;
+        }
+        let everybody = bits & READ_CLOSED != 0;
+        while let Some(waiter) = self.pop(waiters, direction) {
+            report(Report::Waiter(waiter));
+            if !everybody {
+                break;
+            }
+        }
+        waiters.take_futures(direction, |waker| report(Report::Future(waker)));
     }
 }
 

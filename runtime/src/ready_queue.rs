@@ -75,15 +75,10 @@ impl ReadyQueue {
         self.at(head)
     }
 
-    /// The first and the second in the queue.
+    /// The one that so many others are before.
     #[inline(always)]
-    pub(crate) fn hints(&self) -> [Option<TaskRef>; 2] {
-        let head = self.head.get();
-        match self.len() {
-            0 => [None, None],
-            1 => [self.at(head), None],
-            _ => [self.at(head), self.at(head.wrapping_add(1))],
-        }
+    pub(crate) fn peek(&self, ahead: usize) -> Option<TaskRef> {
+        if ahead < self.len() { self.at(self.head.get().wrapping_add(ahead)) } else { None }
     }
 
     #[inline(always)]

@@ -16,7 +16,7 @@ use crate::around;
 use crate::future::word;
 use crate::interrupt::{Interrupt, ShuttingDown};
 use crate::park::{self, Parked, WaitReason};
-use crate::reactor::{Direction, Left, OnReady, Readiness};
+use crate::reactor::{Direction, Left, OnReady, Readiness, Seen};
 use crate::run_queue::{Address, Injector, Message};
 use crate::scheduler::{Worker, now, running, worker};
 use crate::task::TaskRef;
@@ -166,16 +166,21 @@ impl<S: AsFd> Source<S> {
         let mut turn = Turn { readiness: &self.registration.readiness, direction: manner.direction, owes_turn: false };
         let mut deadline = None;
         loop {
-            park::spend();
             if manner.reason == WaitReason::Accept && around::is_shutting_down() {
+                park::spend();
                 return Err(io::Error::other(ShuttingDown));
             }
-            park::check_attempt()?;
-            if let Some(done) = self.attempt(manner.direction, &mut attempt, &is_drained) {
-                return done;
+            let seen = self.registration.readiness.look();
+            // A wait asks for itself what stands against it.
+            if !would_surely_block(seen, manner.direction) {
+                park::spend();
+                park::check_attempt()?;
+                if let Some(done) = self.attempt_after(seen, manner.direction, &mut attempt, &is_drained) {
+                    return done;
+                }
             }
             if self.is_nonblocking() {
-                return Err(would_block());
+                return Err(self.refuse_to_wait());
             }
             let own = *deadline.get_or_insert_with(|| manner.timeout.and_then(around::after));
             if self.wait(manner, own, &mut turn)? == Parked::TimedOut {
@@ -249,9 +254,21 @@ impl<S: AsFd> Source<S> {
         is_drained: &impl Fn(&T) -> bool,
     ) -> Option<io::Result<T>> {
         let seen = self.registration.readiness.look();
-        if !seen.is_ready(direction) && seen.is_registered() && is_on_worker() {
+        if would_surely_block(seen, direction) {
             return None;
         }
+        self.attempt_after(seen, direction, attempt, is_drained)
+    }
+
+    /// As [`Source::attempt`], for who has looked.
+    #[inline]
+    fn attempt_after<T>(
+        &self,
+        seen: Seen,
+        direction: Direction,
+        attempt: &mut impl FnMut(&S) -> io::Result<T>,
+        is_drained: &impl Fn(&T) -> bool,
+    ) -> Option<io::Result<T>> {
         loop {
             match attempt(&self.socket) {
                 Ok(value) => {
@@ -270,6 +287,13 @@ impl<S: AsFd> Source<S> {
         }
     }
 
+    /// What becomes of an operation that may not wait: it counts as an attempt.
+    #[cold]
+    fn refuse_to_wait(&self) -> io::Error {
+        park::spend();
+        park::check_attempt().map_or_else(io::Error::from, |()| would_block())
+    }
+
     /// A wake may have come together with the timeout: what is there is taken.
     #[cold]
     fn last_attempt<T>(
@@ -283,10 +307,16 @@ impl<S: AsFd> Source<S> {
 
     /// Waits until the direction may be ready. May return early.
     pub(crate) fn wait(&self, manner: Manner, own: Option<Instant>, turn: &mut Turn<'_>) -> io::Result<Parked> {
-        park::check()?;
-        let deadline = park::earliest(own);
-        // Nobody unwinds here, as `check` has seen: a dhaga parks.
-        match running() {
+        let me = running();
+        let deadline = match me {
+            Some((_, task)) if around::is_undisturbed(&task) => own,
+            _ => {
+                park::check()?;
+                park::earliest(own)
+            }
+        };
+        // Nobody unwinds here, as was seen: a dhaga parks.
+        match me {
             Some(me) => self.wait_in_dhaga(manner, deadline, me, turn),
             None => self.wait_on_thread(manner.direction, deadline),
         }
@@ -338,7 +368,7 @@ impl<S: AsFd> Source<S> {
     /// Whether an attempt would succeed, as the kernel says. A bit that says so may be out of date.
     pub(crate) fn is_ready_by_now(&self, direction: Direction) -> bool {
         let seen = self.registration.readiness.look();
-        if !seen.is_ready(direction) && seen.is_registered() && is_on_worker() {
+        if would_surely_block(seen, direction) {
             return false;
         }
         let is_ready = is_ready_in_kernel(&self.socket, flags_of(direction));
@@ -507,10 +537,10 @@ fn is_ready_in_kernel(socket: &impl AsFd, flags: PollFlags) -> bool {
     poll(&mut [PollFd::new(socket, flags)], Some(&Timespec::default())) != Ok(0)
 }
 
-/// A plain thread does not rely on the bits: nobody would tell it of a change.
+/// Whether no attempt needs to be made. A plain thread does not rely on the bits: nobody would tell it of a change.
 #[inline(always)]
-fn is_on_worker() -> bool {
-    worker().is_some()
+fn would_surely_block(seen: Seen, direction: Direction) -> bool {
+    !seen.is_ready(direction) && seen.is_registered() && worker().is_some()
 }
 
 /// Who was woken for a source before others passes the turn on if something is left, and also if it leaves without an

@@ -123,23 +123,22 @@ impl Worker {
         }
     }
 
-    /// Takes note of a dhaga that an event wakes, and wakes the one that was found some events before. No dhaga runs between.
+    /// Takes note of a dhaga that an event wakes, and wakes all that were found when they are a group. No dhaga runs between.
     #[inline(always)]
     pub(super) fn find_to_wake(&self, id: TaskId, found: &mut Found) {
         let Some(task) = self.tasks.borrow().get(id) else { return };
-        task.prefetch_state();
-        if let Some(task) = found.push(task) {
-            self.wake_one_found(task);
+        if found.push(task) {
+            self.wake_found(found);
         }
     }
 
-    /// Wakes those that were found last.
-    pub(super) fn wake_found(&self, mut found: Found) {
-        for _ in 0..FOUND_MAX {
-            if let Some(task) = found.pop() {
-                self.wake_one_found(task);
-            }
-        }
+    /// Wakes those that were found since the last time.
+    #[inline(always)]
+    pub(super) fn wake_found(&self, found: &mut Found) {
+        let group = &found.group[..found.len];
+        group.iter().flatten().for_each(|task| task.prefetch_state());
+        group.iter().flatten().for_each(|task| self.wake_one_found(*task));
+        found.len = 0;
     }
 
     #[inline(always)]
@@ -184,30 +183,22 @@ fn make_ready(task: TaskRef) -> Option<TaskRef> {
     Some(task)
 }
 
-/// Dhagas that events wake, in their order, each held back while a few more are found: so its task comes near before it is
-/// touched.
+/// Dhagas that events wake, in their order, held back until there is a group of them: so their tasks, each on a page of its own,
+/// come near at the same time.
 #[derive(Default)]
 pub(super) struct Found {
-    ring: [Option<TaskRef>; FOUND_MAX],
-    next: usize,
+    group: [Option<TaskRef>; FOUND_MAX],
+    len: usize,
 }
 
-const FOUND_MAX: usize = 4;
+const FOUND_MAX: usize = 8;
 
 impl Found {
-    /// Adds one. Returns the oldest if there was no room left.
+    /// Adds one. Returns whether there is no room for another.
     #[inline(always)]
-    fn push(&mut self, task: TaskRef) -> Option<TaskRef> {
-        let place = &mut self.ring[self.next % FOUND_MAX];
-        self.next = self.next.wrapping_add(1);
-        place.replace(task)
-    }
-
-    /// Takes the oldest, or makes room for none.
-    #[inline(always)]
-    fn pop(&mut self) -> Option<TaskRef> {
-        let place = &mut self.ring[self.next % FOUND_MAX];
-        self.next = self.next.wrapping_add(1);
-        place.take()
+    fn push(&mut self, task: TaskRef) -> bool {
+        self.group[self.len] = Some(task);
+        self.len += 1;
+        self.len == FOUND_MAX
     }
 }

@@ -303,6 +303,37 @@ fn echo(mut stream: TcpStream) -> io::Result<()> {
     }
 }
 
+/// Its socket is watched, so no attempt is made that is known to fail: neither to give way nor the cancel may be lost with it.
+#[test]
+fn who_asks_without_waiting_gives_way_and_is_cancelled() {
+    within_deadline(DEADLINE, || {
+        let runtime = Runtime::builder().workers(1).build().expect("a runtime of one worker");
+        let (is_asking, asks_now) = channel::bounded::<()>(1);
+        let asker = runtime.spawn(move || {
+            let listener = TcpListener::bind(ANY_PORT).expect("a port is free");
+            let _client = TcpStream::connect(listener.local_addr().expect("it is bound")).expect("it listens");
+            let (mut server, _) = listener.accept().expect("a client has come");
+            server.set_read_timeout(Some(SHORT)).expect("it may be set");
+            server.read(&mut [0]).expect_err("nothing comes");
+            server.set_nonblocking(true).expect("it may be set");
+            is_asking.send(()).expect("somebody waits for it");
+            loop {
+                let error = server.read(&mut [0]).expect_err("nothing comes");
+                if error.kind() != ErrorKind::WouldBlock {
+                    return error;
+                }
+            }
+        });
+        let canceller = runtime.spawn(move || {
+            asks_now.recv().expect("it asks");
+            asker.cancel();
+            asker.join().expect("it ends by itself")
+        });
+        let error = canceller.join().expect("it is let in between");
+        assert!(error.get_ref().is_some_and(|inner| inner.is::<dhaga::Cancelled>()), "{error:?}");
+    });
+}
+
 #[test]
 fn a_thousand_connections_echo_at_once() {
     const CLIENTS: usize = 1000;
