@@ -94,6 +94,13 @@ impl<T> InFlight<T> {
         self.slots.iter_mut().flatten().map(|entry| &mut entry.value)
     }
 
+    /// Takes out everything, with its id, in no special order, for a connection that died. The table is empty and
+    /// without memory at once; what the iterator does not yield is dropped with it.
+    pub fn fail_all(&mut self) -> impl Iterator<Item = (u32, T)> + use<T> {
+        self.len = 0;
+        std::mem::take(&mut self.slots).into_iter().flatten().map(|entry| (entry.id, entry.value))
+    }
+
     /// How many calls wait.
     pub fn len(&self) -> usize {
         self.len
@@ -226,6 +233,20 @@ mod tests {
         calls.next_id = ID_MAX;
         assert_eq!(calls.insert("last"), Ok(ID_MAX));
         assert_eq!(calls.insert("wrapped"), Ok(first + 1));
+    }
+
+    #[test]
+    fn fail_all_empties_the_table_and_ids_go_on() {
+        let mut calls = InFlight::new(100);
+        for n in 1..=40 {
+            assert_eq!(calls.insert(n), Ok(n));
+        }
+        let mut failed: Vec<_> = calls.fail_all().collect();
+        failed.sort_unstable();
+        assert_eq!(failed, (1..=40).map(|n| (n, n)).collect::<Vec<_>>());
+        assert!(calls.is_empty());
+        assert_eq!(calls.complete(3), None);
+        assert_eq!(calls.insert(41), Ok(41));
     }
 
     #[test]
