@@ -326,7 +326,10 @@ impl<W: Copy + PartialEq> Readiness<W> {
             if bits & direction.bit() == 0 {
                 continue;
             }
-            while let Some(waiter) = self.pop(&mut waiters, direction) {
+            // Most events are for one direction, and come for both.
+            while self.has_waiters(direction).load(Relaxed)
+                && let Some(waiter) = self.pop(&mut waiters, direction)
+            {
                 report(Report::Waiter(waiter));
                 if !everybody {
                     break;
