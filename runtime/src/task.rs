@@ -7,6 +7,8 @@
 //!   low ◀── stack grows ── ... | frames | closure | Task, 128 bytes | end of the stack
 //! ```
 //!
+//! The task of a future lies on the heap: it has a stack during a poll only.
+//!
 //! States of a task, all changed by its own worker only:
 //!
 //! ```text
@@ -19,14 +21,14 @@
 //! ```
 
 use std::cell::{Cell, UnsafeCell};
-use std::mem::offset_of;
+use std::mem::{MaybeUninit, offset_of};
 use std::ops::Deref;
 use std::ptr::{self, NonNull};
 
 use crate::context::{Node, Scope};
 use crate::coroutine::{Coroutine, Outcome, Wake, prefetch_lines};
 use crate::frame::{self, Frame, Innermost};
-use crate::job::{Head, JobRef, quietly};
+use crate::job::{Head, Job, JobRef, quietly};
 use crate::local_slots::LocalSlots;
 use crate::stack::{HEAD_BYTES, Stack};
 use crate::timer::TimerKey;
@@ -115,13 +117,16 @@ pub(crate) enum State {
 /// What each switch touches comes first, within one cache line: with thousands of dhagas every line is a miss.
 #[repr(C, align(64))]
 pub(crate) struct Task {
-    coroutine: UnsafeCell<Coroutine>,
+    /// `None` while a future is pending.
+    coroutine: UnsafeCell<Option<Coroutine>>,
     pub(crate) slot: u32,
     generation: u32,
     pub(crate) state: Cell<State>,
     /// What the next resume tells it.
     pub(crate) verdict: Cell<Wake>,
     pub(crate) attention: Attention,
+    /// It lies on the heap, not on its stack.
+    is_boxed: bool,
     /// What it runs; null once its result was handed over.
     head: Cell<*const Head>,
     pub(crate) timer: Cell<Option<TimerKey>>,
@@ -133,6 +138,8 @@ pub(crate) struct Task {
     pub(crate) no_suspend: Cell<u32>,
     /// Sleeps in a row that were cut short by the end of a scope.
     pub(crate) early_sleeps: Cell<u32>,
+    /// What runs in steps, between two of them.
+    idle: Cell<Option<Job>>,
 }
 
 /// What stands against a wait, in one byte: in the usual case, nothing, a wait looks at it once.
@@ -178,6 +185,8 @@ impl Attention {
 const CACHE_LINE_BYTES: usize = 64;
 /// Cache lines of a task that a wait touches.
 const TASK_LINES: usize = size_of::<Task>() / CACHE_LINE_BYTES;
+/// Of what a future's task runs: the head, and what leads to the future.
+const STEP_LINES: usize = 2;
 
 const _: () = assert!(size_of::<Task>() <= HEAD_BYTES, "a task fits above the base of its stack");
 // A sanitizer has its own books in the coroutine.
@@ -185,6 +194,26 @@ const SWITCH_IS_NEAR: bool = cfg!(feature = "sanitizer") || offset_of!(Task, att
 const _: () = assert!(SWITCH_IS_NEAR, "a switch touches one line of a task");
 
 impl Task {
+    #[inline(always)]
+    fn new(id: TaskId, coroutine: Option<Coroutine>) -> Self {
+        Self {
+            coroutine: UnsafeCell::new(coroutine),
+            slot: id.slot,
+            generation: id.generation,
+            state: Cell::new(State::Ready),
+            verdict: Cell::new(Wake::Ready),
+            attention: Attention(Cell::new(Attention::UNSETTLED)),
+            is_boxed: false,
+            head: Cell::new(ptr::null()),
+            timer: Cell::new(None),
+            frames: Cell::new(ptr::null()),
+            locals: LocalSlots::default(),
+            no_suspend: Cell::new(0),
+            early_sleeps: Cell::new(0),
+            idle: Cell::new(None),
+        }
+    }
+
     #[inline(always)]
     pub(crate) fn id(&self) -> TaskId {
         TaskId { slot: self.slot, generation: self.generation }
@@ -215,6 +244,32 @@ impl Task {
     pub(crate) fn frame(&self) -> Option<&Frame> {
         // SAFETY: only `frame::inside` and its like change it, and the caller runs on the stack that the frame is on.
         unsafe { frame::innermost(&self.frames) }
+    }
+
+    /// Whether what it runs is between two steps, and needs no stack.
+    pub(crate) fn is_idle(&self) -> bool {
+        let job = self.idle.take();
+        let is_idle = job.is_some();
+        self.idle.set(job);
+        is_idle
+    }
+
+    /// Bytes of stack that the next step asks for; 0: the runtime's default.
+    pub(crate) fn idle_stack_bytes(&self) -> usize {
+        let job = self.idle.take();
+        let bytes = job.as_ref().map_or(0, Job::stack_bytes);
+        self.idle.set(job);
+        bytes
+    }
+
+    pub(crate) fn set_idle(&self, job: Job) {
+        self.idle.set(Some(job));
+    }
+
+    /// Whether it has none of its own, and runs in steps.
+    #[inline(always)]
+    pub(crate) fn is_boxed(&self) -> bool {
+        self.is_boxed
     }
 
     #[inline(always)]
@@ -290,7 +345,32 @@ impl TaskRef {
         let verdict = self.verdict.replace(Wake::Ready);
         // SAFETY: only the worker's loop resumes, one task at a time, and nobody else makes a reference to the coroutine
         // of a task that runs (`prefetch_stack` reads those of the ready queue, `into_stack` those that have ended).
-        unsafe { &mut *self.coroutine.get() }.resume(verdict)
+        match unsafe { &mut *self.coroutine.get() } {
+            Some(coroutine) => coroutine.resume(verdict),
+            None => unreachable!("a future has got a stack before it is resumed"),
+        }
+    }
+
+    /// Whether it can be resumed: a pending future cannot.
+    #[inline(always)]
+    pub(crate) fn has_stack(self) -> bool {
+        // SAFETY: as in `resume`: it does not run, and this is the worker's loop.
+        unsafe { &*self.coroutine.get() }.is_some()
+    }
+
+    /// Begins a step on `stack`: what `step` does when it is resumed.
+    pub(crate) fn take_up(self, stack: Stack, step: fn(Self, Job)) {
+        let job = self.idle.take().expect("a task without a stack is between two steps");
+        stack.set_label(job.label().name(), job.label().site);
+        let coroutine = Coroutine::new(stack, move || step(self, job));
+        // SAFETY: as in `resume`: it does not run, and this is the worker's loop.
+        unsafe { *self.coroutine.get() = Some(coroutine) };
+    }
+
+    /// Ends a step: gives the stack back.
+    pub(crate) fn put_down(self) -> Option<Stack> {
+        // SAFETY: as in `resume`: it does not run, and this is the worker's loop.
+        unsafe { &mut *self.coroutine.get() }.take().map(Coroutine::into_stack)
     }
 
     /// Where it lies: on its own stack.
@@ -308,7 +388,10 @@ impl TaskRef {
     #[inline(always)]
     pub(crate) fn prefetch_stack(self) {
         // SAFETY: it does not run, so nobody has a unique reference to its coroutine.
-        unsafe { &*self.coroutine.get() }.prefetch();
+        match unsafe { &*self.coroutine.get() } {
+            Some(coroutine) => coroutine.prefetch(),
+            None => prefetch_lines(self.head.get().addr(), STEP_LINES),
+        }
     }
 }
 
@@ -339,30 +422,38 @@ impl TaskTable {
     /// Starts the books of a dhaga that will run `body` on `stack`. `body` is told which one it is.
     #[inline(always)]
     pub(crate) fn insert(&mut self, stack: Stack, body: impl FnOnce(TaskRef) + 'static) -> TaskRef {
-        let slot = if self.free == NO_SLOT { self.add_slot() } else { self.free };
-        let place = &mut self.slots[slot as usize];
-        self.free = place.next_free;
-        self.len += 1;
         let task = TaskRef(stack.head().cast());
-        place.task = Some(task);
-        let value = Task {
-            coroutine: UnsafeCell::new(Coroutine::new(stack, move || body(task))),
-            slot,
-            generation: place.generation,
-            state: Cell::new(State::Ready),
-            verdict: Cell::new(Wake::Ready),
-            attention: Attention(Cell::new(Attention::UNSETTLED)),
-            head: Cell::new(ptr::null()),
-            timer: Cell::new(None),
-            frames: Cell::new(ptr::null()),
-            locals: LocalSlots::default(),
-            no_suspend: Cell::new(0),
-            early_sleeps: Cell::new(0),
-        };
+        let id = self.enter(task);
+        let value = Task::new(id, Some(Coroutine::new(stack, move || body(task))));
         // SAFETY: the head of the stack has room and alignment for a task (asserted above), and nobody else uses it while
         // the stack is out.
         unsafe { task.0.write(value) };
         task
+    }
+
+    /// Starts the books of a dhaga that runs in steps, and has no stack between them.
+    pub(crate) fn insert_stepped(&mut self, job: Job) -> TaskRef {
+        let head = job.pointer();
+        let place = Box::into_raw(Box::<Task>::new_uninit());
+        let task = TaskRef(NonNull::new(place.cast()).expect("a box is somewhere"));
+        let id = self.enter(task);
+        let value = Task { is_boxed: true, idle: Cell::new(Some(job)), ..Task::new(id, None) };
+        // SAFETY: the memory was just allocated for a task.
+        unsafe { task.0.write(value) };
+        // SAFETY: the job keeps the head alive up to `complete`, and whoever runs its last step forgets it before.
+        unsafe { task.set_head(head) };
+        task
+    }
+
+    /// Gives a slot to a task that is about to be written.
+    #[inline(always)]
+    fn enter(&mut self, task: TaskRef) -> TaskId {
+        let slot = if self.free == NO_SLOT { self.add_slot() } else { self.free };
+        let place = &mut self.slots[slot as usize];
+        self.free = place.next_free;
+        self.len += 1;
+        place.task = Some(task);
+        TaskId { slot, generation: place.generation }
     }
 
     #[cold]
@@ -377,16 +468,21 @@ impl TaskTable {
     #[inline(always)]
     pub(crate) fn remove(&mut self, task: TaskRef) -> Stack {
         let slot = task.slot;
+        let place = task.0;
         // SAFETY: the task was written by `insert`, and is read once: its slot is cleared below, and it is in no queue,
         // since it has ended.
-        let task = unsafe { task.0.read() };
+        let task = unsafe { place.read() };
+        if task.is_boxed {
+            // SAFETY: `insert_stepped` got it from a box of a task, whose content was read out.
+            drop(unsafe { Box::from_raw(place.as_ptr().cast::<MaybeUninit<Task>>()) });
+        }
         let place = &mut self.slots[slot as usize];
         place.task = None;
         place.generation = place.generation.wrapping_add(1);
         place.next_free = self.free;
         self.free = slot;
         self.len -= 1;
-        task.coroutine.into_inner().into_stack()
+        task.coroutine.into_inner().expect("who has ended has done so on a stack").into_stack()
     }
 
     #[inline(always)]

@@ -1,16 +1,22 @@
 //! Starting, resuming and ending dhagas.
 
-use super::{Worker, current_task, worker};
+use std::ptr::NonNull;
+use std::time::Duration;
+
+use super::{Worker, current_task, now, worker};
 use crate::context;
 use crate::coroutine::Outcome;
 use crate::fork;
-use crate::job::{Execution, Job};
+use crate::job::{Execution, Head, Job};
 use crate::phase::Phase;
 use crate::stack::{Stack, StackError};
-use crate::task::{Attention, TaskRef};
+use crate::task::{Attention, State, TaskRef, WaitReason};
 
 /// Operations that do not wait between two times that a dhaga gives way: a hundred microseconds of socket calls.
 pub(super) const BUDGET_MAX: u32 = 64;
+
+/// Before a future that found no memory for a stack asks for one again: others give theirs back in less.
+const STACK_PAUSE: Duration = Duration::from_millis(1);
 
 impl Worker {
     /// Starts the next unstarted dhaga. Returns whether there was one.
@@ -21,10 +27,17 @@ impl Worker {
         };
         if self.phase.get() >= Phase::Cancelling {
             self.start_late(job);
+        } else if job.is_stepped() {
+            self.start_stepped(job);
         } else {
             self.start(job, Job::execute);
         }
         true
+    }
+
+    fn start_stepped(&self, job: Job) {
+        let task = self.tasks.borrow_mut().insert_stepped(job);
+        self.resume(task);
     }
 
     /// The shutdown has gone too far for it to run undisturbed.
@@ -34,6 +47,11 @@ impl Worker {
             return self.start(job, Job::discard);
         }
         context::cancel(job.head());
+        if job.is_stepped() {
+            let task = self.tasks.borrow_mut().insert_stepped(job);
+            task.attention.add(Attention::LEAVING);
+            return self.resume(task);
+        }
         self.start(job, |job| {
             let task = current_task().expect("a closure is run by its dhaga");
             task.attention.add(Attention::LEAVING);
@@ -159,6 +177,9 @@ impl Worker {
     /// The one place where a dhaga is resumed.
     #[inline(always)]
     pub(super) fn resume(&self, task: TaskRef) {
+        if !task.has_stack() && !self.take_up(task) {
+            return;
+        }
         self.budget.set(BUDGET_MAX);
         self.current.set(Some(task));
         let outcome = task.resume();
@@ -171,12 +192,64 @@ impl Worker {
     #[inline(always)]
     fn end(&self, task: TaskRef) {
         fork::abort_if_forked();
+        let is_boxed = task.is_boxed();
+        if is_boxed && task.is_idle() {
+            return self.put_down(task);
+        }
         let stack = self.tasks.borrow_mut().remove(task);
-        self.stacks.borrow_mut().give_back(stack);
+        if is_boxed {
+            self.take_back_stack_again(stack);
+        } else {
+            self.stacks.borrow_mut().give_back(stack);
+        }
         if self.is_short.get() {
             self.keep_reserve();
         }
         self.return_one_credit();
+    }
+
+    /// Gives a stack to a future that is to be polled: the one of the last poll, which no other dhaga gets, see
+    /// [`StackPool::lend`](crate::stack::StackPool::lend). Returns false if there is none: it waits for one then.
+    #[inline(never)]
+    fn take_up(&self, task: TaskRef) -> bool {
+        if task.timer.get().is_some() {
+            self.disarm(task);
+        }
+        let asked = task.idle_stack_bytes();
+        let stack = self.lend_stack_again(if asked == 0 { self.shared.stack_bytes } else { asked });
+        let stack = stack.ok().or_else(|| self.take_reserve());
+        let Some(stack) = stack else {
+            task.state.set(State::Parked(WaitReason::Future));
+            self.arm(task, now() + STACK_PAUSE);
+            return false;
+        };
+        task.take_up(stack, run_step);
+        true
+    }
+
+    #[cold]
+    fn take_reserve(&self) -> Option<Stack> {
+        self.is_short.set(true);
+        self.reserve.take()
+    }
+
+    /// Parks a future that is pending, as `suspend` does, with no stack.
+    #[inline(never)]
+    fn put_down(&self, task: TaskRef) {
+        if let Some(stack) = task.put_down() {
+            self.take_back_stack_again(stack);
+        }
+        if self.is_short.get() {
+            self.keep_reserve();
+        }
+        let was_woken = task.attention.is_needed() && self.attend(task, WaitReason::Future).is_some();
+        if was_woken {
+            return self.ready.push_back(task);
+        }
+        if let Some(deadline) = task.head().and_then(Head::deadline) {
+            self.arm(task, deadline.at);
+        }
+        task.state.set(State::Parked(WaitReason::Future));
     }
 
     /// Reserves room for one dhaga.
@@ -208,7 +281,23 @@ impl Worker {
 #[inline(always)]
 fn run_job(task: TaskRef, job: Job, end_of: impl FnOnce(Job) -> Execution) {
     let head = job.pointer();
-    let mut execution = end_of(job);
+    end_job(task, head, end_of(job));
+}
+
+/// What it does on the stack that it has for one step.
+fn run_step(task: TaskRef, job: Job) {
+    let head = job.pointer();
+    match job.step() {
+        Ok(execution) => end_job(task, head, execution),
+        Err(job) => {
+            task.expect_no_frame();
+            task.set_idle(job);
+        }
+    }
+}
+
+#[inline(always)]
+fn end_job(task: TaskRef, head: NonNull<Head>, mut execution: Execution) {
     loop {
         execution.drop_unwanted();
         task.drop_own();

@@ -48,7 +48,7 @@ impl Worker {
 
     /// Something stands against this wait: the answer, unless it may go on.
     #[inline(never)]
-    fn attend(&self, task: TaskRef, reason: WaitReason) -> Option<Wake> {
+    pub(super) fn attend(&self, task: TaskRef, reason: WaitReason) -> Option<Wake> {
         let attention = &task.attention;
         if attention.has(Attention::UNWINDING) {
             return Some(Wake::Unwind);
@@ -71,12 +71,12 @@ impl Worker {
     }
 
     #[inline(never)]
-    fn arm(&self, task: TaskRef, deadline: Instant) {
+    pub(super) fn arm(&self, task: TaskRef, deadline: Instant) {
         task.timer.set(Some(self.timers.borrow_mut().arm(deadline, task.id())));
     }
 
     #[inline(never)]
-    fn disarm(&self, task: TaskRef) {
+    pub(super) fn disarm(&self, task: TaskRef) {
         if let Some(key) = task.timer.take() {
             self.timers.borrow_mut().cancel(key);
         }
