@@ -156,6 +156,13 @@ impl Signal {
         self.is_set.swap(false, Ordering::AcqRel)
     }
 
+    /// Wakes the sleeper, who has not parked yet, once more if something was said: a wait inside the poll may have taken the wake.
+    fn renew(&self) {
+        if self.is_set.load(Ordering::Acquire) {
+            self.sleeper.unpark_in_turn();
+        }
+    }
+
     fn wait(&self) {
         while !self.take() {
             park::park(WaitReason::Future);

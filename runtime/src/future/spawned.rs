@@ -91,10 +91,14 @@ fn polls<F: Future>(mut future: Pin<Box<F>>) -> impl FnMut() -> Poll<Result<F::O
         if said.as_ref().is_some_and(|(signal, _)| !signal.take()) {
             return Poll::Pending;
         }
-        let (_, waker) = said.get_or_insert_with(|| {
+        let (signal, waker) = said.get_or_insert_with(|| {
             let signal = Arc::new(Signal::here());
             (signal.clone(), word::own_waker(signal))
         });
-        future.as_mut().poll(&mut Context::from_waker(waker)).map(Ok)
+        let polled = future.as_mut().poll(&mut Context::from_waker(waker)).map(Ok);
+        if polled.is_pending() {
+            signal.renew();
+        }
+        polled
     }
 }
