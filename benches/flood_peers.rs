@@ -32,6 +32,8 @@ pub enum Flood {
     Refused,
     /// Requests that wait, each taken back at once.
     Cancel,
+    /// Requests for large answers, all of which are read.
+    Blobs,
     /// A tenth of all readers asks for large answers and reads none of them.
     SlowReaders,
     /// Half a frame, and then nothing.
@@ -50,7 +52,7 @@ impl Flood {
 
     /// Whether a server has to do with it what it has to do with any call, so that it takes time from others as those would.
     pub fn is_work(self) -> bool {
-        matches!(self, Flood::Nils | Flood::Refused | Flood::Cancel)
+        matches!(self, Flood::Nils | Flood::Refused | Flood::Cancel | Flood::Blobs)
     }
 
     fn plan(self) -> Result<Plan, EncodeError> {
@@ -85,13 +87,8 @@ impl Flood {
                 }
                 often(chunk)
             }
-            Flood::SlowReaders => {
-                let mut chunk = Vec::new();
-                for id in 1..400 {
-                    encode_request(&mut chunk, &Limits::default(), id, "blob", &(64 << 10,))?;
-                }
-                Plan { chunk, reads: false, is_sent_once: true }
-            }
+            Flood::Blobs => often(blobs(4000)?),
+            Flood::SlowReaders => Plan { chunk: blobs(400)?, reads: false, is_sent_once: true },
             Flood::Slowloris => once(request("echo", &["never whole".into()])?[..8].to_vec()),
         })
     }
@@ -131,6 +128,15 @@ impl fmt::Display for Flood {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.to_possible_value().expect("none is skipped").get_name())
     }
+}
+
+/// Requests for large answers, with different ids.
+fn blobs(count: u32) -> Result<Vec<u8>, EncodeError> {
+    let mut chunk = Vec::new();
+    for id in 1..count {
+        encode_request(&mut chunk, &Limits::default(), id, "blob", &(64 << 10,))?;
+    }
+    Ok(chunk)
 }
 
 struct Plan {

@@ -5,7 +5,7 @@
 use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{self, ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -15,11 +15,12 @@ use dhaga::net::lookup_host;
 use dhaga::process::{Command, ExitStatus};
 use dhaga::sync::WaitGroup;
 use dhaga::{JoinHandle, Runtime};
-use dhaga_benches::programs::exit_code;
+use dhaga_benches::programs::{GO_NOT_FOUND, build_go, exit_code};
 use dhaga_benches::text_table::{TextTable, count, figure};
 use dhaga_benches::window::latency_histogram;
 use dhaga_benches::{machine, progress};
 use hdrhistogram::Histogram;
+use serde::Deserialize;
 
 /// Measures how late a dhaga ticks beside busy neighbours of its runtime: idle, and for each kind of them.
 #[derive(Parser)]
@@ -39,6 +40,9 @@ struct Options {
     /// The measured time of each row.
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
+    /// Also measure goroutines, for which a toolchain must be there.
+    #[arg(long)]
+    go: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -69,6 +73,17 @@ impl Neighbours {
         }
     }
 
+    /// As `go/ticker` is told.
+    fn word(self) -> &'static str {
+        match self {
+            Neighbours::None => "none",
+            Neighbours::Files => "files",
+            Neighbours::Names => "names",
+            Neighbours::Children => "children",
+            Neighbours::All => "all",
+        }
+    }
+
     fn of_number(self, number: usize) -> Neighbours {
         const KINDS: [Neighbours; 3] = [Neighbours::Files, Neighbours::Names, Neighbours::Children];
         if self == Neighbours::All { KINDS[number % KINDS.len()] } else { self }
@@ -88,13 +103,20 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     machine::raise_open_files()?;
     let file = ScratchFile::new()?;
     let workers = options.workers();
-    let bar = progress::bar(workers.len() * options.neighbours.len());
-    let mut table = TextTable::new(["neighbours", "workers", "p50 µs", "p99 µs", "max µs", "p99 goal", "their work/s"]);
+    let go = options.build_go()?;
+    let bar = progress::bar(workers.len() * options.neighbours.len() * if options.go { 2 } else { 1 });
+    let mut table =
+        TextTable::new(["neighbours", "workers", "runtime", "p50 µs", "p99 µs", "max µs", "p99 goal", "their work/s"]);
     for count in workers {
         for &neighbours in &options.neighbours {
             progress::step(&bar, &format!("{count} workers,"), neighbours.title());
             let row = options.measure(count, neighbours, &file.path)?;
-            table.push(row.cells(count, neighbours));
+            table.push(row.cells(count, neighbours, "dhaga"));
+            if let Some(program) = &go {
+                progress::step(&bar, &format!("Go, {count} processors,"), neighbours.title());
+                let row = options.measure_go(program, count, neighbours, &file.path)?;
+                table.push(row.cells(count, neighbours, "Go"));
+            }
         }
     }
     bar.finish_and_clear();
@@ -103,8 +125,11 @@ fn run(options: &Options) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
+#[derive(Deserialize)]
 struct Row {
-    lateness: Histogram<u64>,
+    p50_us: f64,
+    p99_us: f64,
+    max_us: f64,
     /// Of all neighbours together.
     work_per_second: f64,
 }
@@ -127,22 +152,49 @@ impl Options {
         let done = crowd.done.load(Ordering::Relaxed) - before;
         let work_per_second = done as f64 / began.elapsed().as_secs_f64();
         crowd.stop()?;
-        Ok(Row { lateness, work_per_second })
+        let at = |quantile| lateness.value_at_quantile(quantile) as f64 / 1e3;
+        Ok(Row { p50_us: at(0.5), p99_us: at(0.99), max_us: at(1.0), work_per_second })
+    }
+
+    fn build_go(&self) -> Result<Option<String>, Box<dyn Error>> {
+        if !self.go {
+            return Ok(None);
+        }
+        build_go("ticker")?.ok_or_else(|| format!("Go: {GO_NOT_FOUND}").into()).map(Some)
+    }
+
+    fn measure_go(
+        &self,
+        program: &str,
+        processors: usize,
+        neighbours: Neighbours,
+        file: &Path,
+    ) -> Result<Row, Box<dyn Error>> {
+        let crowd = if neighbours == Neighbours::None { 0 } else { self.crowd };
+        let output = process::Command::new(program)
+            .args([neighbours.word(), &file.display().to_string()])
+            .args([crowd.to_string(), self.period_us.to_string(), self.seconds.to_string()])
+            .env("GOMAXPROCS", processors.to_string())
+            .stderr(Stdio::inherit())
+            .output()?;
+        if !output.status.success() {
+            return Err(format!("{program}: {}", output.status).into());
+        }
+        Ok(serde_json::from_slice(&output.stdout)?)
     }
 }
 
 impl Row {
-    fn cells(&self, workers: usize, neighbours: Neighbours) -> [String; 7] {
-        let micros = |nanos: u64| figure(nanos as f64 / 1e3);
-        let p99 = self.lateness.value_at_quantile(0.99);
-        let is_met = u128::from(p99) <= P99_MAX.as_nanos();
+    fn cells(&self, workers: usize, neighbours: Neighbours, runtime: &str) -> [String; 8] {
+        let goal_us = P99_MAX.as_secs_f64() * 1e6;
         [
             neighbours.title().to_owned(),
             workers.to_string(),
-            micros(self.lateness.value_at_quantile(0.5)),
-            micros(p99),
-            micros(self.lateness.max()),
-            format!("{} {}", figure(P99_MAX.as_nanos() as f64 / 1e3), if is_met { "met" } else { "MISSED" }),
+            runtime.to_owned(),
+            figure(self.p50_us),
+            figure(self.p99_us),
+            figure(self.max_us),
+            format!("{} {}", figure(goal_us), if self.p99_us <= goal_us { "met" } else { "MISSED" }),
             figure(self.work_per_second),
         ]
     }
@@ -236,7 +288,7 @@ struct ScratchFile {
 
 impl ScratchFile {
     fn new() -> io::Result<ScratchFile> {
-        let path = std::env::temp_dir().join(format!("dhaga-ticker-{}", std::process::id()));
+        let path = std::env::temp_dir().join(format!("dhaga-ticker-{}", process::id()));
         std::fs::write(&path, vec![7; FILE_BYTES])?;
         Ok(ScratchFile { path })
     }

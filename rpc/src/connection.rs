@@ -13,7 +13,7 @@
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use dhaga::turn::{self, AtEnd, OnReady};
 use dhaga::{Builder, JoinError, SpawnError, park, yield_now};
@@ -23,6 +23,7 @@ use crate::frame::FrameError;
 use crate::incoming::{Flow, Incoming};
 use crate::limits::Limits;
 use crate::outbox::{Appended, Flushed, NoRoom, Outbox};
+use crate::share::{SMALL_READ_BYTES, Share};
 use crate::transport::Transport;
 
 /// What a connection is for: the floor above, which gets to know what happens here.
@@ -61,6 +62,7 @@ pub(crate) struct Connection<S> {
     /// A reader runs, or is to be resumed by the side.
     is_reading: AtomicBool,
     is_closed: AtomicBool,
+    share: Share,
     /// Counts reads that brought something: who watches for a peer that stalls compares two looks.
     reads: AtomicU64,
 }
@@ -93,6 +95,7 @@ impl<S: Side> Connection<S> {
             incoming: Mutex::default(),
             is_reading: AtomicBool::new(false),
             is_closed: AtomicBool::new(false),
+            share: Share::default(),
             reads: AtomicU64::new(0),
         });
         let listening = Arc::new(Listening(connection.clone()));
@@ -210,23 +213,48 @@ impl<S: Side> Connection<S> {
 
     /// The reader.
     fn read(self: &Arc<Self>) {
-        let (mut buffer, mut portion) = (turn::read_buffer(), Portion::default());
+        self.step_back_if_greedy();
+        let mut buffer = turn::read_buffer();
         // What had to wait comes before what is new.
         let mut step = self.cut(&[], Step::More);
         loop {
             match step {
-                Step::More => step = self.read_once(portion.of(&mut buffer)),
+                Step::More => step = self.read_once(self.share.portion(&mut buffer)),
                 Step::Drained if self.give_back() => step = Step::More,
                 Step::Drained | Step::Waiting | Step::Over => break,
             }
             if let Step::More = step {
                 // A full buffer: others go first, so that one connection does not keep the worker to itself.
                 S::delegate(self);
-                portion.pause(yield_now);
+                turn::return_read_buffer(buffer);
+                self.pause();
+                buffer = turn::read_buffer();
             }
         }
         turn::return_read_buffer(buffer);
+        self.step_back_if_greedy();
         S::run(self);
+    }
+
+    /// Lets others have their turn.
+    fn pause(&self) {
+        match self.share.is_greedy() {
+            true => turn::step_back(),
+            false => yield_now(),
+        }
+    }
+
+    /// Whoever takes little time goes before who takes much.
+    pub(crate) fn step_back_if_greedy(&self) {
+        if self.share.is_greedy() {
+            turn::step_back();
+        }
+    }
+
+    /// What the peer asks for took long: whoever takes little goes first.
+    pub(crate) fn step_back(&self) {
+        self.share.set_greedy();
+        turn::step_back();
     }
 
     /// Ends the right to read. Returns whether an event came meanwhile, and the caller has the right again.
@@ -245,7 +273,15 @@ impl<S: Side> Connection<S> {
             Ok(Some(count)) => {
                 self.reads.fetch_add(1, Ordering::Relaxed);
                 let then = if count < buffer.len() && !self.has_news() { Step::Drained } else { Step::More };
-                self.cut(&buffer[..count], then)
+                let was_full = count == buffer.len();
+                if count < SMALL_READ_BYTES && !was_full {
+                    self.share.note_small();
+                    return self.cut(&buffer[..count], then);
+                }
+                let began = park::now();
+                let step = self.cut(&buffer[..count], then);
+                self.share.note(park::now() - began, was_full);
+                step
             }
             Err(error) => {
                 self.close(Some(Arc::new(error)));
@@ -394,46 +430,6 @@ pub(crate) fn on_a_worker<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'sta
     }
 }
 
-/// How long a reader may be at what it has read before others have their turn: as long as a batch of the worker.
-const PORTION_MAX: Duration = Duration::from_micros(100);
-/// 4 KiB at the least: with less, the system calls would take longer than what they bring.
-const PORTION_BYTES_MIN: usize = 4 << 10;
-
-/// How much a reader takes at a time that always finds more. A buffer full of the smallest frames takes a millisecond, and of
-/// a hundred such connections each keeps all others waiting for that.
-#[derive(Default)]
-struct Portion {
-    /// How often the buffer is halved.
-    halvings: u32,
-    /// When the last pause ended.
-    since: Option<Instant>,
-}
-
-impl Portion {
-    fn of<'b>(&self, buffer: &'b mut [u8]) -> &'b mut [u8] {
-        let bytes = (buffer.len() >> self.halvings).max(PORTION_BYTES_MIN);
-        let end = bytes.min(buffer.len());
-        &mut buffer[..end]
-    }
-
-    /// Lets others have their turn.
-    fn pause(&mut self, pause: impl FnOnce()) {
-        if let Some(since) = self.since {
-            self.adapt(park::now() - since);
-        }
-        pause();
-        self.since = Some(park::now());
-    }
-
-    fn adapt(&mut self, took: Duration) {
-        if took > PORTION_MAX {
-            self.halvings = (self.halvings + 1).min(usize::BITS - 1);
-        } else if took < PORTION_MAX / 4 {
-            self.halvings = self.halvings.saturating_sub(1);
-        }
-    }
-}
-
 /// The worker's hold on a connection. The worker lets it go when its runtime ends, and a connection that nobody listens to
 /// any more must not seem to live.
 struct Listening<S: Side>(Arc<Connection<S>>);
@@ -462,24 +458,5 @@ impl<S: Side> Drop for Listening<S> {
 impl<S: Side> AtEnd for Connection<S> {
     fn at_end(self: Arc<Self>) {
         self.flush();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_reader_takes_less_while_it_takes_long_and_more_again_when_it_does_not() {
-        let (mut portion, mut buffer) = (Portion::default(), vec![0; 64 << 10]);
-        let mut after = |took: Duration| {
-            portion.adapt(took);
-            portion.of(&mut buffer).len()
-        };
-        assert_eq!(after(Duration::ZERO), 64 << 10);
-        assert_eq!([PORTION_MAX * 10; 3].map(&mut after), [32 << 10, 16 << 10, 8 << 10]);
-        assert_eq!(after(PORTION_MAX), 8 << 10, "it is just right");
-        assert_eq!(after(PORTION_MAX / 5), 16 << 10);
-        assert_eq!([PORTION_MAX * 10; 100].map(&mut after)[99], PORTION_BYTES_MIN);
     }
 }

@@ -9,11 +9,13 @@ use crate::error::{ErrorProfile, Refusal};
 use crate::layer::Layer;
 use crate::limits::Limits;
 use crate::metrics::{Metrics, Side, Table};
-use crate::service::{ERROR_KINDS, HandlerError, Methods, kind_of};
+use crate::service::{ERROR_KINDS, Handler, HandlerError, Methods, kind_of};
 
 /// The methods of a server, or of a client that is called by its server, and what all connections together are charged.
 pub(crate) struct Host {
     pub(crate) methods: Methods,
+    /// Their handlers, by number.
+    pub(crate) handlers: Arc<[Arc<Handler>]>,
     pub(crate) limits: Arc<Limits>,
     pub(crate) manner: Manner,
     /// A row for each method, by its number.
@@ -43,6 +45,7 @@ impl Host {
     pub(crate) fn new(methods: Methods, limits: Arc<Limits>, manner: Manner) -> Arc<Self> {
         let metrics = manner.has_metrics.then(|| Table::new(ERROR_KINDS, methods.names_numbered().into_iter(), 0));
         Arc::new(Self {
+            handlers: methods.handlers_numbered(),
             methods,
             limits,
             manner,
@@ -88,7 +91,8 @@ impl Drop for Host {
     /// With the last connection may go the user's handlers and layers, and what they have captured.
     fn drop(&mut self) {
         if !self.methods.is_empty() || !self.manner.layers.is_empty() {
-            turn::drop_in_dhaga((std::mem::take(&mut self.methods), std::mem::take(&mut self.manner)));
+            let handlers = std::mem::take(&mut self.handlers);
+            turn::drop_in_dhaga((std::mem::take(&mut self.methods), handlers, std::mem::take(&mut self.manner)));
         }
     }
 }

@@ -25,7 +25,7 @@
 //! | 0 | [`error`], [`limits`]; `description`: what is to be known of a service |
 //! | 1 | [`frame`]: whole values out of bytes |
 //! | 2 | [`message`], [`encode`]: requests, answers and notifications from and to bytes; `error_form`: how errors travel; `extension`, `meta`, `trace`: what goes beyond plain messages |
-//! | 3 | [`in_flight`], `id_hash`: ids; [`service`](mod@service): methods; `transport`: sockets and pipes; [`layer`]: code around calls; [`metrics`]; `introspection`: what a server tells of itself; `incoming`, `waiters`, `outbox`: what is unfinished; `spare`: memory that serves again |
+//! | 3 | [`in_flight`], `id_hash`: ids; [`service`](mod@service): methods; `transport`: sockets and pipes; [`layer`]: code around calls; [`metrics`]; `introspection`: what a server tells of itself; `incoming`, `waiters`, `outbox`: what is unfinished; `share`: how much of its worker's time a connection takes; `spare`: memory that serves again |
 //! | 4 | `connection`: one transport; `host`: what all connections together hold; `peer`: our side of a connection, which calls and serves |
 //! | 5 | `probe`: asks for extensions; `child`: a peer that is a child of ours; `client`: connections that we dial; `server`: those that we accept |
 //! | 6 | `current`: the call that the running code serves |
@@ -59,6 +59,7 @@ pub mod metrics;
 mod introspection;
 
 mod outbox;
+mod share;
 
 mod connection;
 

@@ -688,7 +688,11 @@ impl Shared {
     fn accept_loop(self: &Arc<Self>, listener: &impl Accept) {
         while let Ok(room) = self.room.clone().acquire_owned() {
             match listener.accept() {
-                Ok(transport) => self.adopt(transport, room),
+                Ok(transport) => {
+                    self.adopt(transport, room);
+                    // Many may come at once: who is connected goes first.
+                    turn::step_back();
+                }
                 Err(error) if is_end(&error) => return,
                 Err(error) => {
                     log::warn!("accept failed and is tried again: {error}");
@@ -704,9 +708,12 @@ impl Shared {
         let (worker, key) = self.registry().place();
         let place = Place { server: self.clone(), worker, key, ending: None, _room: room };
         let server = self.clone();
-        let opened = turn::spawn_at(worker, move || match open(transport, place) {
-            Ok(connection) => server.watch(&connection, server.host.limits.first_frame_within),
-            Err(error) => log::warn!("a connection was lost as soon as it was accepted: {error}"),
+        let opened = turn::spawn_at(worker, move || {
+            turn::step_back();
+            match open(transport, place) {
+                Ok(connection) => server.watch(&connection, server.host.limits.first_frame_within),
+                Err(error) => log::warn!("a connection was lost as soon as it was accepted: {error}"),
+            }
         });
         if let Err(error) = opened {
             log::error!("a connection was closed because no dhaga could be spawned for it: {error}");

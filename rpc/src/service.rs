@@ -174,6 +174,13 @@ impl Methods {
         self.by_name.get(name).map(|entry| (&entry.handler, entry.number))
     }
 
+    /// The handlers, by number.
+    pub(crate) fn handlers_numbered(&self) -> Arc<[Arc<Handler>]> {
+        let mut entries: Vec<_> = self.by_name.values().collect();
+        entries.sort_unstable_by_key(|entry| entry.number);
+        entries.into_iter().map(|entry| entry.handler.clone()).collect()
+    }
+
     /// The names, by number.
     pub(crate) fn names_numbered(&self) -> Vec<&str> {
         let mut names = vec![""; self.by_name.len()];

@@ -42,6 +42,9 @@ pub fn check() -> Result<(), Interrupt> {
         return Err(Interrupt::Panicking);
     }
     match current_task() {
+        Some(task) if task.is_unbound() && !task.is_unwinding() && !task.scope().is_some_and(Scope::is_cancelled) => {
+            Ok(())
+        }
         Some(task) => check_task(&task),
         None => check_thread(),
     }
@@ -61,7 +64,7 @@ pub fn check_attempt() -> Result<(), Interrupt> {
     }
 }
 
-#[inline(always)]
+#[inline(never)]
 fn check_task(task: &Task) -> Result<(), Interrupt> {
     if task.is_unwinding() {
         throw();
@@ -136,11 +139,17 @@ pub fn is_shutting_down() -> bool {
 #[inline(always)]
 pub(crate) fn scope_deadline() -> Option<Deadline> {
     match current_task() {
-        Some(task) => match task.frame() {
-            Some(frame) => frame.ambient().deadline,
-            None => task.head().and_then(Head::deadline),
-        },
+        Some(task) if task.is_unbound() => None,
+        Some(task) => bound_deadline(&task),
         None => thread_deadline(),
+    }
+}
+
+#[inline(never)]
+fn bound_deadline(task: &Task) -> Option<Deadline> {
+    match task.frame() {
+        Some(frame) => frame.ambient().deadline,
+        None => task.head().and_then(Head::deadline),
     }
 }
 

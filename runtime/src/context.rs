@@ -115,6 +115,12 @@ impl Scope {
         }
     }
 
+    /// Whether anybody was ever adopted.
+    #[inline]
+    pub(crate) fn has_had_children(&self) -> bool {
+        self.children.get().is_some()
+    }
+
     /// Hands its cancellation down no more: all who were adopted have ended.
     #[inline(always)]
     pub(crate) fn forget_children(&self) {

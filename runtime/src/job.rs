@@ -139,6 +139,11 @@ impl Inherited {
     }
 
     #[inline(always)]
+    fn is_nothing(&self) -> bool {
+        self.0.load(Ordering::Relaxed).is_null()
+    }
+
+    #[inline(always)]
     fn deadline(&self) -> Option<Deadline> {
         // SAFETY: it is null or counted here, and nobody takes it during this call.
         unsafe { self.0.load(Ordering::Relaxed).as_ref() }.and_then(|ambient| ambient.deadline)
@@ -251,6 +256,12 @@ impl Head {
     /// As [`Head::ambient`], which afterwards is nothing. What is dropped with it is user code.
     pub(crate) fn take_ambient(&self) -> Option<Arc<Ambient>> {
         self.ambient.take()
+    }
+
+    /// Whether it inherited neither a deadline nor anything else.
+    #[inline(always)]
+    pub(crate) fn inherits_nothing(&self) -> bool {
+        self.ambient.is_nothing()
     }
 
     /// As [`Head::ambient`].

@@ -135,7 +135,18 @@ pub fn park(reason: WaitReason) {
 /// As [`park`].
 #[inline(always)]
 pub fn park_until(reason: WaitReason, deadline: Option<Instant>) -> Parked {
-    match park_raw(reason, deadline) {
+    outcome(park_raw(reason, deadline))
+}
+
+/// As [`park_until`], for who knows that this dhaga runs here and does not unwind.
+#[inline(always)]
+pub(crate) fn park_dhaga(worker: &Worker, task: TaskRef, reason: WaitReason, deadline: Option<Instant>) -> Parked {
+    outcome(worker.suspend(task, reason, deadline))
+}
+
+#[inline(always)]
+fn outcome(wake: Wake) -> Parked {
+    match wake {
         Wake::TimedOut => Parked::TimedOut,
         Wake::Unwind => throw(),
         Wake::Ready | Wake::Report => Parked::Woken,
@@ -205,6 +216,17 @@ pub(crate) fn yield_now() {
         worker.yield_now(task);
     } else {
         std::thread::yield_now();
+    }
+}
+
+/// Sends the caller behind all who are ready, and who become so meanwhile.
+pub(crate) fn step_back() {
+    const OBSTACLES: u8 = Attention::UNWINDING | Attention::NO_SUSPEND | Attention::LEAVING;
+    match worker().and_then(|worker| Some((worker, worker.current()?))) {
+        Some((worker, task)) if !panicking() && !task.attention.has(OBSTACLES) => {
+            worker.step_back(task);
+        }
+        _ => yield_now(),
     }
 }
 

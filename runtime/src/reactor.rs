@@ -25,6 +25,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use slab::Slab;
 
 use crate::atomic::{AtomicBool, AtomicU32, Mutex, MutexGuard, Ordering, lock};
+use crate::coroutine::prefetch_lines;
 use crate::run_queue::{Address, Doorbell};
 
 use self::futures::Places;
@@ -38,6 +39,8 @@ const EVENT: u32 = 16;
 
 /// Events taken from the kernel in one poll. What is over comes in the next one.
 const EVENTS_MAX: usize = 1024;
+/// Events whose sources come near while the ones before are delivered, which takes some 20 ns each: a miss is as long as five.
+const EVENTS_AHEAD: usize = 4;
 const WAKE_TOKEN: mio::Token = mio::Token(usize::MAX);
 /// A token is a slab key in its low half and the key's generation in its high half: a key that is used again does not
 /// receive the last events of its former owner.
@@ -107,6 +110,9 @@ pub trait OnReady: Send + Sync {
 ///
 /// Who finds a direction not ready takes the lock of the waiters, looks once more, and queues; the reactor changes the word
 /// before it takes that lock. One of them is first, so either the waiter sees the event or the reactor sees the waiter.
+///
+/// What an event touches fills one cache line: with thousands of sources every line is a miss.
+#[repr(align(64))]
 pub(crate) struct Readiness<W = Address> {
     word: AtomicU32,
     /// Whether anybody waits, by direction. Changes under the lock, and is read without it by who was woken: mostly nobody
@@ -115,55 +121,86 @@ pub(crate) struct Readiness<W = Address> {
     waiters: Mutex<Waiters<W>>,
 }
 
+#[cfg(not(all(test, loom)))]
+const _: () = assert!(size_of::<Readiness>() == 64, "an event touches one line of a source");
+
+/// Nearly always one who reads, or a callback instead.
 struct Waiters<W> {
-    read: Queue<W>,
-    write: Queue<W>,
+    reader: Option<W>,
     callback: Option<Arc<dyn OnReady>>,
+    /// Made for the first of them, and kept.
+    others: Option<Box<Others<W>>>,
 }
 
-/// Waiters in their order. Nearly always one at most, which then lies here and not on the heap.
-struct Queue<W> {
-    first: Option<W>,
-    rest: VecDeque<W>,
-    futures: Places,
+/// Who waits for a source besides its first reader.
+struct Others<W> {
+    /// Behind the first one.
+    readers: VecDeque<W>,
+    writers: VecDeque<W>,
+    /// By direction.
+    futures: [Places; 2],
 }
 
-impl<W: Copy + PartialEq> Queue<W> {
-    fn new() -> Self {
-        Self { first: None, rest: VecDeque::new(), futures: Places::default() }
+impl<W> Default for Waiters<W> {
+    fn default() -> Self {
+        Self { reader: None, callback: None, others: None }
+    }
+}
+
+impl<W> Default for Others<W> {
+    fn default() -> Self {
+        Self { readers: VecDeque::new(), writers: VecDeque::new(), futures: Default::default() }
+    }
+}
+
+impl<W: Copy + PartialEq> Waiters<W> {
+    fn others(&mut self) -> &mut Others<W> {
+        self.others.get_or_insert_default()
     }
 
-    fn is_empty(&self) -> bool {
-        self.first.is_none()
-    }
-
-    fn push(&mut self, waiter: W) {
-        match self.first {
-            None => self.first = Some(waiter),
-            Some(_) => self.rest.push_back(waiter),
+    fn is_empty(&self, direction: Direction) -> bool {
+        match direction {
+            Direction::Read => self.reader.is_none(),
+            Direction::Write => self.others.as_ref().is_none_or(|others| others.writers.is_empty()),
         }
     }
 
-    fn pop(&mut self) -> Option<W> {
-        std::mem::replace(&mut self.first, self.rest.pop_front())
+    fn push(&mut self, direction: Direction, waiter: W) {
+        match direction {
+            Direction::Read if self.reader.is_none() => self.reader = Some(waiter),
+            Direction::Read => self.others().readers.push_back(waiter),
+            Direction::Write => self.others().writers.push_back(waiter),
+        }
+    }
+
+    #[inline(always)]
+    fn pop(&mut self, direction: Direction) -> Option<W> {
+        let others = self.others.as_mut();
+        match direction {
+            Direction::Read => {
+                std::mem::replace(&mut self.reader, others.and_then(|others| others.readers.pop_front()))
+            }
+            Direction::Write => others.and_then(|others| others.writers.pop_front()),
+        }
     }
 
     /// Returns whether it was there.
-    fn remove(&mut self, waiter: W) -> bool {
-        if self.first == Some(waiter) {
-            self.pop();
+    fn remove(&mut self, direction: Direction, waiter: W) -> bool {
+        if direction == Direction::Read && self.reader == Some(waiter) {
+            self.pop(direction);
             return true;
         }
-        let at = self.rest.iter().position(|entry| *entry == waiter);
-        at.is_some_and(|at| self.rest.remove(at).is_some())
+        self.others.as_mut().is_some_and(|others| {
+            let queue = if direction == Direction::Read { &mut others.readers } else { &mut others.writers };
+            let at = queue.iter().position(|entry| *entry == waiter);
+            at.is_some_and(|at| queue.remove(at).is_some())
+        })
     }
-}
 
-impl<W> Waiters<W> {
-    fn queue(&mut self, direction: Direction) -> &mut Queue<W> {
-        match direction {
-            Direction::Read => &mut self.read,
-            Direction::Write => &mut self.write,
+    #[inline(always)]
+    fn take_futures(&mut self, direction: Direction, report: impl FnMut(FutureWaker)) {
+        if let Some(others) = &mut self.others {
+            others.futures[direction as usize].take(report);
         }
     }
 }
@@ -171,11 +208,10 @@ impl<W> Waiters<W> {
 impl<W: Copy + PartialEq> Default for Readiness<W> {
     /// Ready in both directions until an attempt shows the contrary.
     fn default() -> Self {
-        let waiters = Waiters { read: Queue::new(), write: Queue::new(), callback: None };
         Self {
             word: AtomicU32::new(READABLE | WRITABLE),
             has_waiters: [AtomicBool::new(false), AtomicBool::new(false)],
-            waiters: Mutex::new(waiters),
+            waiters: Mutex::new(Waiters::default()),
         }
     }
 }
@@ -233,7 +269,7 @@ impl<W: Copy + PartialEq> Readiness<W> {
             while let Some(waiter) = self.pop(&mut waiters, direction) {
                 report(Report::Waiter(waiter));
             }
-            waiters.queue(direction).futures.take(|waker| report(Report::Future(waker)));
+            waiters.take_futures(direction, |waker| report(Report::Future(waker)));
         }
         drop(waiters);
         // It may own the source, and much else.
@@ -241,12 +277,13 @@ impl<W: Copy + PartialEq> Readiness<W> {
     }
 
     /// Queues a waiter, unless the direction became ready meanwhile, or its reactor has gone. Returns whether it was queued.
+    #[inline(always)]
     pub(crate) fn enqueue(&self, direction: Direction, waiter: W) -> bool {
         let mut waiters = self.lock();
         if !self.is_awaited(direction) {
             return false;
         }
-        waiters.queue(direction).push(waiter);
+        waiters.push(direction, waiter);
         self.has_waiters(direction).store(true, Relaxed);
         true
     }
@@ -258,9 +295,10 @@ impl<W: Copy + PartialEq> Readiness<W> {
         seen.is_registered() && !seen.is_ready(direction)
     }
 
+    #[inline(always)]
     fn pop(&self, waiters: &mut Waiters<W>, direction: Direction) -> Option<W> {
-        let first = waiters.queue(direction).pop();
-        self.has_waiters(direction).store(!waiters.queue(direction).is_empty(), Relaxed);
+        let first = waiters.pop(direction);
+        self.has_waiters(direction).store(!waiters.is_empty(direction), Relaxed);
         first
     }
 
@@ -282,12 +320,11 @@ impl<W: Copy + PartialEq> Readiness<W> {
     #[cold]
     fn dequeue_among_others(&self, direction: Direction, waiter: W) -> Left {
         let mut waiters = self.lock();
-        let queue = waiters.queue(direction);
-        if queue.remove(waiter) {
-            self.has_waiters(direction).store(!queue.is_empty(), Relaxed);
+        if waiters.remove(direction, waiter) {
+            self.has_waiters(direction).store(!waiters.is_empty(direction), Relaxed);
             return Left::Unwoken;
         }
-        if queue.is_empty() { Left::Woken } else { Left::WokenBeforeOthers }
+        if waiters.is_empty(direction) { Left::Woken } else { Left::WokenBeforeOthers }
     }
 
     /// The next waiter, if the direction is still ready: who took something and left more passes the turn on.
@@ -335,7 +372,7 @@ impl<W: Copy + PartialEq> Readiness<W> {
                     break;
                 }
             }
-            waiters.queue(direction).futures.take(|waker| report(Report::Future(waker)));
+            waiters.take_futures(direction, |waker| report(Report::Future(waker)));
         }
         if bits & READABLE != 0
             && let Some(callback) = &waiters.callback
@@ -409,6 +446,14 @@ impl Reactor {
         (*generation as usize == token >> KEY_BITS).then_some(readiness)
     }
 
+    /// Asks the processor for what an event of the source will touch.
+    #[inline(always)]
+    fn prefetch(&self, token: mio::Token) {
+        if let Some(readiness) = self.find(token.0) {
+            prefetch_lines(Arc::as_ptr(readiness).addr(), 1);
+        }
+    }
+
     /// Waits for events up to `timeout` (`None`: for ever), and reports whom they concern. Returns how many came.
     pub(crate) fn turn(&mut self, timeout: Option<Duration>, mut report: impl FnMut(Report)) -> usize {
         let timeout = timeout.map(|timeout| self.wait_below_resolution(timeout));
@@ -420,7 +465,12 @@ impl Reactor {
             }
         }
         let mut count = 0;
+        let mut ahead = self.events.iter();
+        ahead.by_ref().take(EVENTS_AHEAD).for_each(|event| self.prefetch(event.token()));
         for event in &self.events {
+            if let Some(event) = ahead.next() {
+                self.prefetch(event.token());
+            }
             count += 1;
             if event.token() == WAKE_TOKEN {
                 continue;

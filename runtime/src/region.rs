@@ -2,6 +2,7 @@
 
 use std::ops::Deref;
 use std::panic::Location;
+use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -53,6 +54,19 @@ impl<T: Send + Sync + 'static> Region<T> {
         region.cancelled = Scope::default();
         region.owner = Mutex::default();
         Some(&mut region.value)
+    }
+
+    /// Whether it is as new although something has run in it, so that something else may run where that has, without leaving the
+    /// region: it was not cancelled, nothing that was opened in it is left, and nobody but `holders` holds it, who would cancel
+    /// what comes next for what is over. The caller knows these holders, and that none of them clones it meanwhile.
+    #[inline]
+    pub fn is_unused(self: &Arc<Self>, holders: usize) -> bool {
+        if Arc::strong_count(self) != holders {
+            return false;
+        }
+        // What somebody did before he let it go is seen.
+        fence(Ordering::Acquire);
+        !self.cancelled.is_cancelled() && !self.cancelled.has_had_children()
     }
 
     /// Runs `f` in the region, until `deadline` at the latest as [`with_deadline`](crate::with_deadline) does it.

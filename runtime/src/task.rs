@@ -134,6 +134,8 @@ pub(crate) struct Task {
     pub(crate) frames: Innermost,
     /// What `local!` keeps for it.
     pub(crate) locals: LocalSlots,
+    /// The source that it last waited for, and its readiness: hints, which nobody reads through.
+    near: Cell<[*const (); 2]>,
     /// How deep it is in `no_suspend` sections.
     pub(crate) no_suspend: Cell<u32>,
     /// Sleeps in a row that were cut short by the end of a scope.
@@ -183,6 +185,8 @@ impl Attention {
 }
 
 const CACHE_LINE_BYTES: usize = 64;
+/// Cache lines of what it runs that each wait looks at.
+const HEAD_LINES: usize = 2;
 /// Cache lines of a task that a wait touches.
 const TASK_LINES: usize = size_of::<Task>() / CACHE_LINE_BYTES;
 /// Of what a future's task runs: the head, and what leads to the future.
@@ -208,6 +212,7 @@ impl Task {
             timer: Cell::new(None),
             frames: Cell::new(ptr::null()),
             locals: LocalSlots::default(),
+            near: Cell::new([ptr::null(); 2]),
             no_suspend: Cell::new(0),
             early_sleeps: Cell::new(0),
             idle: Cell::new(None),
@@ -272,6 +277,12 @@ impl Task {
         self.is_boxed
     }
 
+    /// Whether its code is in no frame and has inherited nothing: the usual case, seen at a glance.
+    #[inline(always)]
+    pub(crate) fn is_unbound(&self) -> bool {
+        self.frames.get().is_null() && self.head().is_none_or(Head::inherits_nothing)
+    }
+
     #[inline(always)]
     pub(crate) fn is_unwinding(&self) -> bool {
         self.attention.has(Attention::UNWINDING)
@@ -323,8 +334,8 @@ impl Task {
 
 /// A started dhaga that has not ended, on its worker's thread.
 ///
-/// Held by the table, the ready queue, the worker's note of who runs, and frames on the task's own stack. The table is
-/// told of the end last, when the task is in none of the others; so whoever has one may look.
+/// Held by the table, the ready queue, a poll that runs, the worker's note of who runs, and frames on the task's own stack. The
+/// table is told of the end last, when the task is in none of the others; so whoever has one may look.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TaskRef(NonNull<Task>);
 
@@ -344,7 +355,7 @@ impl TaskRef {
     pub(crate) fn resume(self) -> Outcome {
         let verdict = self.verdict.replace(Wake::Ready);
         // SAFETY: only the worker's loop resumes, one task at a time, and nobody else makes a reference to the coroutine
-        // of a task that runs (`prefetch_stack` reads those of the ready queue, `into_stack` those that have ended).
+        // of a task that runs (`prefetch_work` reads those of the ready queue, `into_stack` those that have ended).
         match unsafe { &mut *self.coroutine.get() } {
             Some(coroutine) => coroutine.resume(verdict),
             None => unreachable!("a future has got a stack before it is resumed"),
@@ -384,14 +395,33 @@ impl TaskRef {
         prefetch_lines(self.address(), TASK_LINES);
     }
 
-    /// Asks the processor for what a resume will touch of the stack. Only of one in the ready queue.
+    /// Asks the processor for what a wake touches.
     #[inline(always)]
-    pub(crate) fn prefetch_stack(self) {
+    pub(crate) fn prefetch_state(self) {
+        prefetch_lines(self.address(), 1);
+    }
+
+    /// Asks the processor for what it will touch first when it is resumed. Only of one in the ready queue, whose task is near.
+    #[inline(always)]
+    pub(crate) fn prefetch_work(self) {
         // SAFETY: it does not run, so nobody has a unique reference to its coroutine.
-        match unsafe { &*self.coroutine.get() } {
-            Some(coroutine) => coroutine.prefetch(),
-            None => prefetch_lines(self.head.get().addr(), STEP_LINES),
+        let Some(coroutine) = (unsafe { &*self.coroutine.get() }) else {
+            return prefetch_lines(self.head.get().addr(), STEP_LINES);
+        };
+        coroutine.prefetch();
+        let [source, readiness] = self.near.get();
+        if !source.is_null() {
+            coroutine.prefetch_callers();
+            prefetch_lines(source.addr(), 2);
+            prefetch_lines(readiness.addr(), 1);
+            prefetch_lines(self.head.get().addr(), HEAD_LINES);
         }
+    }
+
+    /// Says of which source and readiness an event will end the wait that it is about to begin.
+    #[inline(always)]
+    pub(crate) fn expect_event(self, source: *const (), readiness: *const ()) {
+        self.near.set([source, readiness]);
     }
 }
 

@@ -129,6 +129,13 @@ pub fn unpark_all(sleepers: impl IntoIterator<Item = Unparker>) {
     }
 }
 
+/// As [`yield_now`](crate::yield_now), but behind all who are ready, and who become so before the caller's turn comes: for who
+/// has had much of the worker's time, so that who needs little of it need not wait for long. All who stepped back together have
+/// a third of the time if the others have work for all of it, and are resumed in the order in which they stepped back.
+pub fn step_back() {
+    crate::park::step_back();
+}
+
 /// Drops `value`, which may own what users wrote. On a worker's own context, where that must not run, a dhaga drops it.
 pub fn drop_in_dhaga(value: impl Send + 'static) {
     match worker() {
@@ -145,6 +152,18 @@ pub fn drop_in_dhaga(value: impl Send + 'static) {
 #[inline]
 pub fn is_bare() -> bool {
     crate::around::with_ambient(|ambient| ambient.is_none_or(|ambient| ambient.is_empty()))
+}
+
+/// Whether the caller runs among those who stepped back.
+#[inline]
+pub fn is_patient() -> bool {
+    worker().is_some_and(|worker| worker.is_patient_turn.get())
+}
+
+/// A number that changes with each turn of the caller's worker: who has not waited meanwhile finds it as it was. 0 on a plain
+/// thread.
+pub fn number() -> u32 {
+    worker().map_or(0, |worker| worker.front.turn())
 }
 
 /// Workers of the caller's runtime; `None` on a plain thread.

@@ -12,6 +12,8 @@
 mod answer;
 mod asked;
 mod calling;
+mod ids;
+mod queue;
 mod reserved;
 mod runner;
 mod serving;

@@ -134,12 +134,11 @@ impl Connection<Peer> {
     }
 
     /// A request that is not there, or not any more, was answered already.
-    fn take_cancel(&self, params: &[u8], batch: &Batch) {
+    fn take_cancel(&self, params: &[u8], batch: &mut Batch) {
         let id = extension::read_cancel(params, &self.limits);
-        let entered = |id| self.side.serving.get()?.request(id);
-        match id.and_then(|id| batch.request(id).or_else(|| entered(id))) {
-            Some(request) => request.cancel(),
-            None => self.side.host.count_ignored(),
+        let entered = |id| self.side.serving.get().is_some_and(|serving| serving.cancel(id));
+        if !id.is_some_and(|id| batch.cancel(id) || entered(id)) {
+            self.side.host.count_ignored();
         }
     }
 }

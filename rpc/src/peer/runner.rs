@@ -4,10 +4,12 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
+use dhaga::turn::Region;
 use dhaga::{park, turn, yield_now};
 
 use super::Peer;
-use super::asked::{Asked, Request, moot};
+use super::asked::{Asked, Desk, Left};
+use super::queue::{Params, Request};
 use super::serving::{Serving, State};
 use crate::connection::Connection;
 use crate::error::Refusal;
@@ -17,16 +19,20 @@ use crate::metrics::Begun;
 use crate::outbox::Appended;
 use crate::service::{Handler, HandlerError, kind_of, respond_refusal};
 
-/// How long a runner goes on before it lets others of its worker run: the runtime's own measure for a batch.
-const RUN_MAX: Duration = Duration::from_micros(100);
-/// Requests between two looks at the clock.
+/// How long a runner goes on before it lets others of its worker run: as long as those who step back have in a turn.
+const RUN_MAX: Duration = Duration::from_micros(50);
+/// Requests between two looks at the clock,
 const REQUESTS_PER_CLOCK_READ: usize = 8;
+/// of which one counts as many more as it has so many bytes, its answer's included.
+const BYTES_PER_REQUEST: usize = 1 << 10;
 
 /// Runs pending requests one after the other. Whatever becomes of a handler, dropping the runner answers its request and
 /// makes room.
 pub(super) struct Runner<'a> {
     connection: &'a Arc<Connection<Peer>>,
     serving: &'a Serving,
+    /// Where a cancel finds it. `None`: it has yet to take its first request, or is done.
+    place: Option<usize>,
     /// The request whose handler runs.
     current: Option<Current<'a>>,
 }
@@ -39,41 +45,88 @@ struct Current<'a> {
     begun: Option<Begun<'a>>,
 }
 
+/// How it goes on behind a request.
+enum Then {
+    /// With this one, where the last one has run.
+    Here(Request),
+    /// With this one, in the desk's region, in which nothing has run.
+    Elsewhere(Request),
+    /// Not before there is room for the answer.
+    NoRoom,
+    Over,
+}
+
+/// Who holds a region while a runner takes the next request in it: its desk, `Runner::run`, the code around, `State::running`.
+const HOLDERS: usize = 4;
+
 impl<'a> Runner<'a> {
     pub(super) fn new(connection: &'a Arc<Connection<Peer>>, serving: &'a Serving) -> Self {
-        Self { connection, serving, current: None }
+        Self { connection, serving, place: None, current: None }
     }
 
     /// In a dhaga; suspends where the handlers do.
+    ///
+    /// Each request has a region of its own as far as anybody can see. To make one as new takes longer than to look whether it
+    /// is, so those that left nothing behind share it.
     pub(super) fn run(mut self) {
-        let (mut answer, mut slice) = (Vec::new(), Slice::default());
-        let mut next = self.next(&mut answer);
-        while let Some(request) = next {
+        let (mut desk, mut slice) = (Desk::of(self.connection), Slice::default());
+        let mut then = self.next(&mut desk);
+        loop {
+            then = match then {
+                Then::Here(request) | Then::Elsewhere(request) => {
+                    let region = desk.region.clone();
+                    region.run(region.deadline(), || self.run_here(request, &mut desk, &mut slice))
+                }
+                Then::NoRoom => {
+                    // Its deadline or cancel must not swallow an answer; and if the connection ends, there is room.
+                    while self.connection.wait_for_room(None).is_err() {
+                        yield_now();
+                    }
+                    self.next(&mut desk)
+                }
+                Then::Over => break,
+            };
+        }
+        desk.keep();
+    }
+
+    /// Runs a request, and those behind it that may run in the same region.
+    fn run_here(&mut self, mut request: Request, desk: &mut Desk, slice: &mut Slice) -> Then {
+        loop {
             self.count_begin(&request);
-            let error = self.serve(&request, &mut answer);
-            self.count_end(answer.len(), error);
-            if slice.is_over() {
-                yield_now();
+            let error = self.serve(&request, desk);
+            self.count_end(desk.answer.len(), error);
+            let bytes = request.cost as usize + desk.answer.len();
+            drop(request);
+            match slice.is_over(bytes) {
+                true => self.connection.step_back(),
+                // The handler has waited, and was woken among those who take little.
+                false if !turn::is_patient() => self.connection.step_back_if_greedy(),
+                false => {}
             }
-            next = self.next(&mut answer);
-            Asked::keep(request);
+            match self.next(desk) {
+                Then::Here(next) => request = next,
+                then => return then,
+            }
         }
     }
 
-    /// Runs one request within what its caller has left of time, where a cancel reaches it, and leaves its answer in `answer`.
-    /// Returns the kind of its error, if there is one.
-    fn serve(&self, request: &Request, answer: &mut Vec<u8>) -> Option<u8> {
-        let run = |handler: &Handler, params: &[u8]| match self.connection.side.host.manner.layers.is_empty() {
-            true => self.handle(request, handler, params, answer),
-            false => self.handle_in_layers(request, handler, params, answer),
+    /// Runs one request and leaves its answer on the desk. Returns the kind of its error, if there is one.
+    fn serve(&self, request: &Request, desk: &mut Desk) -> Option<u8> {
+        let Desk { region, params, answer } = desk;
+        let handler = &*self.connection.side.host.handlers[request.number as usize];
+        let params = match &request.params {
+            Params::Short(_) => &params[..],
+            Params::Long(params) => params,
         };
-        let outcome = match moot(request) {
+        let outcome = match moot(request, region) {
             Some(refusal) => Err(HandlerError::refusal(refusal)),
-            None => request.run(request.deadline(), || request.with_params(run)),
+            None if self.connection.side.host.manner.layers.is_empty() => self.handle(request, handler, params, answer),
+            None => self.handle_in_layers(request, region, handler, params, answer),
         };
-        let error = outcome.err().or_else(|| late(request))?;
+        let error = outcome.err().or_else(|| late(region))?;
         answer.clear();
-        match request.id() {
+        match request.id {
             Some(id) => error.respond(&self.connection.limits, self.connection.side.errors(), id, answer),
             None => log::debug!("a notification of {} failed: {error}", self.connection.describe_peer()),
         }
@@ -87,7 +140,7 @@ impl<'a> Runner<'a> {
         params: &[u8],
         answer: &mut Vec<u8>,
     ) -> Result<(), HandlerError> {
-        match request.id() {
+        match request.id {
             Some(id) => handler.answer(&self.connection.limits, id, params, answer),
             None => handler.notify(&self.connection.limits, params),
         }
@@ -97,18 +150,19 @@ impl<'a> Runner<'a> {
     fn handle_in_layers(
         &self,
         request: &Request,
+        region: &Asked,
         handler: &Handler,
         params: &[u8],
         answer: &mut Vec<u8>,
     ) -> Result<(), HandlerError> {
         let peer = || self.connection.describe_peer();
-        let call = layer::Call::new(handler.name(), request.id().is_none(), request.metadata(), &peer);
+        let call = layer::Call::new(handler.name(), request.id.is_none(), region.metadata(), &peer);
         let mut last = || {
             answer.clear();
             self.handle(request, handler, params, answer).map(|()| Answered::new(answer.len()))
         };
         layer::run(&self.connection.side.host.manner.layers, &call, &mut last)?;
-        match request.id().is_some() && answer.is_empty() {
+        match request.id.is_some() && answer.is_empty() {
             true => {
                 let reason = "a layer said so without a handler".to_owned();
                 Err(HandlerError::refusal(Refusal::BadResult { reason }))
@@ -119,7 +173,7 @@ impl<'a> Runner<'a> {
 
     fn count_begin(&mut self, request: &Request) {
         if let (Some(table), Some(current)) = (&self.connection.side.host.metrics, &mut self.current) {
-            current.begun = Some(table.row(request.number()).begin());
+            current.begun = Some(table.row(request.number).begin());
         }
     }
 
@@ -130,25 +184,49 @@ impl<'a> Runner<'a> {
         }
     }
 
-    /// Sends the answer of the request at hand, lets it go, and takes the next. Suspends while too much is unsent.
-    fn next(&mut self, answer: &mut Vec<u8>) -> Option<Request> {
-        loop {
-            let mut state = self.serving.state();
-            if let Some(appended) = self.settle(&mut state, answer) {
-                let next = state.pending.pop_front();
-                self.current = next.as_ref().map(|next| Current { id: next.id(), cost: next.cost(), begun: None });
-                // What never waits is soon over: the runner itself goes on with what is behind it. A layer may wait.
-                let has_layers = !self.connection.side.host.manner.layers.is_empty();
-                let goes_on = !has_layers && next.as_ref().is_some_and(|next| next.is_inline());
-                self.let_go(state, appended, goes_on);
-                return next;
+    /// Sends the answer of the request at hand, lets it go, and takes the next.
+    fn next(&mut self, desk: &mut Desk) -> Then {
+        let mut state = self.serving.state();
+        let Some(settled) = self.settle(&mut state, &mut desk.answer) else { return Then::NoRoom };
+        let next = state.next(&mut desk.params);
+        // What never waits is soon over: the runner itself goes on with what is behind it. A layer may wait.
+        let host = &self.connection.side.host;
+        let is_inline = |next: &Request| host.handlers[next.number as usize].is_inline();
+        let goes_on = next.as_ref().is_some_and(is_inline) && host.manner.layers.is_empty();
+        let (then, left) = match next {
+            Some(next) => self.begin(&mut state, next, desk),
+            None => (Then::Over, self.place.take().map(|place| state.leave(place))),
+        };
+        self.let_go(state, settled, goes_on);
+        drop(left);
+        then
+    }
+
+    /// Begins a request, under the lock, where a cancel finds it from now on. Returns a region that it was not to run in, too, to
+    /// be dropped when the lock is free.
+    #[inline]
+    fn begin(&mut self, state: &mut State, mut next: Request, desk: &mut Desk) -> (Then, Option<Left>) {
+        self.current = Some(Current { id: next.id, cost: next.cost as usize, begun: None });
+        let is_plain = next.meta.is_none();
+        let mut left = None;
+        let (place, is_here) = match self.place {
+            Some(place) if is_plain && desk.region.is_unused(HOLDERS) => (place, true),
+            Some(place) => {
+                left = desk.renew(self.connection, next.meta.take());
+                state.running[place] = desk.region.clone();
+                (place, false)
             }
-            drop(state);
-            // Its deadline or cancel must not swallow an answer; and if the connection ends, there is room.
-            if self.connection.wait_for_room(None).is_err() {
-                yield_now();
+            None => {
+                if !is_plain {
+                    left = desk.renew(self.connection, next.meta.take());
+                }
+                (state.running.insert(desk.region.clone()), false)
             }
-        }
+        };
+        self.place = Some(place);
+        state.note_running(next.id, place);
+        desk.region.begin(next.number);
+        (if is_here { Then::Here(next) } else { Then::Elsewhere(next) }, left)
     }
 
     /// All under the lock: whoever sees nothing in flight may close the connection, so the answer is with the unsent bytes
@@ -160,8 +238,7 @@ impl<'a> Runner<'a> {
             false => self.connection.try_append(answer)?,
         };
         answer.clear();
-        // Whoever runs it has it, too.
-        drop(state.release(current.id, current.cost));
+        state.release(current.id, current.cost);
         self.current = None;
         Some(Settled::One(appended))
     }
@@ -184,9 +261,18 @@ impl<'a> Runner<'a> {
     }
 }
 
+/// Why a request is not run although it was admitted: whoever sent it waits no longer.
+#[inline]
+fn moot(request: &Request, region: &Region<Asked>) -> Option<Refusal> {
+    if request.is_cancelled || region.is_cancelled() {
+        return Some(Refusal::Cancelled);
+    }
+    region.deadline().filter(|deadline| *deadline <= park::now()).map(|_| Refusal::TooLate)
+}
+
 /// What a handler returned after its caller was out of time: it may have been cut short, and not have noticed.
-fn late(request: &Request) -> Option<HandlerError> {
-    let is_late = request.deadline().is_some_and(|deadline| deadline <= park::now());
+fn late(region: &Asked) -> Option<HandlerError> {
+    let is_late = region.deadline().is_some_and(|deadline| deadline <= park::now());
     is_late.then(|| HandlerError::new("the deadline of the call passed while the method ran"))
 }
 
@@ -223,6 +309,7 @@ impl Successor {
         while self.connection.wait_for_room(None).is_err() {
             yield_now();
         }
+        self.connection.step_back_if_greedy();
         let serving = self.connection.side.serving();
         serving.state().has_successor = false;
         Runner::new(&self.connection, serving).run();
@@ -258,8 +345,8 @@ impl Drop for Runner<'_> {
         let mut state = self.serving.state();
         // Without regard to the limit: nothing may wait here.
         let appended = self.connection.append(&answer);
-        // It may be the last owner of the handler: dropped when the lock is free.
-        let _request = state.release(current.id, current.cost);
+        state.release(current.id, current.cost);
+        let _left = self.place.take().map(|place| state.leave(place));
         self.let_go(state, Settled::One(appended), false);
     }
 }
@@ -268,21 +355,31 @@ impl Drop for Runner<'_> {
 #[derive(Default)]
 struct Slice {
     requests: usize,
-    began: Option<Instant>,
+    /// When it was looked at the clock, and in which turn of the worker: who waits meanwhile takes no time.
+    began: Option<(u32, Instant)>,
 }
 
 impl Slice {
-    /// Counts a request. Returns whether others should run now.
-    fn is_over(&mut self) -> bool {
-        self.requests += 1;
-        if !self.requests.is_multiple_of(REQUESTS_PER_CLOCK_READ) {
+    /// Counts a request of so many bytes. Returns whether others should run now.
+    fn is_over(&mut self, bytes: usize) -> bool {
+        self.requests += 1 + bytes / BYTES_PER_REQUEST;
+        if self.requests < REQUESTS_PER_CLOCK_READ {
             return false;
         }
-        let now = park::now();
-        let is_over = now - *self.began.get_or_insert(now) > RUN_MAX;
-        if is_over {
-            self.began = None;
+        self.requests = 0;
+        let (turn, now) = (turn::number(), park::now());
+        match self.began {
+            Some((begun_in, began)) if begun_in == turn => {
+                let is_over = now - began > RUN_MAX;
+                if is_over {
+                    self.began = None;
+                }
+                is_over
+            }
+            _ => {
+                self.began = Some((turn, now));
+                false
+            }
         }
-        is_over
     }
 }

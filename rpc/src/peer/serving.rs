@@ -4,17 +4,21 @@
 //!   reader: frame ──▶ admit (limits, duplicate id, method) ──▶ a dhaga: decode, run, encode, append ──▶ release
 //! ```
 
-use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::asked::{Asked, Request};
+use dhaga::turn::Region;
+use slab::Slab;
+
+use super::asked::{Asked, Left};
 use super::calling::Answered;
+use super::ids::{Ids, Place};
+use super::queue::{Queue, Request};
 use super::{Breach, Peer};
 use crate::connection::Connection;
 use crate::error::{Cause, Refusal};
 use crate::extension::PREFIX;
-use crate::id_hash::IdHash;
+use crate::host::Host;
 use crate::incoming::Flow;
 use crate::limits::{Limits, QUEUED_FRAME_OVERHEAD_BYTES};
 use crate::message::{self, Message, MessageError};
@@ -38,14 +42,16 @@ pub(super) struct Serving {
 
 #[derive(Default)]
 pub(super) struct State {
-    pub(super) pending: VecDeque<Request>,
+    pub(super) pending: Queue,
     pub(super) has_successor: bool,
+    /// Where requests run, by the place of their runner.
+    pub(super) running: Slab<Arc<Region<Asked>>>,
     /// Requests that are pending or run, notifications included.
     in_flight: usize,
     /// Bytes of their frames and of what goes with them, at true cost.
     queued_bytes: usize,
     /// The requests among them, by id.
-    requests: HashMap<u32, Request, IdHash>,
+    ids: Ids,
     /// A `$/meta` whose request has not come.
     announced: Option<Box<Announced>>,
     /// Size of the frame that waits, if one does, and of its `$/meta`.
@@ -57,8 +63,16 @@ pub(super) struct State {
 pub(crate) struct Batch {
     /// Callers whose answers came with them.
     pub(super) answered: Answered,
-    requests: Vec<Request>,
+    requests: Queue,
     bytes: usize,
+    /// How many of them are not counted by the host yet, and how many may be so: while it is far from its limit, it counts a
+    /// batch at a time.
+    uncounted: usize,
+    uncounted_max: usize,
+    /// The number of the last method, which is mostly the next one's, too.
+    last_number: Option<u32>,
+    /// New requests are refused.
+    is_ending: bool,
     /// `None`: no request came yet.
     room: Option<Room>,
     /// A `$/meta` whose request has not come.
@@ -89,14 +103,14 @@ impl Connection<Peer> {
     #[inline]
     pub(super) fn take_plain_request(self: &Arc<Self>, frame: &[u8], batch: &mut Batch) -> bool {
         let Some((id, name, params)) = message::plain_request(frame, &self.limits) else { return false };
-        let Some((handler, number)) = self.side.host.methods.lookup_numbered(name) else { return false };
-        if !batch.has_room(self, frame.len()) || batch.announced.is_some() || self.is_ending() {
+        let host = &*self.side.host;
+        let Some(number) = batch.number(host, name) else { return false };
+        if !batch.has_room(self, frame.len()) || batch.announced.is_some() || batch.is_ending {
             return false;
         }
-        let is_admitted = self.side.host.reserve(self.limits.in_flight_per_server_max);
+        let is_admitted = batch.reserve(host);
         if is_admitted {
-            let cost = frame.len() + QUEUED_FRAME_OVERHEAD_BYTES;
-            batch.push(Asked::request(self, handler, number, Some(id), params, cost, None));
+            batch.push(Some(id), number, frame.len() + QUEUED_FRAME_OVERHEAD_BYTES, params, None);
         }
         is_admitted
     }
@@ -150,8 +164,8 @@ impl Connection<Peer> {
         {
             return Flow::Taken;
         }
-        match self.admit(frame, message, meta, meta_bytes) {
-            Ok(request) => batch.push(request),
+        match self.admit(frame, message, meta, meta_bytes, batch) {
+            Ok(()) => {}
             Err(Reject::Refuse(id, refusal)) => self.refuse(id, refusal),
             Err(Reject::Close(cause)) => self.close_for_fault(cause),
             Err(Reject::Ignore) => self.side.host.count_ignored(),
@@ -229,6 +243,9 @@ impl Connection<Peer> {
             return true;
         }
         let serving = self.side.serving();
+        if batch.uncounted > 0 {
+            self.side.host.in_flight.fetch_add(batch.uncounted, Ordering::SeqCst);
+        }
         let mut state = serving.state();
         let entered = state.enter(batch);
         let mut has_room = true;
@@ -243,10 +260,22 @@ impl Connection<Peer> {
             has_room = has_room && serving.is_waiting.swap(false, Ordering::SeqCst);
         }
         drop(state);
+        if self.is_closed() {
+            self.forget_what_came_late();
+        }
         if let Err(duplicate) = entered {
             self.close_for_breach(duplicate);
         }
         has_room
+    }
+
+    /// The connection was closed by another thread while a batch was read: nobody waits for the answers.
+    #[cold]
+    fn forget_what_came_late(&self) {
+        let forgotten = self.side.serving().forget_pending(true);
+        self.side.host.in_flight.fetch_sub(forgotten, Ordering::SeqCst);
+        // Another runner may have begun some.
+        self.side.cancel_for_who_has_gone();
     }
 
     /// Checks a frame against all that needs no user code, and copies what its handler will need.
@@ -256,7 +285,8 @@ impl Connection<Peer> {
         message: Result<Message<'_>, MessageError>,
         meta: Option<Box<Meta>>,
         meta_bytes: usize,
-    ) -> Result<Request, Reject> {
+        batch: &mut Batch,
+    ) -> Result<(), Reject> {
         let host = &*self.side.host;
         let (id, method, params) = match message {
             Ok(Message::Request { id, method, params }) => (Some(id), method, params),
@@ -273,19 +303,19 @@ impl Connection<Peer> {
             host.count_refused(number, frame.len(), &refusal);
             Err(id.map_or(Reject::Ignore, |id| Reject::Refuse(id, refusal)))
         };
-        let Some((handler, number)) = host.methods.lookup_numbered(method.as_bytes()) else {
+        let Some(number) = batch.number(host, method.as_bytes()) else {
             return refuse(None, Refusal::UnknownMethod { method: method.to_owned() });
         };
         // Who watches a server over wants to see it end.
-        if self.is_ending() && !method.starts_with(PREFIX) {
+        if batch.is_ending && !method.starts_with(PREFIX) {
             return refuse(Some(number), Refusal::ShuttingDown);
         }
-        let limit = self.limits.in_flight_per_server_max;
-        if !host.reserve(limit) {
+        if !batch.reserve(host) {
+            let limit = host.limits.in_flight_per_server_max;
             return refuse(Some(number), Refusal::TooManyInFlight { limit });
         }
-        let cost = frame.len() + meta_bytes + QUEUED_FRAME_OVERHEAD_BYTES;
-        Ok(Asked::request(self, handler, number, id, params, cost, meta))
+        batch.push(id, number, frame.len() + meta_bytes + QUEUED_FRAME_OVERHEAD_BYTES, params, meta);
+        Ok(())
     }
 }
 
@@ -324,21 +354,51 @@ impl Batch {
         self.has_room(connection, frame_bytes)
     }
 
-    fn push(&mut self, request: Request) {
-        self.bytes += request.cost();
-        self.requests.push(request);
+    #[inline]
+    fn push(&mut self, id: Option<u32>, number: u32, cost: usize, params: &[u8], meta: Option<Box<Meta>>) {
+        self.bytes += cost;
+        self.requests.push(id, number, cost, params, meta);
+    }
+
+    /// The number of a method, if there is one of this name.
+    #[inline]
+    fn number(&mut self, host: &Host, name: &[u8]) -> Option<u32> {
+        let is_last = |number: &u32| host.handlers[*number as usize].name().as_bytes() == name;
+        if let Some(number) = self.last_number.filter(is_last) {
+            return Some(number);
+        }
+        self.last_number = host.methods.lookup_numbered(name).map(|(_, number)| number);
+        self.last_number
+    }
+
+    /// Has the host count a request, or counts it for the host. Returns whether there is room for it.
+    #[inline]
+    fn reserve(&mut self, host: &Host) -> bool {
+        if self.uncounted < self.uncounted_max {
+            self.uncounted += 1;
+            return true;
+        }
+        host.reserve(host.limits.in_flight_per_server_max)
     }
 
     /// Before the first that is no answer.
     fn begin(&mut self, connection: &Connection<Peer>) {
+        let host = &*connection.side.host;
         let mut state = connection.side.serving().state();
         self.room = Some(connection.room(&state));
         self.announced = state.announced.take();
+        drop(state);
+        self.is_ending = connection.is_ending();
+        // With half of the limit to go, no other batch of the moment takes what this one has seen free.
+        let in_flight = host.in_flight.load(Ordering::Relaxed);
+        self.uncounted_max = (host.limits.in_flight_per_server_max / 2).saturating_sub(in_flight);
+        self.requests = Queue::spare();
     }
 
-    /// The request with this id, if it is in this batch.
-    pub(super) fn request(&self, id: u32) -> Option<Request> {
-        self.requests.iter().find(|request| request.id() == Some(id)).cloned()
+    /// Cancels the request with this id. Returns whether it is in this batch.
+    pub(super) fn cancel(&mut self, id: u32) -> bool {
+        let request = self.requests.iter_mut().rev().find(|request| request.id == Some(id));
+        request.map(|request| request.is_cancelled = true).is_some()
     }
 
     /// Keeps a `$/meta` for the next request. Returns the one before it, for which none has come.
@@ -360,19 +420,20 @@ impl State {
     /// # Errors
     ///
     /// An id is in flight already.
-    fn enter(&mut self, batch: Batch) -> Result<(), Breach> {
+    fn enter(&mut self, mut batch: Batch) -> Result<(), Breach> {
         self.in_flight += batch.requests.len();
         self.queued_bytes += batch.bytes;
         self.announced = batch.announced;
-        self.requests.reserve(batch.requests.len());
+        self.ids.reserve(batch.requests.len());
         let mut result = Ok(());
-        for request in &batch.requests {
-            let Some(id) = request.id() else { continue };
-            if self.requests.insert(id, request.clone()).is_some() {
+        for (request, number) in batch.requests.iter().zip(self.pending.numbers_to_come()) {
+            let Some(id) = request.id else { continue };
+            if !self.ids.insert(id, Place::Pending(number)) {
                 result = Err(Breach::DuplicateId(id));
             }
         }
-        self.pending.extend(batch.requests);
+        self.pending.append(&mut batch.requests);
+        batch.requests.keep();
         result
     }
 
@@ -382,18 +443,45 @@ impl State {
             || (self.in_flight < limits.in_flight_per_connection_max && bytes <= limits.queued_bytes_max)
     }
 
-    /// Lets a request go, and returns it. `None`: a notification.
-    pub(super) fn release(&mut self, id: Option<u32>, cost: usize) -> Option<Request> {
-        let request = id.and_then(|id| self.requests.remove(&id));
+    /// Takes the next request, for the runner at `place`, which leaves short arguments in `params`.
+    #[inline]
+    pub(super) fn next(&mut self, params: &mut Vec<u8>) -> Option<Request> {
+        let next = self.pending.pop(params)?;
+        if self.pending.is_empty() {
+            std::mem::take(&mut self.pending).keep();
+        }
+        Some(next)
+    }
+
+    /// Notes that a request runs, and where.
+    #[inline]
+    pub(super) fn note_running(&mut self, id: Option<u32>, place: usize) {
+        if let Some(id) = id {
+            self.ids.set(id, Place::Running(place as u32));
+        }
+    }
+
+    /// Lets a request go.
+    #[inline]
+    pub(super) fn release(&mut self, id: Option<u32>, cost: usize) {
+        if let Some(id) = id {
+            self.ids.remove(id);
+        }
         self.in_flight -= 1;
         self.queued_bytes -= cost;
-        if self.in_flight == 0 && self.requests.capacity() > KEPT_MAX {
-            self.requests = HashMap::default();
+        if self.in_flight == 0 {
+            self.ids.let_go(KEPT_MAX);
         }
-        if self.in_flight == 0 && self.pending.capacity() > KEPT_MAX {
-            self.pending = VecDeque::new();
+    }
+
+    /// A runner is done. Returns what was held for it, to be dropped when the lock is free.
+    #[inline]
+    pub(super) fn leave(&mut self, place: usize) -> Left {
+        let left = self.running.remove(place);
+        if self.running.is_empty() && self.running.capacity() > KEPT_MAX {
+            self.running = Slab::new();
         }
-        request
+        left
     }
 }
 
@@ -419,25 +507,44 @@ impl Serving {
     /// Drops what is pending, but for notifications if they are to be run all the same. Returns how many there were.
     pub(super) fn forget_pending(&self, keeps_notifications: bool) -> usize {
         let mut state = self.state();
-        let pending = std::mem::take(&mut state.pending).into_iter();
-        let (kept, forgotten): (VecDeque<_>, VecDeque<_>) =
-            pending.partition(|request| keeps_notifications && request.id().is_none());
-        state.pending = kept;
+        let forgotten = state.pending.forget(keeps_notifications);
         state.in_flight -= forgotten.len();
-        state.queued_bytes -= forgotten.iter().map(|request| request.cost()).sum::<usize>();
-        forgotten.iter().filter_map(|request| request.id()).for_each(|id| drop(state.requests.remove(&id)));
+        state.queued_bytes -= forgotten.iter().map(|request| request.cost as usize).sum::<usize>();
+        forgotten.iter().filter_map(|request| request.id).for_each(|id| state.ids.remove(id));
         drop(state);
         forgotten.len()
     }
 
-    /// The request with this id, if it is pending or runs.
-    pub(super) fn request(&self, id: u32) -> Option<Request> {
-        self.state().requests.get(&id).cloned()
+    /// Cancels the request with this id. Returns whether it is pending or runs.
+    pub(super) fn cancel(&self, id: u32) -> bool {
+        let mut state = self.state();
+        let region = match state.ids.get(id) {
+            None => return false,
+            Some(Place::Pending(number)) => {
+                state.pending.cancel(number);
+                return true;
+            }
+            Some(Place::Running(place)) => state.running.get(place as usize).cloned(),
+        };
+        drop(state);
+        // The runner sees that it is held, and leaves it to what it has run there.
+        region.inspect(Region::cancel);
+        true
     }
 
+    /// Cancels all requests, and no notifications.
     pub(super) fn cancel_all(&self) {
-        let all: Vec<_> = self.state().requests.values().cloned().collect();
-        all.iter().for_each(|request| request.cancel());
+        let mut state = self.state();
+        let State { pending, running, ids, .. } = &mut *state;
+        let mut regions = Vec::new();
+        for place in ids.places() {
+            match place {
+                Place::Pending(number) => pending.cancel(number),
+                Place::Running(place) => regions.extend(running.get(place as usize).cloned()),
+            }
+        }
+        drop(state);
+        regions.iter().for_each(Region::cancel);
     }
 
     pub(super) fn resume_if_waiting(&self, connection: &Arc<Connection<Peer>>) {
@@ -470,7 +577,7 @@ impl Serving {
 mod tests {
     use super::*;
     use crate::encode;
-    use crate::host::{Host, Manner};
+    use crate::host::Manner;
     use crate::peer::{Until, call};
     use crate::service::Methods;
     use crate::transport::Transport;

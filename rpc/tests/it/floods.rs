@@ -1,13 +1,14 @@
 //! Many peers at once who mean no good: each is held to its share, what they cost is bounded, and others go on.
 
 use std::io::{ErrorKind, Read, Write};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use dhaga::Runtime;
 use dhaga_rpc::limits::QUEUED_BYTES_MAX;
-use dhaga_rpc::{Limits, Server, Value};
+use dhaga_rpc::{HandlerError, Limits, Server, Value};
 use serde::Deserialize;
 
 use crate::common::*;
@@ -203,6 +204,80 @@ fn behave_during(server: &Server, flood: &Flood, bytes: usize) {
         assert_eq!(behaving.ask(id, "add", vec![id.into(), 1.into()]), Ok((id + 1).into()));
         flood.sent() > bytes
     });
+}
+
+/// Has peers send as much as their sockets take while the one worker stands still, in a handler that waits outside of the
+/// runtime; and again when each was served for the first time. How many are served further before one who asks for little?
+#[test]
+fn who_asks_for_little_does_not_wait_until_all_are_served_who_ask_for_much() {
+    const HOGS: usize = 40;
+    within_deadline(|| {
+        let served: Arc<[AtomicUsize; HOGS]> = Arc::new([const { AtomicUsize::new(0) }; HOGS]);
+        let [count, look] = [(); 2].map(|()| served.clone());
+        let (standing, stands) = mpsc::channel();
+        let (goes_on, go_on) = mpsc::channel();
+        let stand_still = Arc::new(Mutex::new(Some((standing, go_on))));
+        let stop = stand_still.clone();
+        let before = Arc::new(Mutex::new(None));
+        let has_changed = before.clone();
+        let runtime = Runtime::builder().workers(1).build().expect("a test can start a runtime");
+        let server = builder(&Gate::default())
+            .method("stop", move || {
+                let stop = stop.lock().expect("nobody panics");
+                let (standing, go_on) = stop.as_ref().expect("it is there until it ends");
+                standing.send(()).expect("the test waits");
+                go_on.recv().expect("the test goes on");
+                Ok::<_, HandlerError>(())
+            })
+            .method("count", move |hog: usize| {
+                count[hog].fetch_add(1, Ordering::SeqCst);
+                let now = count.each_ref().map(|served| served.load(Ordering::SeqCst));
+                let mut before = before.lock().expect("nobody panics");
+                if before.is_none() && now.iter().all(|served| *served > 0) {
+                    *before = Some(now);
+                    let (standing, go_on) = stand_still.lock().expect("nobody panics").take().expect("it comes once");
+                    standing.send(()).expect("the test waits");
+                    go_on.recv().expect("the test goes on");
+                }
+                Ok::<_, HandlerError>(())
+            })
+            .method("look", move || {
+                let before = has_changed.lock().expect("nobody panics").expect("all were served");
+                let now = look.each_ref().map(|served| served.load(Ordering::SeqCst));
+                Ok(now.iter().zip(before).filter(|(now, before)| **now > *before).count())
+            })
+            .bind_on(&runtime, "127.0.0.1:0")
+            .expect("there is a port");
+        let [mut control, mut light] = [(); 2].map(|()| Peer::connect(server.local_addr()));
+        for id in 1..4 {
+            assert_eq!(light.ask(id, "add", vec![1.into(), 2.into()]), Ok(3.into()), "it is no stranger");
+        }
+        let mut hogs: Vec<_> = (0..HOGS).map(|_| Peer::connect(server.local_addr())).collect();
+        for hog in &mut hogs {
+            assert_eq!(hog.ask(1, "add", vec![1.into(), 2.into()]), Ok(3.into()));
+        }
+        control.send(&request(1, "stop", vec![]));
+        stands.recv().expect("the server stands still");
+        for (index, hog) in hogs.iter_mut().enumerate() {
+            fill(hog, &notification("count", vec![index.into()]).repeat(1000));
+        }
+        goes_on.send(()).expect("the server waits");
+        stands.recv().expect("the server stands still");
+        light.send(&request(4, "look", vec![]));
+        goes_on.send(()).expect("the server waits");
+        let (_, served) = light.receive_answer();
+        let served = served.expect("it looks").as_u64().expect("it counts");
+        assert!(served < HOGS as u64 / 2, "{served} of {HOGS} went first");
+        drop((hogs, runtime));
+    });
+}
+
+/// Sends whole messages for as long as the socket takes them, and no more than it takes.
+fn fill(peer: &mut Peer, chunk: &[u8]) {
+    peer.0.set_nonblocking(true).expect("it is a socket");
+    while let Ok(count) = peer.0.write(chunk)
+        && count == chunk.len()
+    {}
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What goes with a call beside its arguments: pairs of the caller's, a trace.
 
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -99,6 +99,36 @@ fn a_trace_goes_through_every_hop_under_new_spans() {
         assert_eq!((further.trace_id(), further.flags()), (trace.trace_id(), trace.flags()));
         assert_ne!(further.span_id(), trace.span_id());
         assert_eq!((ask("seen"), ask("ask")), (None, None));
+    });
+}
+
+/// Requests of one read may run in one place, which nobody must notice.
+#[test]
+fn a_call_that_is_kept_tells_of_itself_whatever_runs_behind_it() {
+    within_deadline(|| {
+        let kept = Arc::new(Mutex::new(Vec::new()));
+        let method = |kept: &Arc<Mutex<Vec<_>>>| {
+            let kept = kept.clone();
+            move |keeps: bool| {
+                let call = call()?;
+                let name = call.method().to_owned();
+                if keeps {
+                    kept.lock().expect("nobody panics").push(call);
+                }
+                Ok(name)
+            }
+        };
+        let server = Server::builder().method("a", method(&kept)).method("b", method(&kept));
+        let server = server.bind("127.0.0.1:0").expect("a port can be had");
+        let mut peer = Peer::connect(server.local_addr());
+        let calls = [("a", true), ("b", false), ("a", false), ("b", true), ("a", true), ("b", false)];
+        let burst = (1..).zip(calls).flat_map(|(id, (name, keeps))| request(id, name, vec![keeps.into()]));
+        peer.send(&burst.collect::<Vec<_>>());
+        for (id, (name, _)) in (1..).zip(calls) {
+            assert_eq!(peer.receive_answer(), (id, Ok(name.into())));
+        }
+        let kept = kept.lock().expect("nobody panics");
+        assert_eq!(kept.iter().map(CurrentCall::method).collect::<Vec<_>>(), ["a", "b", "a"]);
     });
 }
 

@@ -101,7 +101,7 @@ impl<W: Copy + PartialEq> Readiness<W> {
         if !self.is_awaited(direction) {
             return false;
         }
-        let place = waiters.queue(direction).futures.place(key);
+        let place = waiters.others().futures[direction as usize].place(key);
         if place.as_ref().is_some_and(|kept| waker.is_kept_in(kept)) {
             return true;
         }
@@ -115,7 +115,7 @@ impl<W: Copy + PartialEq> Readiness<W> {
     /// Ends the use of a place.
     pub(crate) fn give_up(&self, key: usize, direction: Direction) {
         let mut waiters = self.lock();
-        let last = waiters.queue(direction).futures.remove(key);
+        let last = waiters.others().futures[direction as usize].remove(key);
         drop(waiters);
         drop(last);
     }
@@ -123,7 +123,7 @@ impl<W: Copy + PartialEq> Readiness<W> {
     /// The futures that wait in one direction, for an event that the kernel does not send.
     pub(crate) fn take_futures(&self, direction: Direction) -> Vec<FutureWaker> {
         let mut taken = Vec::new();
-        self.lock().queue(direction).futures.take(|waker| taken.push(waker));
+        self.lock().take_futures(direction, |waker| taken.push(waker));
         taken
     }
 }

@@ -15,8 +15,9 @@ const LOOK_NANOS: u64 = BATCH_MAX.as_nanos() as u64 / 4;
 /// How long a batch has run. Looks at the clock often where a single dhaga may use up the whole time, and rarely where
 /// a look would cost more than the resume before it.
 pub(super) struct Batch {
-    started: Instant,
     looked: Instant,
+    /// Up to the last look.
+    ran_nanos: u64,
     /// Resumes between two looks.
     pub(super) pace: u32,
     until_look: u32,
@@ -24,8 +25,7 @@ pub(super) struct Batch {
 
 impl Batch {
     pub(super) fn new(pace: u32) -> Self {
-        let started = now();
-        Self { started, looked: started, pace, until_look: pace }
+        Self { looked: now(), ran_nanos: 0, pace, until_look: pace }
     }
 
     /// Counts one resume, and says whether the time is over.
@@ -40,7 +40,8 @@ impl Batch {
         let pace = u64::from(self.pace) * LOOK_NANOS / elapsed.max(1);
         self.pace = pace.clamp(1, u64::from(RESUMES_PER_LOOK_MAX)) as u32;
         (self.looked, self.until_look) = (now, self.pace);
-        now - self.started > BATCH_MAX
+        self.ran_nanos += elapsed;
+        self.ran_nanos > BATCH_MAX.as_nanos() as u64
     }
 }
 
@@ -51,7 +52,7 @@ mod tests {
     /// How many resumes of equal length fit into a batch that begins with a pace.
     fn check_batch(pace: u32, resume: Duration, expected: std::ops::RangeInclusive<u32>) {
         let mut batch = Batch::new(pace);
-        let (mut now, mut count) = (batch.started, 0);
+        let (mut now, mut count) = (batch.looked, 0);
         loop {
             now += resume;
             count += 1;
@@ -75,7 +76,7 @@ mod tests {
     #[test]
     fn a_batch_looks_at_the_clock_rarely_when_dhagas_are_quick() {
         let mut batch = Batch::new(1);
-        let mut now = batch.started;
+        let mut now = batch.looked;
         for _ in 0..8 {
             now += Duration::from_nanos(100) * batch.pace;
             batch.look(now);

@@ -7,6 +7,7 @@
 //! so (see `inbox`), so whoever pushes knows whether to ring.
 
 mod batch;
+mod doze;
 mod share;
 mod shared;
 mod sleepers;
@@ -28,7 +29,7 @@ use crate::fork;
 use crate::front::{AtEnd, Front};
 use crate::job::Job;
 use crate::phase::Phase;
-use crate::reactor::{FutureWaker, OnReady, Readiness, Report};
+use crate::reactor::{FutureWaker, OnReady, Reactor, Readiness, Report};
 use crate::ready_queue::ReadyQueue;
 use crate::run_queue::{Doorbell, Injector, Message};
 use crate::stack::{Stack, StackPool};
@@ -36,20 +37,22 @@ use crate::task::{Attention, State, TaskId, TaskRef, TaskTable};
 use crate::timer::Timers;
 
 use self::batch::Batch;
+use self::doze::{Doze, Offers};
 pub(crate) use self::shared::Shared;
 pub(crate) use self::sleepers::Alarm;
 use self::sleepers::Sleepers;
 use self::start::BUDGET_MAX;
+use self::wake::Found;
 use self::watch::{LOOK_PERIOD, LOOKS, Seen};
 
 /// How long a worker with work goes without a look at its sockets. A look costs as much as a small request, and those who
 /// are ready already came first.
 const POLL_PERIOD: Duration = Duration::from_micros(500);
+/// How long those who stepped back run in a turn: half of what the others may have, so that these wait no longer for them than
+/// for one another, and they still get a third of a worker that has no time for both.
+const PATIENT_MAX: Duration = Duration::from_micros(50);
 /// Dhagas in a row that go first because the one before has woken them; as many as in tokio, for the same reason.
 const HAND_OFFS_MAX: u32 = 3;
-/// How long a worker that had work polls without blocking before it sleeps. Waking a sleeping thread costs the other
-/// side several microseconds, more than a loopback round trip.
-const DOZE_MAX: Duration = Duration::from_micros(50);
 /// Spawn credit is drawn from and returned to the runtime in lots of this size, so that a spawn touches no shared line.
 const CREDIT_LOT_MAX: usize = 256;
 
@@ -60,6 +63,10 @@ pub(crate) struct Worker {
     tasks: RefCell<TaskTable>,
     current: Cell<Option<TaskRef>>,
     ready: ReadyQueue,
+    /// Those who stepped back behind all others.
+    patient: ReadyQueue,
+    /// It is the turn of those.
+    pub(crate) is_patient_turn: Cell<bool>,
     /// The dhaga that the last one woke, and how many went first in a row for that reason.
     handed: Cell<Option<TaskRef>>,
     hand_offs: Cell<u32>,
@@ -80,7 +87,7 @@ pub(crate) struct Worker {
     timers: RefCell<Timers<TaskId>>,
     /// Futures that wait for time to pass.
     sleepers: RefCell<Sleepers>,
-    front: Arc<Front>,
+    pub(crate) front: Arc<Front>,
     stacks: RefCell<StackPool>,
     /// Dhagas that got no stack.
     refused: Cell<u64>,
@@ -118,6 +125,8 @@ pub(crate) struct Worker {
     poll_due: Cell<Instant>,
     /// Something ran since the worker last slept.
     was_useful: Cell<bool>,
+    /// What came of it when it offered its core to others.
+    offers: Offers,
     /// How far the shutdown has come here.
     phase: Cell<Phase>,
     pub(crate) extensions: crate::extensions::Extensions,
@@ -140,6 +149,13 @@ pub(crate) fn worker() -> Option<&'static Worker> {
 #[inline(always)]
 pub(crate) fn current_task() -> Option<TaskRef> {
     WORKER.get()?.current.get()
+}
+
+/// As [`current_task`], with its worker.
+#[inline(always)]
+pub(crate) fn running() -> Option<(&'static Worker, TaskRef)> {
+    let worker = WORKER.get()?;
+    Some((worker, worker.current.get()?))
 }
 
 /// In the child of a fork: the dhaga that forked goes no further than its next wait (see `fork`).
@@ -182,6 +198,8 @@ impl Worker {
             tasks: RefCell::default(),
             current: Cell::default(),
             ready: ReadyQueue::default(),
+            patient: ReadyQueue::default(),
+            is_patient_turn: Cell::new(false),
             handed: Cell::new(None),
             hand_offs: Cell::new(0),
             ready_left: Cell::default(),
@@ -214,6 +232,7 @@ impl Worker {
             budget: Cell::new(BUDGET_MAX),
             poll_due: Cell::new(now()),
             was_useful: Cell::new(false),
+            offers: Offers::default(),
             phase: Cell::new(Phase::Running),
             extensions: crate::extensions::Extensions::default(),
             blocks: Blocks::new(),
@@ -228,6 +247,7 @@ impl Worker {
             self.run_batch();
             self.share_unstarted();
             self.end_turn();
+            self.run_patient();
             self.poll();
             self.front.note_turn();
         }
@@ -381,7 +401,7 @@ impl Worker {
             second.prefetch();
         }
         if let Some(first) = first {
-            first.prefetch_stack();
+            first.prefetch_work();
         }
         self.resume(task);
         true
@@ -407,7 +427,35 @@ impl Worker {
         self.front.keep_at_end(list);
     }
 
-    /// Step 6: the sockets. Blocks if there is nothing else to do, and asks only now and then if there is.
+    /// Step 6: those who stepped back, for a short while, when what the others have to send has left. Never left out: however
+    /// much the others have to do, they get their share.
+    #[inline]
+    fn run_patient(&self) {
+        if !self.patient.is_empty() {
+            self.run_patient_for_a_while();
+        }
+    }
+
+    #[inline(never)]
+    fn run_patient_for_a_while(&self) {
+        let began = now();
+        self.is_patient_turn.set(true);
+        while let Some(task) = self.patient.pop_front() {
+            self.resume(task);
+            if now() - began >= PATIENT_MAX {
+                break;
+            }
+        }
+        self.is_patient_turn.set(false);
+        self.was_useful.set(true);
+        // As behind the others: this turn may be the last for long.
+        self.publish_live();
+        self.end_turn();
+        // They take long, so whoever comes meanwhile is looked for at once.
+        self.poll_due.set(began);
+    }
+
+    /// Step 7: the sockets. Blocks if there is nothing else to do, and asks only now and then if there is.
     fn poll(&self) {
         if self.has_work() || self.is_empty_and_stopping() || self.steal() {
             if now() >= self.poll_due.get() {
@@ -418,12 +466,12 @@ impl Worker {
         }
     }
 
-    /// Polls without blocking for a little while after useful work. Returns whether it found some.
+    /// Polls without blocking for a little while after useful work (see `doze`). Returns whether it found some.
     fn doze(&self) -> bool {
         if !self.shared.dozes || !self.was_useful.get() {
             return false;
         }
-        let until = now() + DOZE_MAX;
+        let mut doze = Doze::new(&self.offers, now());
         loop {
             self.front.note_turn();
             if self.turn_reactor(Some(Duration::ZERO)) > 0
@@ -434,9 +482,10 @@ impl Worker {
                 return true;
             }
             let now = now();
-            if now >= until || self.timers.borrow().next_deadline().is_some_and(|deadline| deadline <= now) {
+            if doze.is_over(now) || self.timers.borrow().next_deadline().is_some_and(|deadline| deadline <= now) {
                 return false;
             }
+            doze.offer(now);
         }
     }
 
@@ -458,7 +507,7 @@ impl Worker {
         let look = (may_block && self.shared.watches() && self.is_watchful()).then_some(LOOK_PERIOD);
         let timeout =
             if may_block { self.until_next_deadline().into_iter().chain(look).min() } else { Some(Duration::ZERO) };
-        reactor.turn(timeout, |report| self.take_report(report));
+        self.take_reports(&mut reactor, timeout);
         drop(reactor);
         self.call_back();
         self.shared.thieves.get_up(&self.injector.inbox);
@@ -476,8 +525,20 @@ impl Worker {
 
     fn turn_reactor(&self, timeout: Option<Duration>) -> usize {
         self.poll_due.set(now() + POLL_PERIOD);
-        let count = self.front.reactor().turn(timeout, |report| self.take_report(report));
+        let count = self.take_reports(&mut self.front.reactor(), timeout);
         self.call_back();
+        count
+    }
+
+    fn take_reports(&self, reactor: &mut Reactor, timeout: Option<Duration>) -> usize {
+        let mut found = Found::default();
+        let count = reactor.turn(timeout, |report| match report {
+            Report::Waiter(address) if std::ptr::eq(address.injector, self.injector) => {
+                self.find_to_wake(address.task, &mut found);
+            }
+            other => self.take_report(other),
+        });
+        self.wake_found(found);
         count
     }
 
@@ -515,7 +576,11 @@ impl Worker {
     }
 
     fn has_work(&self) -> bool {
-        !self.ready.is_empty() || self.handed.get().is_some() || self.has_unstarted() || self.front.at_end_len() > 0
+        !self.ready.is_empty()
+            || !self.patient.is_empty()
+            || self.handed.get().is_some()
+            || self.has_unstarted()
+            || self.front.at_end_len() > 0
     }
 }
 

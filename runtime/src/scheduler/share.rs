@@ -193,7 +193,7 @@ impl Worker {
             || self.injector.unstarted_len() > 0
     }
 
-    fn publish_live(&self) {
+    pub(super) fn publish_live(&self) {
         self.injector.set_live(self.tasks.borrow().len() + self.arrived.get());
     }
 }

@@ -97,6 +97,12 @@ impl Worker {
         coroutine::suspend()
     }
 
+    /// Sends the running dhaga behind all others (see `run_patient`).
+    pub(crate) fn step_back(&self, task: TaskRef) -> Wake {
+        self.patient.push_back(task);
+        coroutine::suspend()
+    }
+
     /// Makes a dhaga of this worker ready, or saves it the wake if it is not parked. The last one that the running dhaga
     /// wakes is next.
     #[inline(always)]
@@ -117,16 +123,36 @@ impl Worker {
         }
     }
 
+    /// Takes note of a dhaga that an event wakes, and wakes the one that was found some events before. No dhaga runs between.
+    #[inline(always)]
+    pub(super) fn find_to_wake(&self, id: TaskId, found: &mut Found) {
+        let Some(task) = self.tasks.borrow().get(id) else { return };
+        task.prefetch_state();
+        if let Some(task) = found.push(task) {
+            self.wake_one_found(task);
+        }
+    }
+
+    /// Wakes those that were found last.
+    pub(super) fn wake_found(&self, mut found: Found) {
+        for _ in 0..FOUND_MAX {
+            if let Some(task) = found.pop() {
+                self.wake_one_found(task);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn wake_one_found(&self, task: TaskRef) {
+        if let Some(woken) = make_ready(task) {
+            self.ready.push_back(woken);
+        }
+    }
+
     /// A dhaga that was parked and is to be queued.
     #[inline(always)]
     fn wake(&self, id: TaskId) -> Option<TaskRef> {
-        let task = self.tasks.borrow().get(id)?;
-        if task.state.get() == State::Ready {
-            task.attention.add(Attention::PERMIT);
-            return None;
-        }
-        task.state.set(State::Ready);
-        Some(task)
+        make_ready(self.tasks.borrow().get(id)?)
     }
 
     /// Makes a dhaga of any worker ready.
@@ -144,5 +170,44 @@ impl Worker {
         let task = self.tasks.borrow().live().find(|task| task.slot == slot)?;
         let described = StuckDhaga::of(&task, 0).map(|dhaga| dhaga.to_string());
         Some(described.unwrap_or_else(|| "a dhaga that has ended".to_owned()))
+    }
+}
+
+/// Returns the dhaga if it was parked and is to be queued; otherwise saves it the wake.
+#[inline(always)]
+fn make_ready(task: TaskRef) -> Option<TaskRef> {
+    if task.state.get() == State::Ready {
+        task.attention.add(Attention::PERMIT);
+        return None;
+    }
+    task.state.set(State::Ready);
+    Some(task)
+}
+
+/// Dhagas that events wake, in their order, each held back while a few more are found: so its task comes near before it is
+/// touched.
+#[derive(Default)]
+pub(super) struct Found {
+    ring: [Option<TaskRef>; FOUND_MAX],
+    next: usize,
+}
+
+const FOUND_MAX: usize = 4;
+
+impl Found {
+    /// Adds one. Returns the oldest if there was no room left.
+    #[inline(always)]
+    fn push(&mut self, task: TaskRef) -> Option<TaskRef> {
+        let place = &mut self.ring[self.next % FOUND_MAX];
+        self.next = self.next.wrapping_add(1);
+        place.replace(task)
+    }
+
+    /// Takes the oldest, or makes room for none.
+    #[inline(always)]
+    fn pop(&mut self) -> Option<TaskRef> {
+        let place = &mut self.ring[self.next % FOUND_MAX];
+        self.next = self.next.wrapping_add(1);
+        place.take()
     }
 }

@@ -149,3 +149,25 @@ fn cancels_from_other_threads_at_any_moment_lose_no_wake() {
         }
     });
 }
+
+#[test]
+fn a_region_is_unused_until_it_is_cancelled_or_held_or_a_scope_was_opened_in_it() {
+    within_deadline(DEADLINE, || {
+        let check = |what: &str, use_it: fn(&Arc<Region<u8>>), is_unused| {
+            let region = Region::new(7);
+            assert!(region.is_unused(1));
+            // Held here, and by who runs in it.
+            region.run(None, || {
+                use_it(&region);
+                assert_eq!(region.is_unused(2), is_unused, "{what}");
+            });
+        };
+        check("nothing", |_| (), true);
+        check("held for a moment", |region| drop(region.clone()), true);
+        check("held", |region| std::mem::forget(region.clone()), false);
+        check("found and kept", |_| std::mem::forget(Region::<u8>::current()), false);
+        check("cancelled", Region::cancel, false);
+        check("scope", |_| scope(|s| drop(s.spawn(|| ()).join())), false);
+        check("spawned", |_| drop(spawn(|| ()).join()), false);
+    });
+}

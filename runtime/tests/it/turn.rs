@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::pipe;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -201,5 +202,113 @@ fn who_are_woken_at_once_run_in_their_order() {
         turn::unpark_all(sleepers);
         handles.into_iter().for_each(|handle| handle.join().expect("nobody panics"));
         assert_eq!(*order.lock().expect("nobody panics"), [0, 1, 2, 3, 4]);
+    });
+}
+
+/// In which order they are done: who steps back, who was ready then, and whom that one spawns.
+fn order_of_a_step_back() -> [u32; 3] {
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let note = |number| {
+        let order = order.clone();
+        move || order.lock().expect("nobody panics").push(number)
+    };
+    let (patient, ready, late) = (note(3), note(1), note(2));
+    let patient = dhaga::spawn(move || {
+        turn::step_back();
+        patient();
+    });
+    let ready = dhaga::spawn(move || {
+        ready();
+        dhaga::spawn(late)
+    });
+    ready.join().expect("nobody panics").join().expect("nobody panics");
+    patient.join().expect("nobody panics");
+    let order = order.lock().expect("nobody panics");
+    order[..].try_into().expect("each is done once")
+}
+
+#[test]
+fn who_steps_back_lets_those_go_first_who_become_ready_later() {
+    // The time of the others may be over in between, but not each time.
+    in_dhaga(|| {
+        let again = (0..1000).map(|_| order_of_a_step_back());
+        assert!(again.into_iter().any(|order| order == [1, 2, 3]));
+    });
+}
+
+#[test]
+fn who_steps_back_is_not_kept_out_by_those_who_never_end() {
+    in_dhaga(|| {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let others = (0..2).map(|_| {
+            let is_over = is_over.clone();
+            dhaga::spawn(move || {
+                while !is_over.load(Ordering::Relaxed) {
+                    dhaga::yield_now();
+                }
+            })
+        });
+        let others: Vec<_> = others.collect();
+        dhaga::yield_now();
+        (0..1000).for_each(|_| turn::step_back());
+        is_over.store(true, Ordering::Relaxed);
+        others.into_iter().for_each(|other| other.join().expect("nobody panics"));
+    });
+}
+
+#[test]
+fn those_who_step_back_again_and_again_keep_nobody_from_the_sockets() {
+    in_dhaga(|| {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let seen = is_over.clone();
+        let patient = dhaga::spawn(move || {
+            while !seen.load(Ordering::Relaxed) {
+                turn::step_back();
+            }
+        });
+        let (near, far) = UnixStream::pair().expect("there are descriptors");
+        let writer = std::thread::spawn(move || std::io::Write::write_all(&mut &far, b"!"));
+        std::io::Read::read_exact(&mut &near, &mut [0]).expect("the byte comes");
+        is_over.store(true, Ordering::Relaxed);
+        patient.join().expect("nobody panics");
+        writer.join().expect("nobody panics").expect("it is open");
+    });
+}
+
+#[test]
+fn a_step_back_on_a_plain_thread_is_none() {
+    let turn = turn::number();
+    turn::step_back();
+    assert_eq!((turn, turn::number()), (0, 0));
+}
+
+#[test]
+fn who_ends_after_a_step_back_is_not_counted_any_more() {
+    within_deadline(DEADLINE, || {
+        let runtime = Runtime::builder().workers(1).build().expect("a test can start a runtime");
+        runtime.spawn(turn::step_back).join().expect("nobody panics");
+        while runtime.tasks() > 0 {
+            std::thread::yield_now();
+        }
+    });
+}
+
+#[test]
+fn a_shutdown_learns_at_once_of_those_who_end_after_a_step_back() {
+    within_deadline(DEADLINE, || {
+        let runtime = Runtime::builder().workers(1).build().expect("a test can start a runtime");
+        let last = runtime.spawn(|| {
+            while !dhaga::is_shutting_down() {
+                dhaga::yield_now();
+            }
+            // The worker has heard of it, too, after another turn.
+            let turn = turn::number();
+            while turn::number().wrapping_sub(turn) < 3 {
+                dhaga::yield_now();
+            }
+            turn::step_back();
+        });
+        last.detach();
+        runtime.shutdown(DEADLINE * 2).expect("it has ended by itself");
     });
 }
