@@ -16,8 +16,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use super::{Signal, word};
+use crate::around::expect_may_suspend;
 use crate::interrupt::Interrupt;
-use crate::park;
+use crate::park::{self, WaitReason};
 use crate::runtime::SpawnError;
 use crate::spawn::{Builder, JoinHandle, expect_spawned};
 
@@ -81,24 +82,44 @@ impl Builder {
 }
 
 /// What its dhaga does whenever it is woken.
-fn polls<F: Future>(mut future: Pin<Box<F>>) -> impl FnMut() -> Poll<Result<F::Output, Interrupt>> {
-    let mut said: Option<(Arc<Signal>, Waker)> = None;
+fn polls<F: Future>(future: Pin<Box<F>>) -> impl FnMut() -> Poll<Result<F::Output, Interrupt>> {
+    let mut future = Some(future);
+    let mut said = None;
     move || {
-        // Also before a poll that is due: one that is always due shall end with its scope.
-        if let Err(interrupt) = park::check() {
-            return Poll::Ready(Err(interrupt));
-        }
-        if said.as_ref().is_some_and(|(signal, _)| !signal.take()) {
-            return Poll::Pending;
-        }
-        let (signal, waker) = said.get_or_insert_with(|| {
-            let signal = Arc::new(Signal::here());
-            (signal.clone(), word::own_waker(signal))
-        });
-        let polled = future.as_mut().poll(&mut Context::from_waker(waker)).map(Ok);
-        if polled.is_pending() {
-            signal.renew();
+        let pending = future.as_mut().expect("a future is not polled after it was ready");
+        let polled = poll_if_woken(pending.as_mut(), &mut said);
+        if polled.is_ready() {
+            // Here, where a panic of its `Drop` still goes to whoever joins.
+            future = None;
         }
         polled
     }
+}
+
+fn poll_if_woken<F: Future>(
+    future: Pin<&mut F>,
+    said: &mut Option<(Arc<Signal>, Waker)>,
+) -> Poll<Result<F::Output, Interrupt>> {
+    // Also before a poll that is due: one that is always due shall end with its scope.
+    if let Err(interrupt) = park::check() {
+        return Poll::Ready(Err(interrupt));
+    }
+    if said.as_ref().is_some_and(|(signal, _)| !signal.take()) {
+        return Poll::Pending;
+    }
+    let (signal, waker) = said.get_or_insert_with(|| {
+        let signal = Arc::new(Signal::here());
+        (signal.clone(), word::own_waker(signal))
+    });
+    if let Poll::Ready(output) = future.poll(&mut Context::from_waker(waker)) {
+        return Poll::Ready(Ok(output));
+    }
+    // The future may keep such a promise from poll to poll. It is broken here, where a panic is the dhaga's own.
+    expect_may_suspend(WaitReason::Future);
+    // A wait inside the poll may have taken the wakes, that of a cancel as well as that of the waker.
+    if let Err(interrupt) = park::check() {
+        return Poll::Ready(Err(interrupt));
+    }
+    signal.renew();
+    Poll::Pending
 }

@@ -215,9 +215,11 @@ impl Worker {
         if task.timer.get().is_some() {
             self.disarm(task);
         }
-        let asked = task.idle_stack_bytes();
-        let stack = self.lend_stack_again(if asked == 0 { self.shared.stack_bytes } else { asked });
-        let stack = stack.ok().or_else(|| self.take_reserve());
+        let stack_bytes = match task.idle_stack_bytes() {
+            0 => self.shared.stack_bytes,
+            asked => asked,
+        };
+        let stack = self.lend_stack_again(stack_bytes).ok().or_else(|| self.take_reserve(stack_bytes));
         let Some(stack) = stack else {
             task.state.set(State::Parked(WaitReason::Future));
             self.arm(task, now() + STACK_PAUSE);
@@ -227,10 +229,11 @@ impl Worker {
         true
     }
 
+    /// The stack that was kept for the case that there is no other, unless it is too small.
     #[cold]
-    fn take_reserve(&self) -> Option<Stack> {
+    fn take_reserve(&self, stack_bytes: usize) -> Option<Stack> {
         self.is_short.set(true);
-        self.reserve.take()
+        self.reserve.borrow_mut().take_if(|stack| stack.size_bytes() >= stack_bytes)
     }
 
     /// Parks a future that is pending, as `suspend` does, with no stack.

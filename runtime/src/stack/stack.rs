@@ -56,7 +56,7 @@ impl Stack {
     }
 
     /// Address space of this stack, guard included.
-    pub(super) fn size_bytes(&self) -> usize {
+    pub fn size_bytes(&self) -> usize {
         // Head and colour take less than one step of the smallest size, so rounding up undoes it.
         (self.base.get() - self.slot().limit()).next_multiple_of(STACK_BYTES_MIN)
     }

@@ -294,6 +294,111 @@ fn a_poll_may_wait_and_be_woken_meanwhile() {
 }
 
 #[test]
+fn a_cancel_counts_that_a_wait_inside_the_poll_has_taken() {
+    within_deadline(DEADLINE, || {
+        let (drops, dropped) = mpsc::channel();
+        let drops = Drops(drops);
+        let (starts, started) = mpsc::channel();
+        let (sender, receiver) = dhaga::sync::mpsc::channel::<()>();
+        let (runtime, handle) = on_one_worker(move || {
+            spawn_future(async move {
+                let _drops = drops;
+                starts.send(dhaga::current().id()).expect("the test listens");
+                dhaga::uncancellable(|| receiver.recv()).expect("the test sends");
+                future::pending::<()>().await
+            })
+        });
+        let polled = started.recv().expect("it is polled");
+        handle.cancel();
+        // It is woken, and waits again.
+        run_others(&runtime);
+        run_others(&runtime);
+        sender.send(()).expect("it waits");
+        assert_eq!(handle.join().expect("it ends well"), Err(Interrupt::Cancelled));
+        assert_eq!(dropped.recv(), Ok(polled));
+    });
+}
+
+#[test]
+fn one_that_promised_not_to_wait_panics_when_it_is_pending() {
+    within_deadline(DEADLINE, || {
+        let in_dhaga = || {
+            let promises = async {
+                let _promise = dhaga::no_suspend();
+                future::pending::<()>().await
+            };
+            let local = Builder::new().spawn_local_future(promises).expect("there is room");
+            let forgets = spawn_future(async {
+                std::mem::forget(dhaga::no_suspend());
+                future::pending::<()>().await
+            });
+            [local, forgets].map(JoinHandle::join)
+        };
+        for ended in dhaga::spawn(in_dhaga).join().expect("it ends well") {
+            let Err(JoinError::Panicked(panic)) = ended else { panic!("{ended:?}") };
+            assert!(panic.message().contains("(Future)"), "{}", panic.message());
+        }
+    });
+}
+
+/// Panics when it is dropped.
+struct PanicsOnDrop;
+
+impl Drop for PanicsOnDrop {
+    fn drop(&mut self) {
+        resume_unwind(Box::new("dropped on purpose"));
+    }
+}
+
+#[test]
+fn a_panic_of_its_drop_goes_to_the_join() {
+    within_deadline(DEADLINE, || {
+        let guard = PanicsOnDrop;
+        let waits = spawn_future(async move {
+            let _guard = guard;
+            future::pending::<()>().await
+        });
+        waits.cancel();
+        let guard = PanicsOnDrop;
+        // Of what it captured, dropped with the future and not at the end of its last poll.
+        let ready = spawn_future(poll_fn(move |_| {
+            let _ = &guard;
+            Poll::Ready(())
+        }));
+        for ended in [waits, ready].map(JoinHandle::join) {
+            let Err(JoinError::Panicked(panic)) = ended else { panic!("{ended:?}") };
+            assert_eq!(panic.message(), "dropped on purpose");
+        }
+        assert_eq!(spawn_future(pending(1, Waker::wake)).join().expect("the worker is well"), Ok(2));
+    });
+}
+
+#[test]
+fn thousands_of_large_ones_keep_what_is_in_them() {
+    within_deadline(DEADLINE, || {
+        const FUTURES: usize = 3_000;
+        let (ask, asked) = mpsc::channel::<Waker>();
+        let start = |number: usize| {
+            let ask = ask.clone();
+            let large = async move {
+                let kept = std::hint::black_box([number; 1280]);
+                pending(2, move |waker| ask.send(waker).expect("it listens")).await;
+                assert_eq!(dhaga::current().name(), Some("large"));
+                kept.iter().sum::<usize>()
+            };
+            Builder::new().name("large").spawn_future(large).expect("there is room")
+        };
+        let running: Vec<_> = (0..FUTURES).map(start).collect();
+        drop(ask);
+        let waking = thread::spawn(move || asked.into_iter().for_each(Waker::wake));
+        for (number, handle) in running.into_iter().enumerate() {
+            assert_eq!(handle.join().expect("it ends well"), Ok(1280 * number));
+        }
+        waking.join().expect("it ends well");
+    });
+}
+
+#[test]
 fn a_panic_of_a_poll_goes_to_the_join_and_drops_the_future() {
     within_deadline(DEADLINE, || {
         let (drops, dropped) = mpsc::channel();
