@@ -241,6 +241,12 @@ impl Head {
         &self.label
     }
 
+    /// Bytes of stack asked for; 0: the runtime's default.
+    #[inline(always)]
+    pub(crate) fn stack_bytes(&self) -> usize {
+        self.wish.stack_bytes()
+    }
+
     /// Whether an orderly shutdown does not wait until it has finished.
     #[inline(always)]
     pub(crate) fn is_background(&self) -> bool {
@@ -382,10 +388,10 @@ impl Job {
         self.head().label()
     }
 
-    /// Bytes of stack asked for; 0: the runtime's default.
+    /// As [`Head::stack_bytes`].
     #[inline(always)]
     pub(crate) fn stack_bytes(&self) -> usize {
-        self.head().wish.stack_bytes()
+        self.head().stack_bytes()
     }
 
     /// Whether it runs in steps, between which it needs no stack.

@@ -117,16 +117,15 @@ pub(crate) enum State {
 /// What each switch touches comes first, within one cache line: with thousands of dhagas every line is a miss.
 #[repr(C, align(64))]
 pub(crate) struct Task {
-    /// `None` while a future is pending.
-    coroutine: UnsafeCell<Option<Coroutine>>,
+    /// Not there while it is between two steps.
+    coroutine: UnsafeCell<MaybeUninit<Coroutine>>,
     pub(crate) slot: u32,
     generation: u32,
     pub(crate) state: Cell<State>,
     /// What the next resume tells it.
     pub(crate) verdict: Cell<Wake>,
     pub(crate) attention: Attention,
-    /// It lies on the heap, not on its stack.
-    is_boxed: bool,
+    steps: Cell<Steps>,
     /// What it runs; null once its result was handed over.
     head: Cell<*const Head>,
     pub(crate) timer: Cell<Option<TimerKey>>,
@@ -140,8 +139,17 @@ pub(crate) struct Task {
     pub(crate) no_suspend: Cell<u32>,
     /// Sleeps in a row that were cut short by the end of a scope.
     pub(crate) early_sleeps: Cell<u32>,
-    /// What runs in steps, between two of them.
-    idle: Cell<Option<Job>>,
+}
+
+/// How it runs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Steps {
+    /// At one go, on the stack that it lies on.
+    None,
+    /// In steps, in one of which it is. It lies on the heap.
+    Within,
+    /// In steps, between two of which it is: it owns the job whose head it knows, and needs no stack.
+    Between,
 }
 
 /// What stands against a wait, in one byte: in the usual case, nothing, a wait looks at it once.
@@ -199,7 +207,7 @@ const _: () = assert!(SWITCH_IS_NEAR, "a switch touches one line of a task");
 
 impl Task {
     #[inline(always)]
-    fn new(id: TaskId, coroutine: Option<Coroutine>) -> Self {
+    fn new(id: TaskId, coroutine: MaybeUninit<Coroutine>, steps: Steps) -> Self {
         Self {
             coroutine: UnsafeCell::new(coroutine),
             slot: id.slot,
@@ -207,7 +215,7 @@ impl Task {
             state: Cell::new(State::Ready),
             verdict: Cell::new(Wake::Ready),
             attention: Attention(Cell::new(Attention::UNSETTLED)),
-            is_boxed: false,
+            steps: Cell::new(steps),
             head: Cell::new(ptr::null()),
             timer: Cell::new(None),
             frames: Cell::new(ptr::null()),
@@ -215,7 +223,6 @@ impl Task {
             near: Cell::new([ptr::null(); 2]),
             no_suspend: Cell::new(0),
             early_sleeps: Cell::new(0),
-            idle: Cell::new(None),
         }
     }
 
@@ -251,30 +258,30 @@ impl Task {
         unsafe { frame::innermost(&self.frames) }
     }
 
-    /// Whether what it runs is between two steps, and needs no stack.
-    pub(crate) fn is_idle(&self) -> bool {
-        let job = self.idle.take();
-        let is_idle = job.is_some();
-        self.idle.set(job);
-        is_idle
-    }
-
-    /// Bytes of stack that the next step asks for; 0: the runtime's default.
-    pub(crate) fn idle_stack_bytes(&self) -> usize {
-        let job = self.idle.take();
-        let bytes = job.as_ref().map_or(0, Job::stack_bytes);
-        self.idle.set(job);
-        bytes
-    }
-
-    pub(crate) fn set_idle(&self, job: Job) {
-        self.idle.set(Some(job));
-    }
-
-    /// Whether it has none of its own, and runs in steps.
+    /// Whether it runs in steps, and lies on the heap.
     #[inline(always)]
-    pub(crate) fn is_boxed(&self) -> bool {
-        self.is_boxed
+    pub(crate) fn is_stepped(&self) -> bool {
+        self.steps.get() != Steps::None
+    }
+
+    /// Whether it is between two steps, and needs no stack.
+    #[inline(always)]
+    pub(crate) fn is_idle(&self) -> bool {
+        self.steps.get() == Steps::Between
+    }
+
+    /// Keeps what it runs until the next step.
+    pub(crate) fn set_idle(&self, job: Job) {
+        debug_assert!(ptr::eq(job.pointer().as_ptr(), self.head.get()), "it is the job of this task");
+        std::mem::forget(job);
+        self.steps.set(Steps::Between);
+    }
+
+    fn take_idle(&self) -> Job {
+        assert!(self.steps.replace(Steps::Within) == Steps::Between, "a task without a stack is between two steps");
+        let head = NonNull::new(self.head.get().cast_mut()).expect("a task that has not ended knows what it runs");
+        // SAFETY: `set_idle` or `insert_stepped` was given the job of this head, and kept it for this call alone.
+        unsafe { Job::new(head) }
     }
 
     /// Whether its code is in no frame and has inherited nothing: the usual case, seen at a glance.
@@ -344,7 +351,8 @@ impl Deref for TaskRef {
 
     #[inline(always)]
     fn deref(&self) -> &Task {
-        // SAFETY: the task lies on its stack, which is out of the pool until `TaskTable::remove` gives it up; see above.
+        // SAFETY: the task lies on its stack, which is out of the pool until `TaskTable::remove` gives it up, or on the heap until
+        // `TaskTable::remove_stepped` frees it; see above.
         unsafe { self.0.as_ref() }
     }
 }
@@ -355,36 +363,28 @@ impl TaskRef {
     pub(crate) fn resume(self) -> Outcome {
         let verdict = self.verdict.replace(Wake::Ready);
         // SAFETY: only the worker's loop resumes, one task at a time, and nobody else makes a reference to the coroutine
-        // of a task that runs (`prefetch_work` reads those of the ready queue, `into_stack` those that have ended).
-        match unsafe { &mut *self.coroutine.get() } {
-            Some(coroutine) => coroutine.resume(verdict),
-            None => unreachable!("a future has got a stack before it is resumed"),
-        }
-    }
-
-    /// Whether it can be resumed: a pending future cannot.
-    #[inline(always)]
-    pub(crate) fn has_stack(self) -> bool {
-        // SAFETY: as in `resume`: it does not run, and this is the worker's loop.
-        unsafe { &*self.coroutine.get() }.is_some()
+        // of a task that runs (`prefetch_work` reads those of the ready queue, `into_stack` those that have ended). It is there:
+        // the loop has called `take_up` for a task that is between two steps.
+        unsafe { (*self.coroutine.get()).assume_init_mut() }.resume(verdict)
     }
 
     /// Begins a step on `stack`: what `step` does when it is resumed.
     pub(crate) fn take_up(self, stack: Stack, step: fn(Self, Job)) {
-        let job = self.idle.take().expect("a task without a stack is between two steps");
+        let job = self.take_idle();
         stack.set_label(job.label().name(), job.label().site);
         let coroutine = Coroutine::new(stack, move || step(self, job));
-        // SAFETY: as in `resume`: it does not run, and this is the worker's loop.
-        unsafe { *self.coroutine.get() = Some(coroutine) };
+        // SAFETY: as in `resume`: it does not run, and this is the worker's loop. There is none that would be lost.
+        unsafe { (*self.coroutine.get()).write(coroutine) };
     }
 
-    /// Ends a step: gives the stack back.
-    pub(crate) fn put_down(self) -> Option<Stack> {
-        // SAFETY: as in `resume`: it does not run, and this is the worker's loop.
-        unsafe { &mut *self.coroutine.get() }.take().map(Coroutine::into_stack)
+    /// Ends a step, after which it is idle: gives the stack back.
+    pub(crate) fn put_down(self) -> Stack {
+        // SAFETY: as in `resume`: it does not run, and this is the worker's loop. The coroutine is there, since `take_up` has
+        // written it for this step, and is read once, since the step ends once.
+        unsafe { (*self.coroutine.get()).assume_init_read() }.into_stack()
     }
 
-    /// Where it lies: on its own stack.
+    /// Where it lies: on its own stack, unless it runs in steps.
     pub(crate) fn address(self) -> usize {
         self.0.as_ptr().addr()
     }
@@ -404,10 +404,11 @@ impl TaskRef {
     /// Asks the processor for what it will touch first when it is resumed. Only of one in the ready queue, whose task is near.
     #[inline(always)]
     pub(crate) fn prefetch_work(self) {
-        // SAFETY: it does not run, so nobody has a unique reference to its coroutine.
-        let Some(coroutine) = (unsafe { &*self.coroutine.get() }) else {
+        if self.is_idle() {
             return prefetch_lines(self.head.get().addr(), STEP_LINES);
-        };
+        }
+        // SAFETY: it does not run, so nobody has a unique reference to its coroutine, which is there unless it is idle.
+        let coroutine = unsafe { (*self.coroutine.get()).assume_init_ref() };
         coroutine.prefetch();
         let [source, readiness] = self.near.get();
         if !source.is_null() {
@@ -454,7 +455,7 @@ impl TaskTable {
     pub(crate) fn insert(&mut self, stack: Stack, body: impl FnOnce(TaskRef) + 'static) -> TaskRef {
         let task = TaskRef(stack.head().cast());
         let id = self.enter(task);
-        let value = Task::new(id, Some(Coroutine::new(stack, move || body(task))));
+        let value = Task::new(id, MaybeUninit::new(Coroutine::new(stack, move || body(task))), Steps::None);
         // SAFETY: the head of the stack has room and alignment for a task (asserted above), and nobody else uses it while
         // the stack is out.
         unsafe { task.0.write(value) };
@@ -467,11 +468,12 @@ impl TaskTable {
         let place = Box::into_raw(Box::<Task>::new_uninit());
         let task = TaskRef(NonNull::new(place.cast()).expect("a box is somewhere"));
         let id = self.enter(task);
-        let value = Task { is_boxed: true, idle: Cell::new(Some(job)), ..Task::new(id, None) };
+        let value = Task::new(id, MaybeUninit::uninit(), Steps::Between);
         // SAFETY: the memory was just allocated for a task.
         unsafe { task.0.write(value) };
         // SAFETY: the job keeps the head alive up to `complete`, and whoever runs its last step forgets it before.
         unsafe { task.set_head(head) };
+        task.set_idle(job);
         task
     }
 
@@ -498,21 +500,35 @@ impl TaskTable {
     #[inline(always)]
     pub(crate) fn remove(&mut self, task: TaskRef) -> Stack {
         let slot = task.slot;
-        let place = task.0;
         // SAFETY: the task was written by `insert`, and is read once: its slot is cleared below, and it is in no queue,
         // since it has ended.
-        let task = unsafe { place.read() };
-        if task.is_boxed {
-            // SAFETY: `insert_stepped` got it from a box of a task, whose content was read out.
-            drop(unsafe { Box::from_raw(place.as_ptr().cast::<MaybeUninit<Task>>()) });
-        }
+        let task = unsafe { task.0.read() };
+        self.leave(slot);
+        // SAFETY: `insert` has put a coroutine there, and it stays for one that does not run in steps.
+        unsafe { task.coroutine.into_inner().assume_init() }.into_stack()
+    }
+
+    /// As [`TaskTable::remove`], of one that ran in steps.
+    #[inline(never)]
+    pub(crate) fn remove_stepped(&mut self, task: TaskRef) -> Stack {
+        debug_assert!(task.is_stepped() && !task.is_idle(), "it has ended in a step");
+        self.leave(task.slot);
+        let stack = task.put_down();
+        // SAFETY: `insert_stepped` got it from a box of a task, and it is in no queue, since it has ended. What is dropped with
+        // it is everything but the coroutine.
+        drop(unsafe { Box::from_raw(task.0.as_ptr()) });
+        stack
+    }
+
+    /// Takes its slot back from a task that has ended.
+    #[inline(always)]
+    fn leave(&mut self, slot: u32) {
         let place = &mut self.slots[slot as usize];
         place.task = None;
         place.generation = place.generation.wrapping_add(1);
         place.next_free = self.free;
         self.free = slot;
         self.len -= 1;
-        task.coroutine.into_inner().expect("who has ended has done so on a stack").into_stack()
     }
 
     #[inline(always)]

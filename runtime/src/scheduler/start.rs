@@ -35,6 +35,7 @@ impl Worker {
         true
     }
 
+    #[inline(never)]
     fn start_stepped(&self, job: Job) {
         let task = self.tasks.borrow_mut().insert_stepped(job);
         self.resume(task);
@@ -174,12 +175,25 @@ impl Worker {
         self.is_short.set(reserve.is_none() || !stackless.is_empty());
     }
 
-    /// The one place where a dhaga is resumed.
+    /// Runs a dhaga until it waits or ends.
     #[inline(always)]
     pub(super) fn resume(&self, task: TaskRef) {
-        if !task.has_stack() && !self.take_up(task) {
-            return;
+        if task.is_idle() {
+            return self.resume_stepped(task);
         }
+        self.run_on(task);
+    }
+
+    #[inline(never)]
+    fn resume_stepped(&self, task: TaskRef) {
+        if self.take_up(task) {
+            self.run_on(task);
+        }
+    }
+
+    /// The one place where a dhaga is resumed, which has a stack.
+    #[inline(always)]
+    fn run_on(&self, task: TaskRef) {
         self.budget.set(BUDGET_MAX);
         self.current.set(Some(task));
         let outcome = task.resume();
@@ -192,16 +206,26 @@ impl Worker {
     #[inline(always)]
     fn end(&self, task: TaskRef) {
         fork::abort_if_forked();
-        let is_boxed = task.is_boxed();
-        if is_boxed && task.is_idle() {
-            return self.put_down(task);
+        if task.is_stepped() {
+            return self.end_step(task);
         }
         let stack = self.tasks.borrow_mut().remove(task);
-        if is_boxed {
-            self.take_back_stack_again(stack);
-        } else {
-            self.stacks.borrow_mut().give_back(stack);
+        self.stacks.borrow_mut().give_back(stack);
+        self.note_end();
+    }
+
+    #[inline(never)]
+    fn end_step(&self, task: TaskRef) {
+        if task.is_idle() {
+            return self.put_down(task);
         }
+        let stack = self.tasks.borrow_mut().remove_stepped(task);
+        self.take_back_stack_again(stack);
+        self.note_end();
+    }
+
+    #[inline(always)]
+    fn note_end(&self) {
         if self.is_short.get() {
             self.keep_reserve();
         }
@@ -210,12 +234,11 @@ impl Worker {
 
     /// Gives a stack to a future that is to be polled: the one of the last poll, which no other dhaga gets, see
     /// [`StackPool::lend`](crate::stack::StackPool::lend). Returns false if there is none: it waits for one then.
-    #[inline(never)]
     fn take_up(&self, task: TaskRef) -> bool {
         if task.timer.get().is_some() {
             self.disarm(task);
         }
-        let stack_bytes = match task.idle_stack_bytes() {
+        let stack_bytes = match task.head().map_or(0, Head::stack_bytes) {
             0 => self.shared.stack_bytes,
             asked => asked,
         };
@@ -237,11 +260,8 @@ impl Worker {
     }
 
     /// Parks a future that is pending, as `suspend` does, with no stack.
-    #[inline(never)]
     fn put_down(&self, task: TaskRef) {
-        if let Some(stack) = task.put_down() {
-            self.take_back_stack_again(stack);
-        }
+        self.take_back_stack_again(task.put_down());
         if self.is_short.get() {
             self.keep_reserve();
         }

@@ -142,6 +142,9 @@ fn futures_that_find_no_stack_are_polled_when_there_is_one_again() {
             Builder::new().spawn_on(&runtime, park).expect("there is room for dhagas").detach();
         }
         wakers.into_iter().for_each(Waker::wake);
+        while entered.load(Ordering::SeqCst) == 0 {
+            runtime.audit(DEADLINE).expect("the worker answers");
+        }
         for _ in 0..3 {
             runtime.audit(DEADLINE).expect("the worker answers");
         }
