@@ -9,8 +9,8 @@ use corosensei::stack::StackPointer;
 use super::size::{STACK_BYTES_MIN, guard_bytes};
 use super::slot::{IS_LENT, IS_OF_THREAD, Slot};
 
-/// Room at the top of each stack, above what coroutines use, for the books of its owner.
-pub const HEAD_BYTES: usize = 128;
+/// Room at the top of each stack, above what coroutines use, for the books of its owner; with a sanitizer's, one line more.
+pub const HEAD_BYTES: usize = if cfg!(feature = "sanitizer") { 192 } else { 128 };
 
 /// A stack and its guard. To drop it is safe, but the stack then counts as used for good: hand it to
 /// [`StackPool::give_back`](super::StackPool::give_back).
