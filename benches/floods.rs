@@ -9,7 +9,7 @@
 use std::error::Error;
 use std::fs;
 use std::io::{self, Read, Write};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::thread::{self, sleep};
@@ -25,10 +25,9 @@ use dhaga_benches::pairs::{free_address, wait_until_listening};
 use dhaga_benches::programs::{beside, exit_code};
 use dhaga_benches::spread::{Spread, quantile};
 use dhaga_benches::text_table::{TextTable, count, figure};
-use dhaga_benches::{machine, progress, server_use};
+use dhaga_benches::{machine, progress, realtime, server_use};
 use dhaga_rpc::encode::encode_request;
 use dhaga_rpc::{HandlerError, Limits, Server, Value};
-use rustix::process::nice;
 use serde::{Deserialize, Serialize};
 
 /// Floods an RPC server in every way, and measures what it costs.
@@ -94,6 +93,8 @@ struct Run {
     connections: usize,
     /// Answers to those who behave, alone and during the flood.
     calls: [usize; 2],
+    /// Calls of theirs that were refused during the flood.
+    refused: usize,
     /// Microseconds until half of them, and all but one of a hundred, were there.
     p50_us: [f64; 2],
     p99_us: [f64; 2],
@@ -150,8 +151,6 @@ fn serve(address: SocketAddr) -> io::Result<()> {
 impl Attack {
     fn run(&self) -> io::Result<()> {
         machine::raise_open_files()?;
-        // Those who behave go first on the processor that both share.
-        nice(10)?;
         let harm = self.flood.run(self.addr, self.connections, Duration::from_secs(self.seconds))?;
         println!("{}", serde_json::to_string(&harm)?);
         Ok(())
@@ -189,6 +188,7 @@ fn table(floods: &[Flood], runs: &[Run]) -> TextTable {
         "p99 alone, µs",
         "p99, µs",
         "ratio",
+        "refused",
         "MiB sent",
         "closed",
         "MiB left after",
@@ -203,6 +203,7 @@ fn table(floods: &[Flood], runs: &[Run]) -> TextTable {
             middle(|run| run.p99_us[0]),
             middle(|run| run.p99_us[1]),
             middle(Run::lateness),
+            middle(|run| run.refused as f64),
             middle(|run| run.harm.sent_bytes as f64 / f64::from(1 << 20)),
             middle(|run| run.harm.closed as f64),
             middle(|run| run.memory_bytes[2].saturating_sub(run.memory_bytes[0]) as f64 / f64::from(1 << 20)),
@@ -226,7 +227,8 @@ fn run(options: &Options, flood: Flood) -> io::Result<Run> {
         // Until those who behave have ended.
         options.seconds + 1
     );
-    let attack = Running::start_load(&command(&words), Some(options.cpus[1]))?;
+    // Those who behave go first on the processor that both share.
+    let attack = Running::start_load(&command(&realtime::when_idle(words)), Some(options.cpus[1]))?;
     let mut most = before;
     let flooded = behave(address, options.clients, time, || {
         most = most.max(server_use::memory_bytes(server.pid())?);
@@ -235,11 +237,12 @@ fn run(options: &Options, flood: Flood) -> io::Result<Run> {
     let harm = serde_json::from_str(&attack.answer(time + PATIENCE)?)?;
     sleep(SETTLE);
     let after = server_use::memory_bytes(server.pid())?;
-    let of = |share: f64| [&alone, &flooded].map(|calls| quantile(calls, share).unwrap_or(0) as f64 / 1000.0);
+    let of = |share: f64| [&alone, &flooded].map(|seen| quantile(&seen.took, share).unwrap_or(0) as f64 / 1000.0);
     Ok(Run {
         flood,
         connections,
-        calls: [alone.len(), flooded.len()],
+        calls: [alone.took.len(), flooded.took.len()],
+        refused: flooded.refused,
         p50_us: of(0.5),
         p99_us: of(0.99),
         memory_bytes: [before, most, after],
@@ -256,41 +259,67 @@ const THINKING: Duration = Duration::from_micros(500);
 /// How often the server's memory is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Calls from several connections, one after the other on each, while this thread looks at something. Returns the
-/// nanoseconds that each took, in order of size.
+/// What those who behave have seen.
+#[derive(Default)]
+struct Seen {
+    /// The nanoseconds that each answer took, in order of size.
+    took: Vec<u64>,
+    /// Calls that the server has refused, since it had too much to do.
+    refused: usize,
+}
+
+/// Calls from several connections, one after the other on each, while this thread looks at something.
 fn behave(
     address: SocketAddr,
     clients: usize,
     time: Duration,
     mut look: impl FnMut() -> io::Result<()>,
-) -> io::Result<Vec<u64>> {
+) -> io::Result<Seen> {
     let end = Instant::now() + time;
     let callers: Vec<_> = (0..clients).map(|_| thread::spawn(move || call_until(address, end))).collect();
     while Instant::now() < end {
         look()?;
         sleep(LOOK_INTERVAL);
     }
-    let mut all = Vec::new();
+    let mut all = Seen::default();
     for caller in callers {
-        all.extend(caller.join().expect("a caller does not panic")?);
+        let seen = caller.join().expect("a caller does not panic")?;
+        all.took.extend(seen.took);
+        all.refused += seen.refused;
     }
-    all.sort_unstable();
+    all.took.sort_unstable();
     Ok(all)
 }
 
-fn call_until(address: SocketAddr, end: Instant) -> io::Result<Vec<u64>> {
-    let (mut stream, mut took) = (dial_one(address)?, Vec::new());
+fn call_until(address: SocketAddr, end: Instant) -> io::Result<Seen> {
+    let (mut stream, mut seen) = (dial_one(address)?, Seen::default());
     let mut request = Vec::new();
     let payload = Value::Binary(vec![7; 32]);
     encode_request(&mut request, &Limits::default(), 1, "echo", &(&payload,)).map_err(io::Error::other)?;
-    // Type, id, nil and the payload with its head.
-    let mut answer = [0; 4 + 34];
     while Instant::now() < end {
         let begun = Instant::now();
         stream.write_all(&request)?;
-        stream.read_exact(&mut answer)?;
-        took.push(begun.elapsed().as_nanos() as u64);
+        match read_answer(&mut stream)? {
+            true => seen.took.push(begun.elapsed().as_nanos() as u64),
+            false => seen.refused += 1,
+        }
         sleep(THINKING);
     }
-    Ok(took)
+    Ok(seen)
+}
+
+/// Returns whether it is the payload; else the server is overloaded.
+fn read_answer(stream: &mut TcpStream) -> io::Result<bool> {
+    // Type, id and error; behind them the payload with its head, or the length of a text that is the error.
+    let mut head = [0; 5];
+    stream.read_exact(&mut head)?;
+    let [0x94, 1, 1, error, length] = head else { return Err(io::Error::other("this is no answer")) };
+    let (is_payload, rest) = match error {
+        0xc0 => (true, 1 + 32),
+        // The text, and nil.
+        0xd9 => (false, usize::from(length) + 1),
+        _ => return Err(io::Error::other("an answer has another form")),
+    };
+    stream.read_exact(&mut [0; 256 + 1][..rest])?;
+    Ok(is_payload)
 }

@@ -244,9 +244,10 @@ impl<S: Side> Connection<S> {
         }
     }
 
-    /// Whoever takes little time goes before who takes much.
+    /// Whoever takes little time goes before who takes much. But who was cancelled by shutdown would end there, with requests or
+    /// an answer in its hands.
     pub(crate) fn step_back_if_greedy(&self) {
-        if self.share.is_greedy() {
+        if self.share.is_greedy() && !(dhaga::is_shutting_down() && dhaga::is_cancelled()) {
             turn::step_back();
         }
     }

@@ -8,19 +8,22 @@
 //!
 //! The buffer is taken out of the lock while a message is encoded: that runs the user's `Serialize`, which might wait.
 
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use dhaga::Interrupt;
 use dhaga::park::{self, Parked, WaitReason};
-use dhaga::{Interrupt, turn};
 
 use crate::transport::Transport;
 use crate::waiters::Waiters;
 
-/// Capacity that a worker keeps for the next buffer. A larger one, from a large message, is freed.
+/// Capacity that a thread keeps for the next buffers. What is above it, from a large message or a burst, is freed.
 const SPARE_BYTES_MAX: usize = 256 << 10;
+/// Capacity of a new buffer: most messages fit in.
+const FIRST_BYTES: usize = 128;
 /// How long a peer may take nothing of what waits for it before the connection is given up.
 pub const UNSENT_MUST_MOVE_WITHIN: Duration = Duration::from_secs(30);
 
@@ -41,7 +44,7 @@ struct State {
     has_writer: bool,
     /// The rest of what a flush began: goes first, and nobody encodes into it, since it begins inside a message.
     head: Vec<u8>,
-    /// Bytes of `head`, or that the writer holds.
+    /// Bytes of `head`, or of what the writer holds: all of them until the last has left, since so long they take memory.
     held: usize,
     is_closed: bool,
     /// Senders for whom there is no room.
@@ -85,21 +88,47 @@ pub(crate) enum Flushed {
     Broken(io::Error),
 }
 
-/// A worker's spare buffer, so that a connection which is idle holds none.
-#[derive(Default)]
-struct Spare(std::cell::RefCell<Vec<u8>>);
-
-fn take_spare() -> Vec<u8> {
-    turn::worker_local::<Spare>().map(|spare| spare.0.take()).unwrap_or_default()
+/// A thread's spare buffers, so that a connection which is idle holds none. One for each of those that send in the same turn:
+/// with a single one all others would grow theirs anew, in several steps.
+struct Spares {
+    buffers: RefCell<Vec<Vec<u8>>>,
+    /// Their capacity in all.
+    bytes: Cell<usize>,
 }
 
-fn keep_spare(mut buffer: Vec<u8>) {
-    if (1..=SPARE_BYTES_MAX).contains(&buffer.capacity())
-        && let Some(spare) = turn::worker_local::<Spare>()
-    {
-        buffer.clear();
-        spare.0.replace(buffer);
+thread_local! {
+    static SPARES: Spares = const { Spares { buffers: RefCell::new(Vec::new()), bytes: Cell::new(0) } };
+}
+
+impl Spares {
+    #[inline]
+    fn take(&self) -> Option<Vec<u8>> {
+        let buffer = self.buffers.borrow_mut().pop()?;
+        self.bytes.set(self.bytes.get() - buffer.capacity());
+        Some(buffer)
     }
+
+    #[inline]
+    fn keep(&self, mut buffer: Vec<u8>) {
+        let bytes = self.bytes.get() + buffer.capacity();
+        if buffer.capacity() > 0 && bytes <= SPARE_BYTES_MAX {
+            buffer.clear();
+            self.bytes.set(bytes);
+            self.buffers.borrow_mut().push(buffer);
+        }
+    }
+}
+
+#[inline]
+fn take_spare() -> Vec<u8> {
+    // While the locals of a thread are destroyed there are no spares.
+    let spare = SPARES.try_with(Spares::take).ok().flatten();
+    spare.unwrap_or_else(|| Vec::with_capacity(FIRST_BYTES))
+}
+
+#[inline]
+fn keep_spare(buffer: Vec<u8>) {
+    let _ = SPARES.try_with(|spares| spares.keep(buffer));
 }
 
 impl Outbox {
@@ -263,7 +292,6 @@ impl Outbox {
             while !rest.is_empty() {
                 let count = self.write_some(transport, rest)?;
                 rest = &rest[count..];
-                self.note_written(count);
             }
         }
     }
@@ -294,13 +322,8 @@ impl Outbox {
         let batch = std::mem::take(next);
         state.held = batch.len();
         state.has_writer = !batch.is_empty();
-        batch
-    }
-
-    fn note_written(&self, count: usize) {
-        let mut state = self.lock();
-        state.held -= count;
         self.wake_if_room(&mut state);
+        batch
     }
 
     /// Takes nothing more, drops what is unsent, and lets all senders go on. Returns whether it was open.
@@ -421,7 +444,6 @@ mod tests {
         });
         let head = outbox.take_batch();
         assert!(!head.is_empty() && head.iter().all(|byte| *byte == 1));
-        outbox.note_written(head.len());
         assert_eq!(outbox.take_batch(), [2]);
     }
 
@@ -439,6 +461,16 @@ mod tests {
         assert!(panicked.is_err());
         assert_eq!(outbox.take_stranded(), Appended::First, "nobody else will flush it");
         assert_eq!(outbox.take_stranded(), Appended::Queued);
+    }
+
+    #[test]
+    fn each_of_those_that_sent_together_leaves_its_buffer_within_bounds() {
+        let spares = Spares { buffers: RefCell::default(), bytes: Cell::new(0) };
+        let some = SPARE_BYTES_MAX / 4;
+        (0..10).for_each(|_| spares.keep(Vec::with_capacity(some)));
+        spares.keep(Vec::new());
+        let kept = std::iter::from_fn(|| spares.take()).inspect(|buffer| assert!(buffer.capacity() >= some)).count();
+        assert_eq!((kept, spares.bytes.get()), (4, 0), "a buffer is lost or kept above the bound");
     }
 
     #[test]

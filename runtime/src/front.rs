@@ -168,7 +168,9 @@ impl Front {
 
     /// Owner: ends for good; what was asked for the end of the turn is still to be done.
     pub(crate) fn close(&self, report: impl FnMut(Report)) {
-        self.reactor().close(report);
+        let callbacks = self.reactor().close(report);
+        // Only now that the reactor is free again: one may own other sources that were registered here.
+        drop(callbacks);
         drop(self.take_called());
     }
 }

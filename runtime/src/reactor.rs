@@ -260,8 +260,10 @@ impl<W: Copy + PartialEq> Readiness<W> {
         self.word.store(READABLE | WRITABLE, Ordering::SeqCst);
     }
 
-    /// After its reactor has gone: whoever waits tries again and, on finding nothing, registers the source anew.
-    fn orphan(&self, report: &mut impl FnMut(Report<W>)) {
+    /// After its reactor has gone: whoever waits tries again and, on finding nothing, registers the source anew. Returns the
+    /// callback, which may own the source, others of the same reactor, and much else.
+    #[must_use = "dropping it may close sources, which takes the reactor again"]
+    fn orphan(&self, report: &mut impl FnMut(Report<W>)) -> Option<Arc<dyn OnReady>> {
         self.disown();
         let mut waiters = self.lock();
         let callback = waiters.callback.take();
@@ -271,9 +273,7 @@ impl<W: Copy + PartialEq> Readiness<W> {
             }
             waiters.take_futures(direction, |waker| report(Report::Future(waker)));
         }
-        drop(waiters);
-        // It may own the source, and much else.
-        drop(callback);
+        callback
     }
 
     /// Queues a waiter, unless the direction became ready meanwhile, or its reactor has gone. Returns whether it was queued.
@@ -499,9 +499,11 @@ impl Reactor {
     }
 
     /// Sends every source back to its owner as unregistered and ready, so that whoever waits for it tries again and, on
-    /// finding nothing, registers it with a worker that lives.
-    pub(crate) fn close(&mut self, mut report: impl FnMut(Report)) {
-        self.sources.drain().for_each(|(_, readiness)| readiness.orphan(&mut report));
+    /// finding nothing, registers it with a worker that lives. Returns the callbacks, which the caller drops once the reactor
+    /// is free.
+    #[must_use = "dropping them may close sources, which takes the reactor again"]
+    pub(crate) fn close(&mut self, mut report: impl FnMut(Report)) -> Vec<Arc<dyn OnReady>> {
+        self.sources.drain().filter_map(|(_, readiness)| readiness.orphan(&mut report)).collect()
     }
 }
 
@@ -563,7 +565,7 @@ mod tests {
         let readiness = super::Readiness::<u32>::default();
         readiness.begin();
         // Here somebody looks, and finds it registered.
-        readiness.orphan(&mut |_| panic!("nobody waits yet"));
+        drop(readiness.orphan(&mut |_| panic!("nobody waits yet")));
         readiness.clear_blocked(readiness.look(), Direction::Read);
         let waker = WakerRef::Own(std::task::Waker::noop());
         assert!(!readiness.leave_word(&mut None, Direction::Read, waker), "no event would wake it");
@@ -677,7 +679,9 @@ mod models {
                 socket.bell.wait();
             }
         }
-        key.map_or((), |key| socket.readiness.give_up(key, Direction::Read));
+        if let Some(key) = key {
+            socket.readiness.give_up(key, Direction::Read);
+        }
     }
 
     #[test]

@@ -184,19 +184,18 @@ pub fn worker_local<T: Default + 'static>() -> Option<Rc<T>> {
 /// Bytes of a worker's read buffer: enough for a burst of small messages in one system call.
 pub const READ_BUFFER_BYTES: usize = 64 << 10;
 
-#[derive(Default)]
-struct Spare(std::cell::RefCell<Option<Box<[u8]>>>);
-
 /// The worker's read buffer, taken by value; who finds none makes another. Give it back with [`return_read_buffer`]
 /// before you wait, so that idle connections hold none.
+#[inline]
 pub fn read_buffer() -> Box<[u8]> {
-    let spare = worker_local::<Spare>().and_then(|spare| spare.0.take());
+    let spare = worker().and_then(|worker| worker.read_buffer.take());
     spare.unwrap_or_else(|| vec![0; READ_BUFFER_BYTES].into_boxed_slice())
 }
 
 /// Gives a read buffer back to the worker.
+#[inline]
 pub fn return_read_buffer(buffer: Box<[u8]>) {
-    if let Some(spare) = worker_local::<Spare>() {
-        spare.0.replace(Some(buffer));
+    if let Some(worker) = worker() {
+        worker.read_buffer.set(Some(buffer));
     }
 }

@@ -63,6 +63,13 @@ impl Desk {
         Some(std::mem::replace(&mut self.region, Asked::region(connection, meta)))
     }
 
+    /// Whether a request with which nothing came may follow in the region: whose meta that has, and who but `holders` holds it,
+    /// must not meet with it.
+    #[inline]
+    pub(super) fn may_be_shared(&self, holders: usize) -> bool {
+        self.region.meta.is_none() && self.region.is_unused(holders)
+    }
+
     /// Keeps it for the next runner, if nobody holds the region any more: a handler may have left things behind that do.
     #[inline]
     pub(super) fn keep(mut self) {

@@ -56,6 +56,14 @@ enum Then {
     Over,
 }
 
+/// From where a runner takes the next request.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Inside {
+    /// The region of the one before, which it may follow there.
+    Region,
+    No,
+}
+
 /// Who holds a region while a runner takes the next request in it: its desk, `Runner::run`, the code around, `State::running`.
 const HOLDERS: usize = 4;
 
@@ -70,7 +78,7 @@ impl<'a> Runner<'a> {
     /// is, so those that left nothing behind share it.
     pub(super) fn run(mut self) {
         let (mut desk, mut slice) = (Desk::of(self.connection), Slice::default());
-        let mut then = self.next(&mut desk);
+        let mut then = self.next(&mut desk, Inside::No);
         loop {
             then = match then {
                 Then::Here(request) | Then::Elsewhere(request) => {
@@ -82,7 +90,7 @@ impl<'a> Runner<'a> {
                     while self.connection.wait_for_room(None).is_err() {
                         yield_now();
                     }
-                    self.next(&mut desk)
+                    self.next(&mut desk, Inside::No)
                 }
                 Then::Over => break,
             };
@@ -104,7 +112,7 @@ impl<'a> Runner<'a> {
                 false if !turn::is_patient() => self.connection.step_back_if_greedy(),
                 false => {}
             }
-            match self.next(desk) {
+            match self.next(desk, Inside::Region) {
                 Then::Here(next) => request = next,
                 then => return then,
             }
@@ -185,7 +193,7 @@ impl<'a> Runner<'a> {
     }
 
     /// Sends the answer of the request at hand, lets it go, and takes the next.
-    fn next(&mut self, desk: &mut Desk) -> Then {
+    fn next(&mut self, desk: &mut Desk, inside: Inside) -> Then {
         let mut state = self.serving.state();
         let Some(settled) = self.settle(&mut state, &mut desk.answer) else { return Then::NoRoom };
         let next = state.next(&mut desk.params);
@@ -194,7 +202,7 @@ impl<'a> Runner<'a> {
         let is_inline = |next: &Request| host.handlers[next.number as usize].is_inline();
         let goes_on = next.as_ref().is_some_and(is_inline) && host.manner.layers.is_empty();
         let (then, left) = match next {
-            Some(next) => self.begin(&mut state, next, desk),
+            Some(next) => self.begin(&mut state, next, desk, inside),
             None => (Then::Over, self.place.take().map(|place| state.leave(place))),
         };
         self.let_go(state, settled, goes_on);
@@ -205,12 +213,13 @@ impl<'a> Runner<'a> {
     /// Begins a request, under the lock, where a cancel finds it from now on. Returns a region that it was not to run in, too, to
     /// be dropped when the lock is free.
     #[inline]
-    fn begin(&mut self, state: &mut State, mut next: Request, desk: &mut Desk) -> (Then, Option<Left>) {
+    fn begin(&mut self, state: &mut State, mut next: Request, desk: &mut Desk, inside: Inside) -> (Then, Option<Left>) {
         self.current = Some(Current { id: next.id, cost: next.cost as usize, begun: None });
         let is_plain = next.meta.is_none();
+        let follows = |desk: &Desk| inside == Inside::Region && is_plain && desk.may_be_shared(HOLDERS);
         let mut left = None;
         let (place, is_here) = match self.place {
-            Some(place) if is_plain && desk.region.is_unused(HOLDERS) => (place, true),
+            Some(place) if follows(desk) => (place, true),
             Some(place) => {
                 left = desk.renew(self.connection, next.meta.take());
                 state.running[place] = desk.region.clone();

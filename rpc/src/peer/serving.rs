@@ -378,7 +378,7 @@ impl Batch {
             self.uncounted += 1;
             return true;
         }
-        host.reserve(host.limits.in_flight_per_server_max)
+        host.reserve(host.limits.in_flight_per_server_max.saturating_sub(self.uncounted))
     }
 
     /// Before the first that is no answer.

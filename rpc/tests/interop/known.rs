@@ -1,4 +1,4 @@
-//! What is known to be different, and why. Each entry must be seen in every run.
+//! What is known to be different, and why. Each entry must be seen in every run, but for the races.
 
 use crate::matrix::Role::{self, Client, Server};
 use crate::serving::{ENDED, HANGS};
@@ -32,6 +32,11 @@ const NODES: &[&str] = &["npm-neovim", "msgpack5rpc"];
 const ALL_EXTS: &[&str] = &["ext of*"];
 const BEYOND_DOUBLES: &[&str] = &["uint 64 within 63 bits", "uint 64 within 64 bits", "int 64 within 64 bits"];
 const NOTIFICATIONS: &[&str] = &["a notification*"];
+
+/// Deviations that are not seen in every run: the peer answers in order and hangs up with bytes of ours unread, and the kernel
+/// drops the answer unless we were faster.
+pub static RACES: &[(&str, Role, &str)] =
+    &[("go-ugorji", Server, "error: too few arguments"), ("go-ugorji", Server, "error: arguments of a wrong type")];
 
 pub static KNOWN: &[Known] = &[
     Known {

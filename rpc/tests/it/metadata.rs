@@ -133,6 +133,60 @@ fn a_call_that_is_kept_tells_of_itself_whatever_runs_behind_it() {
 }
 
 #[test]
+fn what_came_with_a_call_is_not_found_by_those_that_run_behind_it() {
+    within_deadline(|| {
+        let nap = || {
+            dhaga::sleep(Duration::from_millis(60));
+            seen()
+        };
+        let server = Server::builder().method("seen", seen).method("nap", nap).bind("127.0.0.1:0");
+        let server = server.expect("there is a port");
+        let mut peer = Peer::extended(server.local_addr());
+        let blue = || metadata([("tenant".to_owned(), "blue".to_owned())]);
+        let seen = |id| request(id, "seen", vec![]);
+        let with_all = meta(1, vec![blue(), ("tp", TRACE.into()), ("d", 20_000.into())]);
+        let hasty = meta(3, vec![("d", 20.into())]);
+        peer.send(&[with_all, seen(1), seen(2), hasty, request(3, "nap", vec![]), seen(4)].concat());
+        let mut answers: Vec<_> = (0..4).map(|_| peer.receive_answer()).collect();
+        answers.sort_by_key(|(id, _)| *id);
+        let nothing = Ok(Value::Array(vec![Value::Array(vec![]), Value::Nil]));
+        assert_eq!(answers[0].1.as_ref().map(|seen| seen[1].as_str()), Ok(Some(TRACE)));
+        assert_eq!((&answers[1].1, &answers[3].1), (&nothing, &nothing));
+        assert!(answers[2].1.is_err(), "{answers:?}");
+    });
+}
+
+#[test]
+fn a_call_that_is_kept_twice_is_in_nobodys_way_when_there_is_no_room_for_its_answer() {
+    within_deadline(|| {
+        let kept = Arc::new(Mutex::new(Vec::new()));
+        let keeps = kept.clone();
+        let keep = move || {
+            let call = call()?;
+            keeps.lock().expect("nobody panics").extend([call.clone(), call]);
+            Ok(())
+        };
+        let nap = || {
+            dhaga::sleep(Duration::from_millis(20));
+            Ok(())
+        };
+        let limits = Limits { unsent_bytes_max: 1000, ..Limits::default() };
+        let server = builder(&Gate::default()).method("keep", keep).method("nap", nap).limits(limits);
+        let server = server.bind("127.0.0.1:0").expect("there is a port");
+        let mut peer = Peer::connect(server.local_addr());
+        let mut burst = [request(1, "blob", vec![(256 << 10).into()]), request(2, "keep", vec![])].concat();
+        burst.extend((3..9).flat_map(|id| request(id, "nap", vec![])));
+        peer.send(&burst);
+        for _ in 1..9 {
+            let (id, outcome) = peer.receive_answer();
+            assert!(outcome.is_ok(), "{id}: {outcome:?}");
+        }
+        let kept = kept.lock().expect("nobody panics");
+        assert_eq!(kept.iter().map(CurrentCall::method).collect::<Vec<_>>(), ["keep", "keep"]);
+    });
+}
+
+#[test]
 fn the_current_call_is_known_in_its_handler_and_in_what_that_spawns_only() {
     within_deadline(|| {
         let server = Server::builder().method("who", || {

@@ -78,6 +78,23 @@ fn a_full_server_refuses_with_an_error_answer_and_recovers() {
 }
 
 #[test]
+fn one_burst_brings_no_more_than_the_server_takes() {
+    within_deadline(|| {
+        let gate = Gate::default();
+        let server = serve_within(Limits { in_flight_per_server_max: 10, ..Limits::default() }, &gate);
+        let mut peer = Peer::connect(server.local_addr());
+        peer.send(&pipeline(100, "hold"));
+        for _ in 0..90 {
+            assert!(peer.receive_answer().1.is_err());
+        }
+        eventually("all came who may", || gate.inside() >= 10);
+        thread::sleep(Duration::from_millis(50));
+        assert_eq!((server.stats().in_flight, gate.most_inside()), (10, 10));
+        gate.open();
+    });
+}
+
+#[test]
 fn a_frame_above_the_queue_limit_is_taken_alone() {
     within_deadline(|| {
         let gate = Gate::default();

@@ -294,3 +294,24 @@ fn the_shutdown_of_a_servers_runtime_lets_calls_finish_and_refuses_new_ones() {
         idle.expect_end();
     });
 }
+
+#[test]
+fn what_a_cancelled_call_says_in_the_end_leaves_although_its_peer_is_a_stranger() {
+    within_deadline(|| {
+        let serving = runtime();
+        let gate = Gate::default();
+        let arrived = gate.clone();
+        gate.open();
+        let wait = move || {
+            arrived.wait();
+            Ok(dhaga::sync::Semaphore::new(0).acquire().is_err())
+        };
+        let server = builder(&gate).method("wait", wait).bind_on(&serving, "127.0.0.1:0").expect("there is a port");
+        let mut peer = Peer::connect(server.local_addr());
+        peer.send(&request(1, "wait", vec![]));
+        eventually("it waits", || gate.arrived() == 1);
+        thread::sleep(Duration::from_millis(20));
+        serving.shutdown(Duration::ZERO).expect("all ends");
+        assert_eq!(peer.receive_answer(), (1, Ok(true.into())));
+    });
+}

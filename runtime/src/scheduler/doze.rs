@@ -32,6 +32,9 @@ const SHARED_MAX: Duration = Duration::from_millis(1);
 /// How often the rest after such an offer is doubled: events were late by what the offer took, and if that goes on, it must
 /// become too rare to show among the slowest hundredth.
 const DOUBLINGS_MAX: u32 = 8;
+/// No rest is longer, whatever the offer took: a process that was stopped meanwhile, or had used up its quota, met nobody who
+/// computes. Of the slice of one who does, it is about the longest.
+const REST_MAX: Duration = Duration::from_secs(1);
 /// So many offers in a row that were taken for a short time, or not at all: nobody computes here any more.
 const SHORT_ENOUGH: u32 = 16;
 
@@ -57,7 +60,7 @@ impl Offers {
         }
         let doublings = if self.short.replace(0) >= SHORT_ENOUGH { 0 } else { self.doublings.get() };
         self.doublings.set((doublings + 1).min(DOUBLINGS_MAX));
-        took * (1 << doublings)
+        (took * (1 << doublings)).min(REST_MAX)
     }
 }
 
@@ -144,6 +147,14 @@ mod tests {
         assert_eq!(made, 50, "the next doze knows it");
         doze(&offers, began, MICROSECOND / 4);
         assert!(!offers.is_wanted.get(), "the other has gone");
+    }
+
+    #[test]
+    fn a_process_that_was_stopped_during_an_offer_offers_again_soon() {
+        let (offers, began, stopped) = (Offers::default(), now(), Duration::from_secs(3600));
+        doze(&offers, began, stopped);
+        let rests_until = offers.rests_until.get().expect("it was taken for long");
+        assert!(rests_until <= began + DOZE_MAX + stopped + REST_MAX);
     }
 
     #[test]

@@ -130,6 +130,8 @@ pub(crate) struct Worker {
     /// How far the shutdown has come here.
     phase: Cell<Phase>,
     pub(crate) extensions: crate::extensions::Extensions,
+    /// For who reads next on demand.
+    pub(crate) read_buffer: Cell<Option<Box<[u8]>>>,
     /// Memory for the next spawns.
     pub(crate) blocks: Blocks,
 }
@@ -235,6 +237,7 @@ impl Worker {
             offers: Offers::default(),
             phase: Cell::new(Phase::Running),
             extensions: crate::extensions::Extensions::default(),
+            read_buffer: Cell::default(),
             blocks: Blocks::new(),
         }
     }

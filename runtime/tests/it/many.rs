@@ -12,7 +12,7 @@ use crate::child;
 const DHAGAS: usize = 100_000;
 /// A page of stack, page tables, and the books: the packet, the task, the coroutine, the place in the channel's queue.
 /// Without optimisation the frames take a second page.
-const BYTES_MAX: usize = if cfg!(debug_assertions) { 10_000 } else { 5500 };
+const BYTES_MAX: usize = if cfg!(debug_assertions) { 13_500 } else { 5500 };
 
 /// Resident memory and page tables of this process, in bytes.
 fn memory() -> usize {

@@ -312,3 +312,29 @@ fn a_shutdown_learns_at_once_of_those_who_end_after_a_step_back() {
         runtime.shutdown(DEADLINE * 2).expect("it has ended by itself");
     });
 }
+
+/// Owns a source besides its own, as a connection over two pipes does.
+struct Owner(#[expect(dead_code, reason = "it is only dropped")] Arc<UnixStream>);
+
+impl OnReady for Owner {
+    fn on_ready(self: Arc<Self>) {}
+}
+
+#[test]
+fn a_callback_may_own_other_sources_of_its_worker_when_that_ends() {
+    within_deadline(DEADLINE * 2, || {
+        let runtime = Runtime::builder().workers(1).build().expect("a test can start a runtime");
+        let watched = runtime.spawn(|| {
+            let (near, far) = UnixStream::pair().expect("there are descriptors");
+            let (other, other_far) = UnixStream::pair().expect("there are descriptors");
+            let other = Arc::new(other);
+            turn::on_ready(&near, Arc::new(Owner(other.clone()))).expect("this is a worker");
+            let (bell, _) = channel::bounded(1);
+            turn::on_ready(&*other, Arc::new(Bell(bell))).expect("this is a worker");
+            (near, far, other_far)
+        });
+        let watched = watched.join().expect("nobody panics");
+        runtime.shutdown(DEADLINE).expect("nobody is left");
+        drop(watched);
+    });
+}
