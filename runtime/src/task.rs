@@ -26,7 +26,7 @@ use std::ops::Deref;
 use std::ptr::{self, NonNull};
 
 use crate::context::{Node, Scope};
-use crate::coroutine::{Coroutine, Outcome, Wake, prefetch_lines};
+use crate::coroutine::{self, Coroutine, Outcome, Wake, prefetch_lines};
 use crate::frame::{self, Frame, Innermost};
 use crate::job::{Head, Job, JobRef, quietly};
 use crate::local_slots::LocalSlots;
@@ -119,6 +119,8 @@ pub(crate) enum State {
 pub(crate) struct Task {
     /// Not there while it is between two steps.
     coroutine: UnsafeCell<MaybeUninit<Coroutine>>,
+    /// Where a resume begins, for [`TaskRef::prefetch_work`]: a hint.
+    resumes_at: Cell<usize>,
     pub(crate) slot: u32,
     generation: u32,
     pub(crate) state: Cell<State>,
@@ -197,8 +199,6 @@ const CACHE_LINE_BYTES: usize = 64;
 const HEAD_LINES: usize = 2;
 /// Cache lines of a task that a wait touches.
 const TASK_LINES: usize = size_of::<Task>() / CACHE_LINE_BYTES;
-/// Of what a future's task runs: the head, and what leads to the future.
-const STEP_LINES: usize = 2;
 
 const _: () = assert!(size_of::<Task>() <= HEAD_BYTES, "a task fits above the base of its stack");
 // A sanitizer has its own books in the coroutine.
@@ -210,6 +210,7 @@ impl Task {
     fn new(id: TaskId, coroutine: MaybeUninit<Coroutine>, steps: Steps) -> Self {
         Self {
             coroutine: UnsafeCell::new(coroutine),
+            resumes_at: Cell::new(0),
             slot: id.slot,
             generation: id.generation,
             state: Cell::new(State::Ready),
@@ -363,9 +364,11 @@ impl TaskRef {
     pub(crate) fn resume(self) -> Outcome {
         let verdict = self.verdict.replace(Wake::Ready);
         // SAFETY: only the worker's loop resumes, one task at a time, and nobody else makes a reference to the coroutine
-        // of a task that runs (`prefetch_work` reads those of the ready queue, `into_stack` those that have ended). It is there:
-        // the loop has called `take_up` for a task that is between two steps.
-        unsafe { (*self.coroutine.get()).assume_init_mut() }.resume(verdict)
+        // of a task that runs (`put_down` and `remove` read those that have ended). It is there: the loop has called `take_up`
+        // for a task that is between two steps.
+        let outcome = unsafe { (*self.coroutine.get()).assume_init_mut() }.resume(verdict);
+        self.resumes_at.set(coroutine::suspended_at());
+        outcome
     }
 
     /// Begins a step on `stack`: what `step` does when it is resumed.
@@ -379,6 +382,7 @@ impl TaskRef {
 
     /// Ends a step, after which it is idle: gives the stack back.
     pub(crate) fn put_down(self) -> Stack {
+        self.resumes_at.set(self.head.get().addr());
         // SAFETY: as in `resume`: it does not run, and this is the worker's loop. The coroutine is there, since `take_up` has
         // written it for this step, and is read once, since the step ends once.
         unsafe { (*self.coroutine.get()).assume_init_read() }.into_stack()
@@ -404,15 +408,10 @@ impl TaskRef {
     /// Asks the processor for what it will touch first when it is resumed. Only of one in the ready queue, whose task is near.
     #[inline(always)]
     pub(crate) fn prefetch_work(self) {
-        if self.is_idle() {
-            return prefetch_lines(self.head.get().addr(), STEP_LINES);
-        }
-        // SAFETY: it does not run, so nobody has a unique reference to its coroutine, which is there unless it is idle.
-        let coroutine = unsafe { (*self.coroutine.get()).assume_init_ref() };
-        coroutine.prefetch();
+        coroutine::prefetch_frames(self.resumes_at.get());
         let [source, readiness] = self.near.get();
         if !source.is_null() {
-            coroutine.prefetch_callers();
+            coroutine::prefetch_callers(self.resumes_at.get());
             prefetch_lines(source.addr(), 2);
             prefetch_lines(readiness.addr(), 1);
             prefetch_lines(self.head.get().addr(), HEAD_LINES);

@@ -351,7 +351,8 @@ impl Worker {
     /// who waits for it. Not for ever, so that two who wake each other keep nobody out.
     #[inline(always)]
     fn run_one(&self) -> bool {
-        if let Some(task) = self.handed.take() {
+        if let Some(task) = self.handed.get() {
+            self.handed.set(None);
             let hand_offs = self.hand_offs.get();
             if hand_offs < HAND_OFFS_MAX {
                 self.hand_offs.set(hand_offs + 1);
@@ -361,13 +362,11 @@ impl Worker {
             self.ready.push_back(task);
         }
         self.hand_offs.set(0);
-        if self.ready_left.get() == 0 {
-            if self.has_unstarted() {
-                return self.run_one_of_round();
-            }
-            self.ready_left.set(self.ready.len());
+        match self.ready_left.get() {
+            0 if self.has_unstarted() => return self.run_one_of_round(),
+            0 => self.ready_left.set(self.ready.len().saturating_sub(1)),
+            left => self.ready_left.set(left - 1),
         }
-        self.ready_left.set(self.ready_left.get().saturating_sub(1));
         self.resume_next()
     }
 
