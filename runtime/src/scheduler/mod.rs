@@ -20,6 +20,7 @@ mod watch;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use crate::audit::Audit;
@@ -42,7 +43,7 @@ pub(crate) use self::shared::Shared;
 pub(crate) use self::sleepers::Alarm;
 use self::sleepers::Sleepers;
 use self::start::BUDGET_MAX;
-use self::wake::Found;
+use self::wake::{Found, find_to_use};
 use self::watch::{LOOK_PERIOD, LOOKS, Seen};
 
 /// How long a worker with work goes without a look at its sockets. A look costs as much as a small request, and those who
@@ -533,14 +534,16 @@ impl Worker {
     }
 
     fn take_reports(&self, reactor: &mut Reactor, timeout: Option<Duration>) -> usize {
-        let mut found = Found::default();
+        let (mut found, mut wakers) = (Found::default(), Found::default());
         let count = reactor.turn(timeout, |report| match report {
             Report::Waiter(address) if std::ptr::eq(address.injector, self.injector) => {
                 self.find_to_wake(address.task, &mut found);
             }
+            Report::Future(FutureWaker::Own(waker)) => find_to_use(waker, &mut wakers),
             other => self.take_report(other),
         });
         self.wake_found(found);
+        wakers.rest().for_each(Waker::wake);
         count
     }
 

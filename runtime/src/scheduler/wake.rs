@@ -1,9 +1,10 @@
 //! Waiting and waking.
 
+use std::task::Waker;
 use std::time::Instant;
 
 use super::Worker;
-use crate::coroutine::{self, Wake};
+use crate::coroutine::{self, Wake, prefetch_lines};
 use crate::run_queue::{Address, Message};
 use crate::stuck::StuckDhaga;
 use crate::task::{Attention, State, Task, TaskId, TaskRef, WaitReason, refuse_in_no_suspend};
@@ -125,7 +126,7 @@ impl Worker {
 
     /// Takes note of a dhaga that an event wakes, and wakes the one that was found some events before. No dhaga runs between.
     #[inline(always)]
-    pub(super) fn find_to_wake(&self, id: TaskId, found: &mut Found) {
+    pub(super) fn find_to_wake(&self, id: TaskId, found: &mut Found<TaskRef>) {
         let Some(task) = self.tasks.borrow().get(id) else { return };
         task.prefetch_state();
         if let Some(task) = found.push(task) {
@@ -134,12 +135,8 @@ impl Worker {
     }
 
     /// Wakes those that were found last.
-    pub(super) fn wake_found(&self, mut found: Found) {
-        for _ in 0..FOUND_MAX {
-            if let Some(task) = found.pop() {
-                self.wake_one_found(task);
-            }
-        }
+    pub(super) fn wake_found(&self, found: Found<TaskRef>) {
+        found.rest().for_each(|task| self.wake_one_found(task));
     }
 
     #[inline(always)]
@@ -184,30 +181,43 @@ fn make_ready(task: TaskRef) -> Option<TaskRef> {
     Some(task)
 }
 
-/// Dhagas that events wake, in their order, each held back while a few more are found: so its task comes near before it is
-/// touched.
-#[derive(Default)]
-pub(super) struct Found {
-    ring: [Option<TaskRef>; FOUND_MAX],
+/// Takes note of a future's waker that an event uses, and uses the one that was found some events before.
+#[inline(always)]
+pub(super) fn find_to_use(waker: Waker, found: &mut Found<Waker>) {
+    prefetch_lines(waker.data().addr(), 1);
+    if let Some(waker) = found.push(waker) {
+        waker.wake();
+    }
+}
+
+/// Those whom events wake, in their order, each held back while a few more are found: so what it touches comes near before
+/// it is woken.
+pub(super) struct Found<T> {
+    ring: [Option<T>; FOUND_MAX],
     next: usize,
 }
 
 const FOUND_MAX: usize = 4;
 
-impl Found {
+impl<T> Default for Found<T> {
+    fn default() -> Self {
+        Self { ring: Default::default(), next: 0 }
+    }
+}
+
+impl<T> Found<T> {
     /// Adds one. Returns the oldest if there was no room left.
     #[inline(always)]
-    fn push(&mut self, task: TaskRef) -> Option<TaskRef> {
+    fn push(&mut self, one: T) -> Option<T> {
         let place = &mut self.ring[self.next % FOUND_MAX];
         self.next = self.next.wrapping_add(1);
-        place.replace(task)
+        place.replace(one)
     }
 
-    /// Takes the oldest, or makes room for none.
+    /// Those that were found last, the oldest first.
     #[inline(always)]
-    fn pop(&mut self) -> Option<TaskRef> {
-        let place = &mut self.ring[self.next % FOUND_MAX];
-        self.next = self.next.wrapping_add(1);
-        place.take()
+    pub(super) fn rest(mut self) -> impl Iterator<Item = T> {
+        let first = self.next;
+        (0..FOUND_MAX).filter_map(move |ahead| self.ring[first.wrapping_add(ahead) % FOUND_MAX].take())
     }
 }
