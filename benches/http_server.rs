@@ -76,26 +76,25 @@ fn on_dhagas(address: SocketAddr, protocol: Protocol) -> io::Result<()> {
     let accept = move || {
         loop {
             let (stream, _) = listener.accept()?;
-            dhaga::spawn(move || serve(stream, protocol)).detach();
+            stream.set_nodelay(true)?;
+            serve(stream, protocol);
         }
     };
     runtime.spawn(accept).join().unwrap_or_else(|_| Err(io::Error::other("the accepting dhaga panicked")))
 }
 
 /// How a connection ends is the load's affair.
-fn serve(stream: dhaga::net::TcpStream, protocol: Protocol) -> Result<(), Box<dyn Error + Send + Sync>> {
-    stream.set_nodelay(true)?;
+fn serve(stream: dhaga::net::TcpStream, protocol: Protocol) {
     let stream = DhagaIo::new(stream);
     match protocol {
         Protocol::Http1 => {
-            dhaga::try_block_on(http1::Builder::new().serve_connection(stream, service_fn(hello)))??;
+            dhaga::spawn_future(http1::Builder::new().serve_connection(stream, service_fn(hello))).detach();
         }
         Protocol::Http2 => {
             let builder = http2::Builder::new(DhagaExecutor::new());
-            dhaga::try_block_on(builder.serve_connection(stream, service_fn(hello)))??;
+            dhaga::spawn_future(builder.serve_connection(stream, service_fn(hello))).detach();
         }
     }
-    Ok(())
 }
 
 async fn on_tokio(address: SocketAddr, protocol: Protocol) -> io::Result<()> {

@@ -76,7 +76,7 @@ fn fetch(url: &Uri) -> Result<(StatusCode, Bytes), Failure> {
     let stream = TcpStream::connect((number.unwrap_or(host), url.port_u16().unwrap_or(80)))?;
     let (mut sender, connection) = dhaga::try_block_on(http1::handshake(DhagaIo::new(stream)))??;
     // It reads and writes beside us, until the sender is dropped. If it had our deadline, it might be gone before we tell of that.
-    dhaga::Builder::new().detached().spawn(move || dhaga::try_block_on(connection))?.detach();
+    dhaga::Builder::new().detached().spawn_future(connection)?.detach();
 
     let path = url.path_and_query().map_or("/", |path| path.as_str());
     let host = url.authority().map_or(host, |authority| authority.as_str());

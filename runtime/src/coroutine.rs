@@ -58,8 +58,6 @@ type Inner = corosensei::Coroutine<Wake, (), (), Stack>;
 /// with [`into_stack`](Self::into_stack).
 pub struct Coroutine {
     inner: ManuallyDrop<Inner>,
-    /// About where its stack pointer was when it suspended. Only a hint for [`prefetch`](Self::prefetch).
-    suspended_at: usize,
 }
 
 thread_local! {
@@ -87,7 +85,7 @@ impl Coroutine {
             f();
             std::mem::forget(abort_on_unwind);
         });
-        Coroutine { inner: ManuallyDrop::new(inner), suspended_at: 0 }
+        Coroutine { inner: ManuallyDrop::new(inner) }
     }
 
     /// Runs the coroutine until it suspends or ends.
@@ -103,25 +101,10 @@ impl Coroutine {
         let outer = RUNNING.get();
         let result = self.inner.resume(wake);
         RUNNING.set(outer);
-        self.suspended_at = SUSPENDED_AT.get();
         match result {
             CoroutineResult::Yield(()) => Outcome::Suspended,
             CoroutineResult::Return(()) => Outcome::Finished,
         }
-    }
-
-    /// Asks the processor for the part of the stack that a resume touches first. Among thousands of coroutines it is in
-    /// no near cache: a resume without it waits some 300 ns.
-    #[inline(always)]
-    pub fn prefetch(&self) {
-        prefetch_lines(self.suspended_at.wrapping_sub(SAVED_BYTES_MAX), PREFETCHED_LINES);
-    }
-
-    /// As [`prefetch`](Self::prefetch), for what lies above that.
-    #[inline(always)]
-    pub fn prefetch_callers(&self) {
-        const OFFSET: usize = PREFETCHED_LINES * CACHE_LINE_BYTES - SAVED_BYTES_MAX;
-        prefetch_lines(self.suspended_at.wrapping_add(OFFSET), PREFETCHED_LINES_OF_CALLERS);
     }
 
     /// Takes the stack out of a coroutine that has finished, or that never started; then its closure is dropped here.
@@ -191,6 +174,27 @@ pub fn suspend() -> Wake {
     let wake = unsafe { (*running).suspend(()) };
     RUNNING.set(running);
     wake
+}
+
+/// About where the stack pointer of the coroutine was that suspended last on this thread. Only a hint for
+/// [`prefetch_frames`].
+#[inline(always)]
+pub fn suspended_at() -> usize {
+    SUSPENDED_AT.get()
+}
+
+/// Asks the processor for the part of the stack that a resume touches first. Among thousands of coroutines it is in no near
+/// cache: a resume without it waits some 300 ns.
+#[inline(always)]
+pub fn prefetch_frames(suspended_at: usize) {
+    prefetch_lines(suspended_at.wrapping_sub(SAVED_BYTES_MAX), PREFETCHED_LINES);
+}
+
+/// As [`prefetch_frames`], for what lies above that.
+#[inline(always)]
+pub fn prefetch_callers(suspended_at: usize) {
+    const OFFSET: usize = PREFETCHED_LINES * CACHE_LINE_BYTES - SAVED_BYTES_MAX;
+    prefetch_lines(suspended_at.wrapping_add(OFFSET), PREFETCHED_LINES_OF_CALLERS);
 }
 
 /// Runs `f` on another stack and comes back with its result. A panic passes through.

@@ -8,11 +8,13 @@
 //!                          └───▶ not yet: leave word, as a join does, with the executor's waker behind it
 //! ```
 //!
-//! There is no executor here and no spawn of futures: a dhaga that calls [`block_on`] is what a task is elsewhere. The
-//! sockets of this runtime are futures' sockets in [`net::Async`](crate::net::Async), its timers in [`sleep`]. What a future
-//! needs of another runtime (tokio's own sockets and timers do) must be there beside this one.
+//! There is no executor here: a dhaga that calls [`block_on`] is what a task is elsewhere, or one that [`spawn_future`]
+//! starts, which has a stack only while its future is polled. The sockets of this runtime are futures' sockets in
+//! [`net::Async`](crate::net::Async), its timers in [`sleep`]. What a future needs of another runtime (tokio's own sockets
+//! and timers do) must be there beside this one.
 
 mod sleep;
+mod spawned;
 pub(crate) mod word;
 
 use std::convert::Infallible;
@@ -35,6 +37,7 @@ use crate::spawn::{JoinError, JoinHandle};
 use crate::sync::oneshot::{Receiver, RecvError, TryRecvError};
 
 pub use self::sleep::{Sleep, sleep, sleep_until};
+pub use self::spawned::spawn_future;
 
 /// Waits until `future` is ready, and returns its output. Parks a dhaga, blocks a plain thread, as often as the future is
 /// pending; polls it here whenever its waker was used.
@@ -115,7 +118,7 @@ fn poll_until_ready<F: Future, E>(
     site: &'static Location<'static>,
     wait: impl Fn(&Signal) -> Result<(), E>,
 ) -> Result<F::Output, E> {
-    let signal = Arc::new(Signal { is_set: AtomicBool::new(false), sleeper: park::unparker() });
+    let signal = Arc::new(Signal::here());
     let waker = word::own_waker(signal.clone());
     let mut context = Context::from_waker(&waker);
     let lender = Lender::here(site);
@@ -142,10 +145,22 @@ struct Signal {
 }
 
 impl Signal {
+    /// For polls by the caller.
+    fn here() -> Self {
+        Self { is_set: AtomicBool::new(false), sleeper: park::unparker() }
+    }
+
     /// Takes what was said since the last poll began. Whoever said it, and whoever found that it was said already, did so
     /// before what comes after this.
     fn take(&self) -> bool {
         self.is_set.swap(false, Ordering::AcqRel)
+    }
+
+    /// Wakes the sleeper, who has not parked yet, once more if something was said: a wait inside the poll may have taken the wake.
+    fn renew(&self) {
+        if self.is_set.load(Ordering::Acquire) {
+            self.sleeper.unpark_in_turn();
+        }
     }
 
     fn wait(&self) {

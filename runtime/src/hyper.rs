@@ -6,7 +6,7 @@
 //! | `hyper::rt::Executor` | [`DhagaExecutor`], and [`DhagaLocalExecutor`] for futures that are not `Send` | `TokioExecutor` |
 //! | `hyper::rt::Timer` | [`DhagaTimer`] | `TokioTimer` |
 //!
-//! A connection is a future, which [`try_block_on`] polls in a dhaga of its own. So an `async` service
+//! A connection is a future, which a dhaga of its own polls, see [`spawn_future`](crate::spawn_future()). So an `async` service
 //! may call what waits, a lock or a remote call: what holds up a poll holds up this connection of HTTP/1 and no other, and one
 //! request of HTTP/2, where hyper gives each to the executor. Only for the body of a request it must not wait so: while the
 //! service holds up the poll of its connection, nobody reads that. `.await` it, or write the service as sequential code
@@ -22,7 +22,7 @@
 //! for stream in TcpListener::bind("127.0.0.1:8080")?.incoming() {
 //!     let (io, service) = (DhagaIo::new(stream?), service_fn(sequential(hello)));
 //!     let connection = http1::Builder::new().timer(DhagaTimer).serve_connection(io, service);
-//!     dhaga::spawn(move || dhaga::try_block_on(connection)).detach();
+//!     dhaga::spawn_future(connection).detach();
 //! }
 //! ```
 //!
@@ -38,7 +38,7 @@ use std::time::{Duration, Instant};
 
 use ::hyper::rt::{Executor, Read, ReadBufCursor, Timer, Write};
 
-use crate::future::{self, JoinFuture, Sleep, try_block_on};
+use crate::future::{self, JoinFuture, Sleep};
 use crate::net::Async;
 use crate::net::asynchronous::ByteStream;
 use crate::runtime::SpawnError;
@@ -116,7 +116,7 @@ where
 {
     #[track_caller]
     fn execute(&self, future: F) {
-        keep(Builder::new().detached().spawn(move || drop(try_block_on(future))));
+        keep(Builder::new().detached().spawn_future(future));
     }
 }
 
@@ -140,12 +140,12 @@ where
 {
     #[track_caller]
     fn execute(&self, future: F) {
-        keep(Builder::new().detached().spawn_local(move || drop(try_block_on(future))));
+        keep(Builder::new().detached().spawn_local_future(future));
     }
 }
 
 /// Lets a dhaga run on by itself, or says why there is none: hyper does not hear it.
-fn keep(spawned: Result<JoinHandle<()>, SpawnError>) {
+fn keep<T>(spawned: Result<JoinHandle<T>, SpawnError>) {
     match spawned {
         Ok(handle) => handle.detach(),
         Err(error) => log::error!("a future of hyper is dropped, since no dhaga can be spawned for it: {error}"),

@@ -48,9 +48,12 @@ impl Label {
 ///
 /// Each is called with the head of an allocation that it was made for.
 pub(crate) struct Operations {
-    /// Runs the closure and keeps its result. Only by the owner of the [`Job`], once, instead of `discard`.
-    pub(crate) execute: unsafe fn(NonNull<Head>),
-    /// Drops the closure unrun. Only by the owner of the [`Job`], once, instead of `execute`.
+    /// Runs the closure and keeps its result, or does a step and says that it is not the last: then it returns false, and is
+    /// called again. Only by the owner of the [`Job`], and never after it has returned true.
+    pub(crate) execute: unsafe fn(NonNull<Head>) -> bool,
+    /// Whether it runs in steps, between which it needs no stack.
+    pub(crate) is_stepped: bool,
+    /// Drops the closure. Only by the owner of the [`Job`], once, instead of an `execute` that returns true.
     pub(crate) discard: unsafe fn(NonNull<Head>),
     /// Drops the result if nobody will take it. Only by the owner of the [`Job`], after one of the above.
     pub(crate) drop_unwanted: unsafe fn(NonNull<Head>),
@@ -238,6 +241,12 @@ impl Head {
         &self.label
     }
 
+    /// Bytes of stack asked for; 0: the runtime's default.
+    #[inline(always)]
+    pub(crate) fn stack_bytes(&self) -> usize {
+        self.wish.stack_bytes()
+    }
+
     /// Whether an orderly shutdown does not wait until it has finished.
     #[inline(always)]
     pub(crate) fn is_background(&self) -> bool {
@@ -379,21 +388,43 @@ impl Job {
         self.head().label()
     }
 
-    /// Bytes of stack asked for; 0: the runtime's default.
+    /// As [`Head::stack_bytes`].
     #[inline(always)]
     pub(crate) fn stack_bytes(&self) -> usize {
-        self.head().wish.stack_bytes()
+        self.head().stack_bytes()
+    }
+
+    /// Whether it runs in steps, between which it needs no stack.
+    #[inline(always)]
+    pub(crate) fn is_stepped(&self) -> bool {
+        self.head().operations.is_stepped
     }
 
     /// Runs the closure to its end. Never unwinds. What is left to do is [`Execution::drop_unwanted`] and
     /// [`Execution::complete`].
     #[inline(always)]
     pub(crate) fn execute(self) -> Execution {
+        debug_assert!(!self.is_stepped(), "what runs in steps is run by `step`");
         let execution = Execution(self.0);
         std::mem::forget(self);
         // SAFETY: the job's half was ours, and is used up here.
         unsafe { (execution.head().operations.execute)(execution.0) };
         execution
+    }
+
+    /// Does a step. Never unwinds.
+    ///
+    /// # Errors
+    ///
+    /// The job comes back when this was not its last step.
+    pub(crate) fn step(self) -> Result<Execution, Self> {
+        // SAFETY: the job's half is ours, and was not used up: we would not have it any more.
+        if !unsafe { (self.head().operations.execute)(self.0) } {
+            return Err(self);
+        }
+        let execution = Execution(self.0);
+        std::mem::forget(self);
+        Ok(execution)
     }
 
     /// Drops the closure unrun. The closure's `Drop` is user code.

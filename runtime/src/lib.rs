@@ -156,7 +156,7 @@ pub use blocking::{
     blocking_pool, spawn_blocking,
 };
 pub use context_key::ContextKey;
-pub use future::{block_on, try_block_on};
+pub use future::{block_on, spawn_future, try_block_on};
 pub use identity::{Dhaga, DhagaId, current};
 pub use interrupt::{Cancelled, Interrupt, Panicking, ShuttingDown};
 pub use interval::{Interval, MissedTicks, interval, interval_at};

@@ -4,7 +4,7 @@
 //!   Packet:  ┌───────────────── Prefix ────────────────┬───────── payload ─────────┐
 //!            │ Head (job.rs)  │ Handshake (handshake.rs)│ closure, then its Ending  │
 //!            └─────────────────────────────────────────┴───────────────────────────┘
-//!   Job ─────── runs the closure, writes the ending, says so in the handshake
+//!   Job ─────── runs the closure, once or step by step, writes the ending, says so in the handshake
 //!   Handle<T> ─ reads the ending, or says in the handshake that nobody will
 //! ```
 
@@ -15,6 +15,7 @@ use std::mem::{ManuallyDrop, offset_of};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
+use std::task::Poll;
 
 use crate::ambient::Ambient;
 use crate::blocks::Blocks;
@@ -33,6 +34,17 @@ pub(crate) enum Ending<T> {
     Unwound,
     /// Somebody has taken or dropped it.
     Taken,
+}
+
+impl<T> Ending<T> {
+    #[inline(always)]
+    fn of(result: Result<T, Box<dyn Any + Send>>) -> Self {
+        match result {
+            Ok(value) => Self::Returned(value),
+            Err(payload) if payload.is::<Unwound>() => Self::Unwound,
+            Err(payload) => Self::Panicked(payload),
+        }
+    }
 }
 
 /// The part that a handle knows, whatever the closure was.
@@ -56,8 +68,47 @@ union Payload<F, T> {
 }
 
 impl<F: FnOnce() -> T, T> Packet<F, T> {
-    const OPERATIONS: Operations = Operations {
-        execute: Self::execute,
+    const OPERATIONS: Operations = Operations { execute: Self::execute, is_stepped: false, ..Self::COMMON };
+
+    /// As [`Operations::execute`] wants it.
+    unsafe fn execute(head: NonNull<Head>) -> bool {
+        // SAFETY: the caller owns the job, so the payload is ours, and is the closure; after the read it is nobody's.
+        let closure = unsafe { ptr::read(&raw const (*Self::payload(head)).closure) };
+        let ending = Ending::of(catch_unwind(AssertUnwindSafe(ManuallyDrop::into_inner(closure))));
+        // SAFETY: the payload is still ours, and holds nothing.
+        unsafe { Self::put_ending(head, ending) };
+        true
+    }
+}
+
+/// A closure that is called until it is ready.
+impl<F: FnMut() -> Poll<T>, T> Packet<F, T> {
+    const STEPS: Operations = Operations { execute: Self::step, is_stepped: true, ..Self::COMMON };
+
+    /// As [`Operations::execute`] wants it.
+    unsafe fn step(head: NonNull<Head>) -> bool {
+        // SAFETY: the caller owns the job, so the payload is ours, and is the closure.
+        let closure = unsafe { &mut (*Self::payload(head)).closure };
+        let ending = match catch_unwind(AssertUnwindSafe(&mut **closure)) {
+            Ok(Poll::Pending) => return false,
+            Ok(Poll::Ready(value)) => Ending::of(Ok(value)),
+            Err(payload) => Ending::of(Err(payload)),
+        };
+        // SAFETY: the closure is still there, and not used again: the ending takes its place.
+        let drop_closure = || unsafe { ManuallyDrop::drop(closure) };
+        // SAFETY: the caller owns the job, which keeps the head alive.
+        quietly(unsafe { head.as_ref() }.label(), drop_closure);
+        // SAFETY: the payload is still ours, and holds nothing.
+        unsafe { Self::put_ending(head, ending) };
+        true
+    }
+}
+
+impl<F, T> Packet<F, T> {
+    /// What does not depend on how the closure is run.
+    const COMMON: Operations = Operations {
+        execute: |_| unreachable!("each kind of closure has its own"),
+        is_stepped: false,
         discard: Self::discard,
         drop_unwanted: Self::drop_unwanted,
         complete: Self::complete,
@@ -67,9 +118,9 @@ impl<F: FnOnce() -> T, T> Packet<F, T> {
     };
 
     #[inline(always)]
-    fn allocate(plan: Plan, is_detached: bool, closure: F) -> NonNull<Prefix> {
+    fn allocate(operations: &'static Operations, plan: Plan, is_detached: bool, closure: F) -> NonNull<Prefix> {
         let prefix = Prefix {
-            head: Head::new(&Self::OPERATIONS, plan.label, plan.wish, plan.ambient),
+            head: Head::new(operations, plan.label, plan.wish, plan.ambient),
             handshake: Handshake::new(is_detached),
         };
         let payload = UnsafeCell::new(Payload { closure: ManuallyDrop::new(closure) });
@@ -86,25 +137,12 @@ impl<F: FnOnce() -> T, T> Packet<F, T> {
         unsafe { head.cast::<Self>().as_ref() }.payload.get()
     }
 
-    /// As [`Operations::execute`] wants it.
-    unsafe fn execute(head: NonNull<Head>) {
-        // SAFETY: the caller owns the job, so the payload is ours, and is the closure; after the read it is nobody's.
-        let closure = unsafe { ptr::read(&raw const (*Self::payload(head)).closure) };
-        let ending = match catch_unwind(AssertUnwindSafe(ManuallyDrop::into_inner(closure))) {
-            Ok(value) => Ending::Returned(value),
-            Err(payload) if payload.is::<Unwound>() => Ending::Unwound,
-            Err(payload) => Ending::Panicked(payload),
-        };
-        // SAFETY: the payload is still ours, and holds nothing.
-        unsafe { Self::put_ending(head, ending) };
-    }
-
     unsafe fn discard(head: NonNull<Head>) {
-        // SAFETY: as in `execute`; dropped where it lies, since it may be larger than this stack.
+        // SAFETY: the caller owns the job, so the payload is ours, and is the closure; dropped where it lies, since it may be larger than this stack.
         let drop_closure = || unsafe { ManuallyDrop::drop(&mut (*Self::payload(head)).closure) };
         // SAFETY: the caller owns the job, which keeps the head alive.
         quietly(unsafe { head.as_ref() }.label(), drop_closure);
-        // SAFETY: as in `execute`.
+        // SAFETY: the payload is still ours, and holds nothing.
         unsafe { Self::put_ending(head, Ending::NeverRan) };
     }
 
@@ -213,14 +251,34 @@ where
     F: FnOnce() -> T + 'static,
     T: 'static,
 {
-    let prefix = Packet::<F, T>::allocate(plan, false, closure);
+    let prefix = Packet::<F, T>::allocate(&Packet::<F, T>::OPERATIONS, plan, false, closure);
+    // SAFETY: the packet is new, and nobody else has its two halves.
+    (unsafe { Job::new(prefix.cast()) }, Handle { prefix, result: PhantomData })
+}
+
+/// As [`pair`], of a closure that is called, each time it wants to be, until it is ready.
+///
+/// # Safety
+///
+/// If closure or result is not `Send`: as [`pair_unchecked`].
+pub(crate) unsafe fn pair_of_steps<F, T>(plan: Plan, closure: F) -> (Job, Handle<T>)
+where
+    F: FnMut() -> Poll<T> + 'static,
+    T: 'static,
+{
+    let prefix = Packet::<F, T>::allocate(&Packet::<F, T>::STEPS, plan, false, closure);
     // SAFETY: the packet is new, and nobody else has its two halves.
     (unsafe { Job::new(prefix.cast()) }, Handle { prefix, result: PhantomData })
 }
 
 /// A dhaga of a library: it has no handle and inherits nothing.
 pub(crate) fn detached(label: Label, closure: impl FnOnce() + Send + 'static) -> Job {
-    let prefix = Packet::allocate(Plan { label, wish: Wish::default(), ambient: None }, true, closure);
+    fn operations<F: FnOnce() + 'static>(_: &F) -> &'static Operations {
+        &Packet::<F, ()>::OPERATIONS
+    }
+
+    let plan = Plan { label, wish: Wish::default(), ambient: None };
+    let prefix = Packet::<_, ()>::allocate(operations(&closure), plan, true, closure);
     // SAFETY: the packet is new, and nobody has its job.
     unsafe { Job::new(prefix.cast()) }
 }

@@ -380,7 +380,10 @@ impl<W: Copy + PartialEq> Readiness<W> {
             return;
         }
         let everybody = bits & READ_CLOSED != 0;
-        while let Some(waiter) = self.pop(waiters, direction) {
+        // Most events are for one direction, and come for both.
+        while self.has_waiters(direction).load(Relaxed)
+            && let Some(waiter) = self.pop(waiters, direction)
+        {
             report(Report::Waiter(waiter));
             if !everybody {
                 break;

@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::panic::Location;
 use std::sync::{Mutex, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use crate::ambient::Deadline;
@@ -100,7 +101,7 @@ impl Runtime {
 }
 
 #[track_caller]
-fn expect_spawned<T>(result: Result<JoinHandle<T>, SpawnError>) -> JoinHandle<T> {
+pub(crate) fn expect_spawned<T>(result: Result<JoinHandle<T>, SpawnError>) -> JoinHandle<T> {
     match result {
         Ok(handle) => handle,
         Err(error) => panic!("cannot spawn a dhaga: {error}"),
@@ -255,6 +256,38 @@ impl Builder {
     {
         let (job, handle) = packet::pair(self.check(site)?, f);
         submit(runtime, job)?;
+        Ok(JoinHandle { handle })
+    }
+
+    /// As [`Builder::spawn`], of a closure that is called until it is ready, again whenever its dhaga is woken.
+    pub(crate) fn submit_steps<F, T>(self, site: &'static Location<'static>, f: F) -> Result<JoinHandle<T>, SpawnError>
+    where
+        F: FnMut() -> Poll<T> + Send + 'static,
+        T: Send + 'static,
+    {
+        // SAFETY: both are `Send`.
+        let (job, handle) = unsafe { packet::pair_of_steps(self.check(site)?, f) };
+        submit(None, job)?;
+        Ok(JoinHandle { handle })
+    }
+
+    /// As [`Builder::submit_steps`], on the caller's worker.
+    pub(crate) fn submit_steps_here<F, T>(
+        self,
+        site: &'static Location<'static>,
+        f: F,
+    ) -> Result<JoinHandle<T>, SpawnError>
+    where
+        F: FnMut() -> Poll<T> + 'static,
+        T: 'static,
+    {
+        if worker().is_none() {
+            return Err(SpawnError::NoWorker);
+        }
+        let plan = self.check(site)?;
+        // SAFETY: `submit_here` puts the job into the queue of this thread's worker that nobody steals from, or drops it here.
+        let (job, handle) = unsafe { packet::pair_of_steps(plan, f) };
+        submit_here(job)?;
         Ok(JoinHandle { handle })
     }
 

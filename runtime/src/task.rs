@@ -7,6 +7,8 @@
 //!   low ◀── stack grows ── ... | frames | closure | Task, 128 bytes | end of the stack
 //! ```
 //!
+//! The task of a future lies on the heap: it has a stack during a poll only.
+//!
 //! States of a task, all changed by its own worker only:
 //!
 //! ```text
@@ -19,14 +21,14 @@
 //! ```
 
 use std::cell::{Cell, UnsafeCell};
-use std::mem::offset_of;
+use std::mem::{MaybeUninit, offset_of};
 use std::ops::Deref;
 use std::ptr::{self, NonNull};
 
 use crate::context::{Node, Scope};
-use crate::coroutine::{Coroutine, Outcome, Wake, prefetch_lines};
+use crate::coroutine::{self, Coroutine, Outcome, Wake, prefetch_lines};
 use crate::frame::{self, Frame, Innermost};
-use crate::job::{Head, JobRef, quietly};
+use crate::job::{Head, Job, JobRef, quietly};
 use crate::local_slots::LocalSlots;
 use crate::stack::{HEAD_BYTES, Stack};
 use crate::timer::TimerKey;
@@ -115,13 +117,17 @@ pub(crate) enum State {
 /// What each switch touches comes first, within one cache line: with thousands of dhagas every line is a miss.
 #[repr(C, align(64))]
 pub(crate) struct Task {
-    coroutine: UnsafeCell<Coroutine>,
+    /// Not there while it is between two steps.
+    coroutine: UnsafeCell<MaybeUninit<Coroutine>>,
+    /// Where a resume begins, for [`TaskRef::prefetch_work`]: a hint.
+    resumes_at: Cell<usize>,
     pub(crate) slot: u32,
     generation: u32,
     pub(crate) state: Cell<State>,
     /// What the next resume tells it.
     pub(crate) verdict: Cell<Wake>,
     pub(crate) attention: Attention,
+    steps: Cell<Steps>,
     /// What it runs; null once its result was handed over.
     head: Cell<*const Head>,
     pub(crate) timer: Cell<Option<TimerKey>>,
@@ -135,6 +141,17 @@ pub(crate) struct Task {
     pub(crate) no_suspend: Cell<u32>,
     /// Sleeps in a row that were cut short by the end of a scope.
     pub(crate) early_sleeps: Cell<u32>,
+}
+
+/// How it runs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Steps {
+    /// At one go, on the stack that it lies on.
+    None,
+    /// In steps, in one of which it is. It lies on the heap.
+    Within,
+    /// In steps, between two of which it is: it owns the job whose head it knows, and needs no stack.
+    Between,
 }
 
 /// What stands against a wait, in one byte: in the usual case, nothing, a wait looks at it once.
@@ -190,6 +207,27 @@ const _: () = assert!(SWITCH_IS_NEAR, "a switch touches one line of a task");
 
 impl Task {
     #[inline(always)]
+    fn new(id: TaskId, coroutine: MaybeUninit<Coroutine>, steps: Steps) -> Self {
+        Self {
+            coroutine: UnsafeCell::new(coroutine),
+            resumes_at: Cell::new(0),
+            slot: id.slot,
+            generation: id.generation,
+            state: Cell::new(State::Ready),
+            verdict: Cell::new(Wake::Ready),
+            attention: Attention(Cell::new(Attention::UNSETTLED)),
+            steps: Cell::new(steps),
+            head: Cell::new(ptr::null()),
+            timer: Cell::new(None),
+            frames: Cell::new(ptr::null()),
+            locals: LocalSlots::default(),
+            near: Cell::new([ptr::null(); 2]),
+            no_suspend: Cell::new(0),
+            early_sleeps: Cell::new(0),
+        }
+    }
+
+    #[inline(always)]
     pub(crate) fn id(&self) -> TaskId {
         TaskId { slot: self.slot, generation: self.generation }
     }
@@ -219,6 +257,32 @@ impl Task {
     pub(crate) fn frame(&self) -> Option<&Frame> {
         // SAFETY: only `frame::inside` and its like change it, and the caller runs on the stack that the frame is on.
         unsafe { frame::innermost(&self.frames) }
+    }
+
+    /// Whether it runs in steps, and lies on the heap.
+    #[inline(always)]
+    pub(crate) fn is_stepped(&self) -> bool {
+        self.steps.get() != Steps::None
+    }
+
+    /// Whether it is between two steps, and needs no stack.
+    #[inline(always)]
+    pub(crate) fn is_idle(&self) -> bool {
+        self.steps.get() == Steps::Between
+    }
+
+    /// Keeps what it runs until the next step.
+    pub(crate) fn set_idle(&self, job: Job) {
+        debug_assert!(ptr::eq(job.pointer().as_ptr(), self.head.get()), "it is the job of this task");
+        std::mem::forget(job);
+        self.steps.set(Steps::Between);
+    }
+
+    fn take_idle(&self) -> Job {
+        assert!(self.steps.replace(Steps::Within) == Steps::Between, "a task without a stack is between two steps");
+        let head = NonNull::new(self.head.get().cast_mut()).expect("a task that has not ended knows what it runs");
+        // SAFETY: `set_idle` or `insert_stepped` was given the job of this head, and kept it for this call alone.
+        unsafe { Job::new(head) }
     }
 
     /// Whether its code is in no frame and has inherited nothing: the usual case, seen at a glance.
@@ -288,7 +352,8 @@ impl Deref for TaskRef {
 
     #[inline(always)]
     fn deref(&self) -> &Task {
-        // SAFETY: the task lies on its stack, which is out of the pool until `TaskTable::remove` gives it up; see above.
+        // SAFETY: the task lies on its stack, which is out of the pool until `TaskTable::remove` gives it up, or on the heap until
+        // `TaskTable::remove_stepped` frees it; see above.
         unsafe { self.0.as_ref() }
     }
 }
@@ -299,11 +364,31 @@ impl TaskRef {
     pub(crate) fn resume(self) -> Outcome {
         let verdict = self.verdict.replace(Wake::Ready);
         // SAFETY: only the worker's loop resumes, one task at a time, and nobody else makes a reference to the coroutine
-        // of a task that runs (`prefetch_work` reads those of the ready queue, `into_stack` those that have ended).
-        unsafe { &mut *self.coroutine.get() }.resume(verdict)
+        // of a task that runs (`put_down` and `remove` read those that have ended). It is there: the loop has called `take_up`
+        // for a task that is between two steps.
+        let outcome = unsafe { (*self.coroutine.get()).assume_init_mut() }.resume(verdict);
+        self.resumes_at.set(coroutine::suspended_at());
+        outcome
     }
 
-    /// Where it lies: on its own stack.
+    /// Begins a step on `stack`: what `step` does when it is resumed.
+    pub(crate) fn take_up(self, stack: Stack, step: fn(Self, Job)) {
+        let job = self.take_idle();
+        stack.set_label(job.label().name(), job.label().site);
+        let coroutine = Coroutine::new(stack, move || step(self, job));
+        // SAFETY: as in `resume`: it does not run, and this is the worker's loop. There is none that would be lost.
+        unsafe { (*self.coroutine.get()).write(coroutine) };
+    }
+
+    /// Ends a step, after which it is idle: gives the stack back.
+    pub(crate) fn put_down(self) -> Stack {
+        self.resumes_at.set(self.head.get().addr());
+        // SAFETY: as in `resume`: it does not run, and this is the worker's loop. The coroutine is there, since `take_up` has
+        // written it for this step, and is read once, since the step ends once.
+        unsafe { (*self.coroutine.get()).assume_init_read() }.into_stack()
+    }
+
+    /// Where it lies: on its own stack, unless it runs in steps.
     pub(crate) fn address(self) -> usize {
         self.0.as_ptr().addr()
     }
@@ -323,12 +408,10 @@ impl TaskRef {
     /// Asks the processor for what it will touch first when it is resumed. Only of one in the ready queue, whose task is near.
     #[inline(always)]
     pub(crate) fn prefetch_work(self) {
-        // SAFETY: it does not run, so nobody has a unique reference to its coroutine.
-        let coroutine = unsafe { &*self.coroutine.get() };
-        coroutine.prefetch();
+        coroutine::prefetch_frames(self.resumes_at.get());
         let [source, readiness] = self.near.get();
         if !source.is_null() {
-            coroutine.prefetch_callers();
+            coroutine::prefetch_callers(self.resumes_at.get());
             prefetch_lines(source.addr(), 2);
             prefetch_lines(readiness.addr(), 1);
             prefetch_lines(self.head.get().addr(), HEAD_LINES);
@@ -369,31 +452,39 @@ impl TaskTable {
     /// Starts the books of a dhaga that will run `body` on `stack`. `body` is told which one it is.
     #[inline(always)]
     pub(crate) fn insert(&mut self, stack: Stack, body: impl FnOnce(TaskRef) + 'static) -> TaskRef {
-        let slot = if self.free == NO_SLOT { self.add_slot() } else { self.free };
-        let place = &mut self.slots[slot as usize];
-        self.free = place.next_free;
-        self.len += 1;
         let task = TaskRef(stack.head().cast());
-        place.task = Some(task);
-        let value = Task {
-            coroutine: UnsafeCell::new(Coroutine::new(stack, move || body(task))),
-            slot,
-            generation: place.generation,
-            state: Cell::new(State::Ready),
-            verdict: Cell::new(Wake::Ready),
-            attention: Attention(Cell::new(Attention::UNSETTLED)),
-            head: Cell::new(ptr::null()),
-            timer: Cell::new(None),
-            frames: Cell::new(ptr::null()),
-            locals: LocalSlots::default(),
-            near: Cell::new([ptr::null(); 2]),
-            no_suspend: Cell::new(0),
-            early_sleeps: Cell::new(0),
-        };
+        let id = self.enter(task);
+        let value = Task::new(id, MaybeUninit::new(Coroutine::new(stack, move || body(task))), Steps::None);
         // SAFETY: the head of the stack has room and alignment for a task (asserted above), and nobody else uses it while
         // the stack is out.
         unsafe { task.0.write(value) };
         task
+    }
+
+    /// Starts the books of a dhaga that runs in steps, and has no stack between them.
+    pub(crate) fn insert_stepped(&mut self, job: Job) -> TaskRef {
+        let head = job.pointer();
+        let place = Box::into_raw(Box::<Task>::new_uninit());
+        let task = TaskRef(NonNull::new(place.cast()).expect("a box is somewhere"));
+        let id = self.enter(task);
+        let value = Task::new(id, MaybeUninit::uninit(), Steps::Between);
+        // SAFETY: the memory was just allocated for a task.
+        unsafe { task.0.write(value) };
+        // SAFETY: the job keeps the head alive up to `complete`, and whoever runs its last step forgets it before.
+        unsafe { task.set_head(head) };
+        task.set_idle(job);
+        task
+    }
+
+    /// Gives a slot to a task that is about to be written.
+    #[inline(always)]
+    fn enter(&mut self, task: TaskRef) -> TaskId {
+        let slot = if self.free == NO_SLOT { self.add_slot() } else { self.free };
+        let place = &mut self.slots[slot as usize];
+        self.free = place.next_free;
+        self.len += 1;
+        place.task = Some(task);
+        TaskId { slot, generation: place.generation }
     }
 
     #[cold]
@@ -411,13 +502,32 @@ impl TaskTable {
         // SAFETY: the task was written by `insert`, and is read once: its slot is cleared below, and it is in no queue,
         // since it has ended.
         let task = unsafe { task.0.read() };
+        self.leave(slot);
+        // SAFETY: `insert` has put a coroutine there, and it stays for one that does not run in steps.
+        unsafe { task.coroutine.into_inner().assume_init() }.into_stack()
+    }
+
+    /// As [`TaskTable::remove`], of one that ran in steps.
+    #[inline(never)]
+    pub(crate) fn remove_stepped(&mut self, task: TaskRef) -> Stack {
+        debug_assert!(task.is_stepped() && !task.is_idle(), "it has ended in a step");
+        self.leave(task.slot);
+        let stack = task.put_down();
+        // SAFETY: `insert_stepped` got it from a box of a task, and it is in no queue, since it has ended. What is dropped with
+        // it is everything but the coroutine.
+        drop(unsafe { Box::from_raw(task.0.as_ptr()) });
+        stack
+    }
+
+    /// Takes its slot back from a task that has ended.
+    #[inline(always)]
+    fn leave(&mut self, slot: u32) {
         let place = &mut self.slots[slot as usize];
         place.task = None;
         place.generation = place.generation.wrapping_add(1);
         place.next_free = self.free;
         self.free = slot;
         self.len -= 1;
-        task.coroutine.into_inner().into_stack()
     }
 
     #[inline(always)]

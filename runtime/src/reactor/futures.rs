@@ -43,20 +43,52 @@ impl WakerRef<'_> {
     }
 }
 
-/// The futures that wait in one direction: a place for each handle.
+/// The futures that wait in one direction: a place for each handle. Nearly always there is one at most, whose place lies
+/// here and not on the heap.
 #[derive(Default)]
-pub(super) struct Places(Slab<Option<FutureWaker>>);
+pub(super) struct Places {
+    first: Option<FutureWaker>,
+    /// Some handle has that place: its key is 0.
+    has_first: bool,
+    /// Keys from 1.
+    others: Option<Box<Slab<Option<FutureWaker>>>>,
+}
 
 impl Places {
     /// Takes out the wakers of all.
-    pub(super) fn take(&mut self, report: impl FnMut(FutureWaker)) {
-        self.0.iter_mut().filter_map(|(_, place)| place.take()).for_each(report);
+    #[inline]
+    pub(super) fn take(&mut self, mut report: impl FnMut(FutureWaker)) {
+        if let Some(waker) = self.first.take() {
+            report(waker);
+        }
+        if let Some(others) = &mut self.others {
+            others.iter_mut().filter_map(|(_, place)| place.take()).for_each(report);
+        }
     }
 
     /// The place with this key, or a new one if there is no key yet.
     fn place(&mut self, key: &mut Option<usize>) -> &mut Option<FutureWaker> {
-        let key = *key.get_or_insert_with(|| self.0.insert(None));
-        &mut self.0[key]
+        match *key.get_or_insert_with(|| self.new_key()) {
+            0 => &mut self.first,
+            key => &mut self.others.get_or_insert_default()[key - 1],
+        }
+    }
+
+    fn new_key(&mut self) -> usize {
+        if !self.has_first {
+            self.has_first = true;
+            return 0;
+        }
+        self.others.get_or_insert_default().insert(None) + 1
+    }
+
+    /// Ends the use of a place. Returns what was left there.
+    fn remove(&mut self, key: usize) -> Option<FutureWaker> {
+        if key == 0 {
+            self.has_first = false;
+            return self.first.take();
+        }
+        self.others.as_mut().and_then(|others| others.remove(key - 1))
     }
 }
 
@@ -83,7 +115,7 @@ impl<W: Copy + PartialEq> Readiness<W> {
     /// Ends the use of a place.
     pub(crate) fn give_up(&self, key: usize, direction: Direction) {
         let mut waiters = self.lock();
-        let last = waiters.others().futures[direction as usize].0.remove(key);
+        let last = waiters.others().futures[direction as usize].remove(key);
         drop(waiters);
         drop(last);
     }

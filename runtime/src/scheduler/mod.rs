@@ -42,7 +42,7 @@ pub(crate) use self::shared::Shared;
 pub(crate) use self::sleepers::Alarm;
 use self::sleepers::Sleepers;
 use self::start::BUDGET_MAX;
-use self::wake::Found;
+use self::wake::{Found, find_to_use, use_found};
 use self::watch::{LOOK_PERIOD, LOOKS, Seen};
 
 /// How long a worker with work goes without a look at its sockets. A look costs as much as a small request, and those who
@@ -357,7 +357,8 @@ impl Worker {
     /// who waits for it. Not for ever, so that two who wake each other keep nobody out.
     #[inline(always)]
     fn run_one(&self) -> bool {
-        if let Some(task) = self.handed.take() {
+        if let Some(task) = self.handed.get() {
+            self.handed.set(None);
             let hand_offs = self.hand_offs.get();
             if hand_offs < HAND_OFFS_MAX {
                 self.hand_offs.set(hand_offs + 1);
@@ -367,13 +368,11 @@ impl Worker {
             self.ready.push_back(task);
         }
         self.hand_offs.set(0);
-        if self.ready_left.get() == 0 {
-            if self.has_unstarted() {
-                return self.run_one_of_round();
-            }
-            self.ready_left.set(self.ready.len());
+        match self.ready_left.get() {
+            0 if self.has_unstarted() => return self.run_one_of_round(),
+            0 => self.ready_left.set(self.ready.len().saturating_sub(1)),
+            left => self.ready_left.set(left - 1),
         }
-        self.ready_left.set(self.ready_left.get().saturating_sub(1));
         self.resume_next()
     }
 
@@ -556,14 +555,16 @@ impl Worker {
     }
 
     fn take_reports(&self, reactor: &mut Reactor, timeout: Option<Duration>) -> usize {
-        let mut found = Found::default();
+        let (mut found, mut wakers) = (Found::default(), Found::default());
         let count = reactor.turn(timeout, |report| match report {
             Report::Waiter(address) if std::ptr::eq(address.injector, self.injector) => {
                 self.find_to_wake(address.task, &mut found);
             }
+            Report::Future(FutureWaker::Own(waker)) => find_to_use(waker, &mut wakers),
             other => self.take_report(other),
         });
         self.wake_found(&mut found);
+        use_found(&mut wakers);
         count
     }
 

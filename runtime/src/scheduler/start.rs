@@ -1,16 +1,22 @@
 //! Starting, resuming and ending dhagas.
 
-use super::{Worker, current_task, worker};
+use std::ptr::NonNull;
+use std::time::Duration;
+
+use super::{Worker, current_task, now, worker};
 use crate::context;
 use crate::coroutine::Outcome;
 use crate::fork;
-use crate::job::{Execution, Job};
+use crate::job::{Execution, Head, Job};
 use crate::phase::Phase;
 use crate::stack::{Stack, StackError};
-use crate::task::{Attention, TaskRef};
+use crate::task::{Attention, State, TaskRef, WaitReason};
 
 /// Operations that do not wait between two times that a dhaga gives way: a hundred microseconds of socket calls.
 pub(super) const BUDGET_MAX: u32 = 64;
+
+/// Before a future that found no memory for a stack asks for one again: others give theirs back in less.
+const STACK_PAUSE: Duration = Duration::from_millis(1);
 
 impl Worker {
     /// Starts the next unstarted dhaga. Returns whether there was one.
@@ -21,10 +27,18 @@ impl Worker {
         };
         if self.phase.get() >= Phase::Cancelling {
             self.start_late(job);
+        } else if job.is_stepped() {
+            self.start_stepped(job);
         } else {
             self.start(job, Job::execute);
         }
         true
+    }
+
+    #[inline(never)]
+    fn start_stepped(&self, job: Job) {
+        let task = self.tasks.borrow_mut().insert_stepped(job);
+        self.resume(task);
     }
 
     /// The shutdown has gone too far for it to run undisturbed.
@@ -34,6 +48,11 @@ impl Worker {
             return self.start(job, Job::discard);
         }
         context::cancel(job.head());
+        if job.is_stepped() {
+            let task = self.tasks.borrow_mut().insert_stepped(job);
+            task.attention.add(Attention::LEAVING);
+            return self.resume(task);
+        }
         self.start(job, |job| {
             let task = current_task().expect("a closure is run by its dhaga");
             task.attention.add(Attention::LEAVING);
@@ -156,9 +175,25 @@ impl Worker {
         self.is_short.set(reserve.is_none() || !stackless.is_empty());
     }
 
-    /// The one place where a dhaga is resumed.
+    /// Runs a dhaga until it waits or ends.
     #[inline(always)]
     pub(super) fn resume(&self, task: TaskRef) {
+        if task.is_idle() {
+            return self.resume_stepped(task);
+        }
+        self.run_on(task);
+    }
+
+    #[inline(never)]
+    fn resume_stepped(&self, task: TaskRef) {
+        if self.take_up(task) {
+            self.run_on(task);
+        }
+    }
+
+    /// The one place where a dhaga is resumed, which has a stack.
+    #[inline(always)]
+    fn run_on(&self, task: TaskRef) {
         self.budget.set(BUDGET_MAX);
         self.current.set(Some(task));
         let outcome = task.resume();
@@ -171,12 +206,73 @@ impl Worker {
     #[inline(always)]
     fn end(&self, task: TaskRef) {
         fork::abort_if_forked();
+        if task.is_stepped() {
+            return self.end_step(task);
+        }
         let stack = self.tasks.borrow_mut().remove(task);
         self.stacks.borrow_mut().give_back(stack);
+        self.note_end();
+    }
+
+    #[inline(never)]
+    fn end_step(&self, task: TaskRef) {
+        if task.is_idle() {
+            return self.put_down(task);
+        }
+        let stack = self.tasks.borrow_mut().remove_stepped(task);
+        self.take_back_stack_again(stack);
+        self.note_end();
+    }
+
+    #[inline(always)]
+    fn note_end(&self) {
         if self.is_short.get() {
             self.keep_reserve();
         }
         self.return_one_credit();
+    }
+
+    /// Gives a stack to a future that is to be polled: the one of the last poll, which no other dhaga gets, see
+    /// [`StackPool::lend`](crate::stack::StackPool::lend). Returns false if there is none: it waits for one then.
+    fn take_up(&self, task: TaskRef) -> bool {
+        if task.timer.get().is_some() {
+            self.disarm(task);
+        }
+        let stack_bytes = match task.head().map_or(0, Head::stack_bytes) {
+            0 => self.shared.stack_bytes,
+            asked => asked,
+        };
+        let stack = self.lend_stack_again(stack_bytes).ok().or_else(|| self.take_reserve(stack_bytes));
+        let Some(stack) = stack else {
+            task.state.set(State::Parked(WaitReason::Future));
+            self.arm(task, now() + STACK_PAUSE);
+            return false;
+        };
+        task.take_up(stack, run_step);
+        true
+    }
+
+    /// The stack that was kept for the case that there is no other, unless it is too small.
+    #[cold]
+    fn take_reserve(&self, stack_bytes: usize) -> Option<Stack> {
+        self.is_short.set(true);
+        self.reserve.borrow_mut().take_if(|stack| stack.size_bytes() >= stack_bytes)
+    }
+
+    /// Parks a future that is pending, as `suspend` does, with no stack.
+    fn put_down(&self, task: TaskRef) {
+        self.take_back_stack_again(task.put_down());
+        if self.is_short.get() {
+            self.keep_reserve();
+        }
+        let was_woken = task.attention.is_needed() && self.attend(task, WaitReason::Future).is_some();
+        if was_woken {
+            return self.ready.push_back(task);
+        }
+        if let Some(deadline) = task.head().and_then(Head::deadline) {
+            self.arm(task, deadline.at);
+        }
+        task.state.set(State::Parked(WaitReason::Future));
     }
 
     /// Reserves room for one dhaga.
@@ -208,7 +304,23 @@ impl Worker {
 #[inline(always)]
 fn run_job(task: TaskRef, job: Job, end_of: impl FnOnce(Job) -> Execution) {
     let head = job.pointer();
-    let mut execution = end_of(job);
+    end_job(task, head, end_of(job));
+}
+
+/// What it does on the stack that it has for one step.
+fn run_step(task: TaskRef, job: Job) {
+    let head = job.pointer();
+    match job.step() {
+        Ok(execution) => end_job(task, head, execution),
+        Err(job) => {
+            task.expect_no_frame();
+            task.set_idle(job);
+        }
+    }
+}
+
+#[inline(always)]
+fn end_job(task: TaskRef, head: NonNull<Head>, mut execution: Execution) {
     loop {
         execution.drop_unwanted();
         task.drop_own();

@@ -1,9 +1,10 @@
 //! Waiting and waking.
 
+use std::task::Waker;
 use std::time::Instant;
 
 use super::Worker;
-use crate::coroutine::{self, Wake};
+use crate::coroutine::{self, Wake, prefetch_lines};
 use crate::run_queue::{Address, Message};
 use crate::stuck::StuckDhaga;
 use crate::task::{Attention, State, Task, TaskId, TaskRef, WaitReason, refuse_in_no_suspend};
@@ -48,7 +49,7 @@ impl Worker {
 
     /// Something stands against this wait: the answer, unless it may go on.
     #[inline(never)]
-    fn attend(&self, task: TaskRef, reason: WaitReason) -> Option<Wake> {
+    pub(super) fn attend(&self, task: TaskRef, reason: WaitReason) -> Option<Wake> {
         let attention = &task.attention;
         if attention.has(Attention::UNWINDING) {
             return Some(Wake::Unwind);
@@ -71,12 +72,12 @@ impl Worker {
     }
 
     #[inline(never)]
-    fn arm(&self, task: TaskRef, deadline: Instant) {
+    pub(super) fn arm(&self, task: TaskRef, deadline: Instant) {
         task.timer.set(Some(self.timers.borrow_mut().arm(deadline, task.id())));
     }
 
     #[inline(never)]
-    fn disarm(&self, task: TaskRef) {
+    pub(super) fn disarm(&self, task: TaskRef) {
         if let Some(key) = task.timer.take() {
             self.timers.borrow_mut().cancel(key);
         }
@@ -125,7 +126,7 @@ impl Worker {
 
     /// Takes note of a dhaga that an event wakes, and wakes all that were found when they are a group. No dhaga runs between.
     #[inline(always)]
-    pub(super) fn find_to_wake(&self, id: TaskId, found: &mut Found) {
+    pub(super) fn find_to_wake(&self, id: TaskId, found: &mut Found<TaskRef>) {
         let Some(task) = self.tasks.borrow().get(id) else { return };
         if found.push(task) {
             self.wake_found(found);
@@ -134,11 +135,9 @@ impl Worker {
 
     /// Wakes those that were found since the last time.
     #[inline(always)]
-    pub(super) fn wake_found(&self, found: &mut Found) {
-        let group = &found.group[..found.len];
-        group.iter().flatten().for_each(|task| task.prefetch_state());
-        group.iter().flatten().for_each(|task| self.wake_one_found(*task));
-        found.len = 0;
+    pub(super) fn wake_found(&self, found: &mut Found<TaskRef>) {
+        found.iter().for_each(|task| task.prefetch_state());
+        found.drain().for_each(|task| self.wake_one_found(task));
     }
 
     #[inline(always)]
@@ -183,22 +182,53 @@ fn make_ready(task: TaskRef) -> Option<TaskRef> {
     Some(task)
 }
 
-/// Dhagas that events wake, in their order, held back until there is a group of them: so their tasks, each on a page of its own,
-/// come near at the same time.
-#[derive(Default)]
-pub(super) struct Found {
-    group: [Option<TaskRef>; FOUND_MAX],
+/// Takes note of a future's waker that an event uses, and uses all that were found when they are a group.
+#[inline(always)]
+pub(super) fn find_to_use(waker: Waker, found: &mut Found<Waker>) {
+    if found.push(waker) {
+        use_found(found);
+    }
+}
+
+/// Uses the wakers that were found since the last time.
+#[inline(always)]
+pub(super) fn use_found(found: &mut Found<Waker>) {
+    found.iter().for_each(|waker| prefetch_lines(waker.data().addr(), 1));
+    found.drain().for_each(Waker::wake);
+}
+
+/// Those whom events wake, in their order, held back until there is a group of them: so what their wakes touch, each on a page
+/// of its own, comes near at the same time.
+pub(super) struct Found<T> {
+    group: [Option<T>; FOUND_MAX],
     len: usize,
 }
 
 const FOUND_MAX: usize = 8;
 
-impl Found {
+impl<T> Default for Found<T> {
+    fn default() -> Self {
+        Self { group: Default::default(), len: 0 }
+    }
+}
+
+impl<T> Found<T> {
     /// Adds one. Returns whether there is no room for another.
     #[inline(always)]
-    fn push(&mut self, task: TaskRef) -> bool {
-        self.group[self.len] = Some(task);
+    fn push(&mut self, one: T) -> bool {
+        self.group[self.len] = Some(one);
         self.len += 1;
         self.len == FOUND_MAX
+    }
+
+    #[inline(always)]
+    fn iter(&self) -> impl Iterator<Item = &T> {
+        self.group[..self.len].iter().flatten()
+    }
+
+    #[inline(always)]
+    fn drain(&mut self) -> impl Iterator<Item = T> {
+        let len = std::mem::take(&mut self.len);
+        self.group[..len].iter_mut().filter_map(Option::take)
     }
 }

@@ -1,8 +1,10 @@
 //! Where the system's limits end: what gets no stack is told so, and those that live go on.
 
 use std::fs;
+use std::future::poll_fn;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
+use std::task::{Poll, Waker};
 use std::thread;
 
 use dhaga::sync::{Semaphore, channel};
@@ -90,6 +92,70 @@ fn without_address_space_some_never_run_and_the_rest_live() {
         let runtime = Runtime::builder().workers(2).tasks_max(200_000).build().expect("a runtime");
         let crowd = crowd(&runtime, 100_000);
         assert!(crowd.lived > 200 && crowd.never_ran > 80_000, "{crowd:?}");
+    });
+}
+
+/// A future that waits, in its second poll, as a dhaga does: so it keeps the stack of that.
+fn polled_twice(
+    wakers: mpsc::Sender<Waker>,
+    entered: Arc<AtomicUsize>,
+    released: channel::Receiver<()>,
+) -> impl Future<Output = ()> + Send {
+    let mut polls = 0;
+    poll_fn(move |context| {
+        polls += 1;
+        if polls == 1 {
+            wakers.send(context.waker().clone()).expect("the test listens");
+            return Poll::Pending;
+        }
+        entered.fetch_add(1, Ordering::SeqCst);
+        released.recv().expect_err("the channel was closed");
+        Poll::Ready(())
+    })
+}
+
+#[test]
+fn futures_that_find_no_stack_are_polled_when_there_is_one_again() {
+    const FUTURES: usize = 6;
+    child::succeeds(child::name_of!(futures_that_find_no_stack_are_polled_when_there_is_one_again), || {
+        limit(Resource::As, 600 << 20);
+        let runtime = Runtime::builder().workers(1).tasks_max(200_000).build().expect("a runtime");
+        let (wakers, woken) = mpsc::channel();
+        let counter = Arc::<AtomicUsize>::default;
+        let (entered, parked, never_ran) = (counter(), counter(), counter());
+        let (release, released) = channel::bounded::<()>(1);
+        let (entered_by, released_by) = (Arc::clone(&entered), released.clone());
+        let spawn = move || {
+            let future = || polled_twice(wakers.clone(), entered_by.clone(), released_by.clone());
+            (0..FUTURES).map(|_| dhaga::spawn_future(future())).collect::<Vec<_>>()
+        };
+        let futures = runtime.spawn(spawn).join().expect("it ends well");
+        let wakers: Vec<_> = woken.iter().take(FUTURES).collect();
+        // Others take all the stacks that there are.
+        while never_ran.load(Ordering::SeqCst) == 0 {
+            let (released, parked, counted) = (released.clone(), parked.clone(), Counted(never_ran.clone()));
+            let park = move || {
+                std::mem::forget(counted);
+                parked.fetch_add(1, Ordering::SeqCst);
+                released.recv()
+            };
+            Builder::new().spawn_on(&runtime, park).expect("there is room for dhagas").detach();
+        }
+        wakers.into_iter().for_each(Waker::wake);
+        while entered.load(Ordering::SeqCst) == 0 {
+            runtime.audit(DEADLINE).expect("the worker answers");
+        }
+        for _ in 0..3 {
+            runtime.audit(DEADLINE).expect("the worker answers");
+        }
+        // The stack of the polls, and the one that is kept for when there is no other.
+        let entered = entered.load(Ordering::SeqCst);
+        assert!((1..=2).contains(&entered), "{entered} of {FUTURES} found a stack");
+        futures.last().expect("some").cancel();
+        drop(release);
+        let ended: Vec<_> = futures.into_iter().map(|future| future.join().expect("it ends well")).collect();
+        assert_eq!(ended.iter().filter(|ended| ended.is_err()).count(), 1, "{ended:?}");
+        runtime.shutdown(DEADLINE).expect("nothing is left");
     });
 }
 

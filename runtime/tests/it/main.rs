@@ -37,6 +37,7 @@ mod select;
 mod shutdown;
 mod signals;
 mod spawn;
+mod spawned_future;
 mod stacks;
 mod std_suite;
 mod stdio;

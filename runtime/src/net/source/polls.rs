@@ -12,7 +12,7 @@ use crate::future::word::Word;
 use crate::future::{JoinFuture, Sleep, sleep};
 use crate::park;
 use crate::reactor::{Direction, Readiness};
-use crate::scheduler::worker;
+use crate::scheduler::{current_task, worker};
 use crate::spawn::Builder;
 
 /// Where the futures of one handle leave word with its source: one for each direction, the latest.
@@ -70,8 +70,17 @@ impl<S: AsFd + Send + Sync + 'static> Source<S> {
             let Place { readiness, keys, words, .. } = &mut *place;
             let (key, word) = (&mut keys[direction as usize], &mut words[direction as usize]);
             if word.left(context.waker(), |waker| readiness.leave_word(key, direction, waker)) {
+                self.expect_next_poll();
                 return Poll::Pending;
             }
+        }
+    }
+
+    /// Tells the dhaga that polls what its next poll will touch, most likely.
+    #[inline]
+    fn expect_next_poll(self: &Arc<Self>) {
+        if let Some(task) = current_task() {
+            task.expect_event(Arc::as_ptr(self).cast(), Arc::as_ptr(&self.registration.readiness).cast());
         }
     }
 
