@@ -82,7 +82,7 @@ impl Stack {
 }
 
 // SAFETY: `Slab::carve` lays a guard of at least one page over the low end before it makes a `Stack`, and fails
-// otherwise. `limit` is that low end, guard included; `base` is at most 1088 bytes below the high end and a multiple of
+// otherwise. `limit` is that low end, guard included; `base` is at most 1088 (with a sanitizer, 1152) bytes below the high end and a multiple of
 // 64, as the alignment of stacks (16) asks. Between guard and base lie more than 4096 bytes, since a stack has at least
 // 64 KiB and at least four pages, and its guard 16 KiB or one page. Both stay the same for the life of the value, which
 // alone owns that memory: a stack lies in exactly one of `warm`, `cold`, the fresh part of its slab, or a `Stack`.
