@@ -171,6 +171,7 @@ impl Worker {
     #[inline(always)]
     fn end(&self, task: TaskRef) {
         fork::abort_if_forked();
+        self.disarm(task);
         let stack = self.tasks.borrow_mut().remove(task);
         self.stacks.borrow_mut().give_back(stack);
         if self.is_short.get() {

@@ -26,15 +26,22 @@ impl Worker {
         {
             return wake;
         }
-        if let Some(deadline) = deadline {
-            self.arm(task, deadline);
-        }
+        let has_own_timer = match (deadline, task.timer.get()) {
+            (None, None) => false,
+            (deadline, _) => self.ensure_timer(task, deadline),
+        };
         task.state.set(State::Parked(reason));
         let wake = coroutine::suspend();
-        if deadline.is_some() {
-            self.disarm(task);
+        if wake == Wake::TimedOut && !has_own_timer {
+            return self.suspend_on(task, reason, deadline);
         }
         wake
+    }
+
+    /// The timer of an earlier wait has rung: this one arms its own.
+    #[cold]
+    fn suspend_on(&self, task: TaskRef, reason: WaitReason, deadline: Option<Instant>) -> Wake {
+        self.suspend(task, reason, deadline)
     }
 
     /// As `suspend`, for a wait that nothing may refuse: neither an order to unwind nor a `no_suspend` section.
@@ -70,13 +77,28 @@ impl Worker {
         })
     }
 
+    /// Sees to it that a timer ends a wait that begins now by its deadline. Returns whether it is the wait's own: that of an
+    /// earlier wait, which rings by then, will do. So who waits again and again with the same timeout arms one for each timeout,
+    /// not for each wait. But a wait without a deadline is left alone.
     #[inline(never)]
-    fn arm(&self, task: TaskRef, deadline: Instant) {
-        task.timer.set(Some(self.timers.borrow_mut().arm(deadline, task.id())));
+    fn ensure_timer(&self, task: TaskRef, deadline: Option<Instant>) -> bool {
+        let mut timers = self.timers.borrow_mut();
+        let nanos = deadline.map(|deadline| timers.nanos(deadline));
+        if let Some(left) = task.timer.get() {
+            let left_nanos = task.timer_nanos.get();
+            if nanos.is_some_and(|nanos| left_nanos <= nanos) {
+                return nanos == Some(left_nanos);
+            }
+            timers.cancel(left);
+        }
+        task.timer.set(nanos.map(|nanos| timers.arm_nanos(nanos, task.id())));
+        task.timer_nanos.set(nanos.unwrap_or_default());
+        nanos.is_some()
     }
 
-    #[inline(never)]
-    fn disarm(&self, task: TaskRef) {
+    /// Takes away what the last wait of a dhaga has left.
+    #[inline]
+    pub(super) fn disarm(&self, task: TaskRef) {
         if let Some(key) = task.timer.take() {
             self.timers.borrow_mut().cancel(key);
         }
