@@ -145,6 +145,19 @@ impl Worker {
         }
     }
 
+    /// As [`Worker::unpark_in_turn`], for many, of any worker.
+    #[inline]
+    pub(crate) fn unpark_all_in_turn(&self, sleepers: impl Iterator<Item = Address>) {
+        let mut found = Found::default();
+        for address in sleepers {
+            match std::ptr::eq(address.injector, self.injector) {
+                true => self.find_to_wake(address.task, &mut found),
+                false => self.unpark_anywhere(address),
+            }
+        }
+        self.wake_found(found);
+    }
+
     /// Takes note of a dhaga that an event wakes, and wakes the one that was found some events before. No dhaga runs between.
     #[inline(always)]
     pub(super) fn find_to_wake(&self, id: TaskId, found: &mut Found) {
