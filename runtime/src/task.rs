@@ -130,7 +130,11 @@ pub(crate) struct Task {
     steps: Cell<Steps>,
     /// What it runs; null once its result was handed over.
     head: Cell<*const Head>,
+    /// Armed by a wait with a deadline, and left there by whoever woke it: the next such wait most often needs one that is no
+    /// earlier.
     pub(crate) timer: Cell<Option<TimerKey>>,
+    /// When it expires, as [`Timers::nanos`](crate::timer::Timers::nanos).
+    pub(crate) timer_nanos: Cell<u64>,
     /// The innermost `within`, `scope` or the like that its code is in.
     pub(crate) frames: Innermost,
     /// What `local!` keeps for it.
@@ -219,6 +223,7 @@ impl Task {
             steps: Cell::new(steps),
             head: Cell::new(ptr::null()),
             timer: Cell::new(None),
+            timer_nanos: Cell::new(0),
             frames: Cell::new(ptr::null()),
             locals: LocalSlots::default(),
             near: Cell::new([ptr::null(); 2]),

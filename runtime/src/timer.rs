@@ -107,12 +107,13 @@ impl<T: Copy> Timers<T> {
     /// Arms a timer. It expires never before `deadline` and at most one tick after it.
     ///
     /// Timers of the same tick expire in the order in which they were armed.
-    ///
-    /// It has two callers, so the compiler would leave it a function of its own: 20 instructions more for each wait with a
-    /// deadline.
-    #[inline(always)]
     pub(crate) fn arm(&mut self, deadline: Instant, value: T) -> TimerKey {
-        let tick = self.nanos(deadline).div_ceil(TICK_NANOS).max(self.current);
+        self.arm_nanos(self.nanos(deadline), value)
+    }
+
+    /// As [`arm`](Self::arm), for a deadline that was converted by [`nanos`](Self::nanos).
+    pub(crate) fn arm_nanos(&mut self, nanos: u64, value: T) -> TimerKey {
+        let tick = nanos.div_ceil(TICK_NANOS).max(self.current);
         let generation = self.next_generation();
         let index = self.allocate(Entry { tick, value, generation: Some(generation), previous: NONE, next: NONE });
         self.link(index);
@@ -178,7 +179,7 @@ impl<T: Copy> Timers<T> {
 
     /// Time since the start, saturating at both ends.
     #[inline]
-    fn nanos(&self, instant: Instant) -> u64 {
+    pub(crate) fn nanos(&self, instant: Instant) -> u64 {
         let since_start = instant.saturating_duration_since(self.start);
         let seconds = since_start.as_secs().saturating_mul(1_000_000_000);
         seconds.saturating_add(u64::from(since_start.subsec_nanos()))

@@ -124,9 +124,14 @@ pub fn spawn_at(worker: usize, f: impl FnOnce() + Send + 'static) -> Result<(), 
 /// in a row, for those who can send it together.
 #[inline]
 pub fn unpark_all(sleepers: impl IntoIterator<Item = Unparker>) {
-    for sleeper in sleepers {
-        sleeper.unpark_in_turn();
-    }
+    let Some(worker) = worker() else { return sleepers.into_iter().for_each(|sleeper| sleeper.unpark()) };
+    worker.unpark_all_in_turn(sleepers.into_iter().filter_map(|sleeper| {
+        let dhaga = sleeper.address();
+        if dhaga.is_none() {
+            sleeper.unpark();
+        }
+        dhaga
+    }));
 }
 
 /// As [`yield_now`](crate::yield_now), but behind all who are ready, and who become so before the caller's turn comes: for who

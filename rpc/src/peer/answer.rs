@@ -6,8 +6,8 @@ use std::ops::Deref;
 use crate::spare::{KEPT_BYTES_MAX, Spares};
 
 thread_local! {
-    /// Answers come in a burst, are decoded one by one, and then their memory goes back.
-    static SPARES: Spares<Vec<u8>> = const { Spares::new(256) };
+    /// Answers come in a burst, are decoded one by one, and then their memory goes back: 256 KiB at most.
+    static SPARES: Spares<Vec<u8>> = const { Spares::new(2048) };
 }
 
 /// An encoded result.

@@ -24,6 +24,7 @@ use crate::in_flight::{Full, InFlight};
 use crate::limits::Limits;
 use crate::meta::{self, OUTGOING, Outgoing};
 use crate::outbox::NoRoom;
+use crate::spare::Spares;
 use crate::waiters::Waiters;
 
 fn overloaded(connection: &Connection<Peer>) -> impl Fn(NoRoom) -> CallError {
@@ -453,6 +454,14 @@ impl Calling {
     }
 }
 
+thread_local! {
+    /// Each read fills one and empties it.
+    static SPARES: Spares<Vec<Unparker>> = const { Spares::new(4) };
+}
+
+/// Capacity of a list that is kept for the next read: what one brings.
+const KEPT_CALLERS_MAX: usize = 4096;
+
 /// The callers whose answers came with one read.
 #[derive(Default)]
 pub(super) struct Answered {
@@ -465,17 +474,26 @@ impl Answered {
     fn push(&mut self, caller: Unparker) {
         match self.first {
             None => self.first = Some(caller),
-            Some(_) => self.others.push(caller),
+            Some(_) => {
+                if self.others.capacity() == 0 {
+                    self.others = SPARES.try_with(Spares::take).ok().flatten().unwrap_or_default();
+                }
+                self.others.push(caller);
+            }
         }
     }
 
     /// A single one is next, while its answer is near. But if one of many ran before the others, its next call would leave
     /// alone, in a write of its own.
     #[inline]
-    pub(super) fn wake(self) {
+    pub(super) fn wake(mut self) {
         match self.first {
             Some(caller) if self.others.is_empty() => caller.unpark(),
-            first => turn::unpark_all(first.into_iter().chain(self.others)),
+            first => turn::unpark_all(first.into_iter().chain(self.others.drain(..))),
+        }
+        if (1..=KEPT_CALLERS_MAX).contains(&self.others.capacity()) {
+            // While the locals of a thread are destroyed nothing more is kept.
+            let _ = SPARES.try_with(|spares| spares.keep(self.others));
         }
     }
 }

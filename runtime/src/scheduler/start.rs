@@ -209,6 +209,7 @@ impl Worker {
         if task.is_stepped() {
             return self.end_step(task);
         }
+        self.disarm(task);
         let stack = self.tasks.borrow_mut().remove(task);
         self.stacks.borrow_mut().give_back(stack);
         self.note_end();
@@ -219,6 +220,7 @@ impl Worker {
         if task.is_idle() {
             return self.put_down(task);
         }
+        self.disarm(task);
         let stack = self.tasks.borrow_mut().remove_stepped(task);
         self.take_back_stack_again(stack);
         self.note_end();
@@ -235,9 +237,7 @@ impl Worker {
     /// Gives a stack to a future that is to be polled: the one of the last poll, which no other dhaga gets, see
     /// [`StackPool::lend`](crate::stack::StackPool::lend). Returns false if there is none: it waits for one then.
     fn take_up(&self, task: TaskRef) -> bool {
-        if task.timer.get().is_some() {
-            self.disarm(task);
-        }
+        self.disarm(task);
         let stack_bytes = match task.head().map_or(0, Head::stack_bytes) {
             0 => self.shared.stack_bytes,
             asked => asked,
@@ -245,7 +245,7 @@ impl Worker {
         let stack = self.lend_stack_again(stack_bytes).ok().or_else(|| self.take_reserve(stack_bytes));
         let Some(stack) = stack else {
             task.state.set(State::Parked(WaitReason::Future));
-            self.arm(task, now() + STACK_PAUSE);
+            self.time_wait(task, Some(now() + STACK_PAUSE));
             return false;
         };
         task.take_up(stack, run_step);
@@ -269,9 +269,8 @@ impl Worker {
         if was_woken {
             return self.ready.push_back(task);
         }
-        if let Some(deadline) = task.head().and_then(Head::deadline) {
-            self.arm(task, deadline.at);
-        }
+        // If that of a wait within the poll rings first, the poll that follows finds nothing new.
+        self.time_wait(task, task.head().and_then(Head::deadline).map(|deadline| deadline.at));
         task.state.set(State::Parked(WaitReason::Future));
     }
 

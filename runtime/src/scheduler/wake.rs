@@ -27,15 +27,19 @@ impl Worker {
         {
             return wake;
         }
-        if let Some(deadline) = deadline {
-            self.arm(task, deadline);
-        }
+        let has_own_timer = self.time_wait(task, deadline);
         task.state.set(State::Parked(reason));
         let wake = coroutine::suspend();
-        if deadline.is_some() {
-            self.disarm(task);
+        if wake == Wake::TimedOut && !has_own_timer {
+            return self.suspend_on(task, reason, deadline);
         }
         wake
+    }
+
+    /// The timer of an earlier wait has rung: this one arms its own.
+    #[cold]
+    fn suspend_on(&self, task: TaskRef, reason: WaitReason, deadline: Option<Instant>) -> Wake {
+        self.suspend(task, reason, deadline)
     }
 
     /// As `suspend`, for a wait that nothing may refuse: neither an order to unwind nor a `no_suspend` section.
@@ -71,12 +75,36 @@ impl Worker {
         })
     }
 
-    #[inline(never)]
-    pub(super) fn arm(&self, task: TaskRef, deadline: Instant) {
-        task.timer.set(Some(self.timers.borrow_mut().arm(deadline, task.id())));
+    /// As [`Worker::ensure_timer`]; most waits have no deadline, and follow one that had none.
+    #[inline(always)]
+    pub(super) fn time_wait(&self, task: TaskRef, deadline: Option<Instant>) -> bool {
+        match (deadline, task.timer.get()) {
+            (None, None) => false,
+            (deadline, _) => self.ensure_timer(task, deadline),
+        }
     }
 
+    /// Sees to it that a timer ends a wait that begins now by its deadline. Returns whether it is the wait's own: that of an
+    /// earlier wait, which rings by then, will do. So who waits again and again with the same timeout arms one for each timeout,
+    /// not for each wait. But a wait without a deadline is left alone.
     #[inline(never)]
+    fn ensure_timer(&self, task: TaskRef, deadline: Option<Instant>) -> bool {
+        let mut timers = self.timers.borrow_mut();
+        let nanos = deadline.map(|deadline| timers.nanos(deadline));
+        if let Some(left) = task.timer.get() {
+            let left_nanos = task.timer_nanos.get();
+            if nanos.is_some_and(|nanos| left_nanos <= nanos) {
+                return nanos == Some(left_nanos);
+            }
+            timers.cancel(left);
+        }
+        task.timer.set(nanos.map(|nanos| timers.arm_nanos(nanos, task.id())));
+        task.timer_nanos.set(nanos.unwrap_or_default());
+        nanos.is_some()
+    }
+
+    /// Takes away what the last wait of a dhaga has left.
+    #[inline]
     pub(super) fn disarm(&self, task: TaskRef) {
         if let Some(key) = task.timer.take() {
             self.timers.borrow_mut().cancel(key);
@@ -122,6 +150,19 @@ impl Worker {
         if let Some(woken) = self.wake(id) {
             self.ready.push_back(woken);
         }
+    }
+
+    /// As [`Worker::unpark_in_turn`], for many, of any worker.
+    #[inline]
+    pub(crate) fn unpark_all_in_turn(&self, sleepers: impl Iterator<Item = Address>) {
+        let mut found = Found::default();
+        for address in sleepers {
+            match std::ptr::eq(address.injector, self.injector) {
+                true => self.find_to_wake(address.task, &mut found),
+                false => self.unpark_anywhere(address),
+            }
+        }
+        self.wake_found(&mut found);
     }
 
     /// Takes note of a dhaga that an event wakes, and wakes all that were found when they are a group. No dhaga runs between.

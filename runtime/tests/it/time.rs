@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use dhaga::park::{self, Parked, WaitReason};
 use dhaga::{Interrupt, MissedTicks, interval, interval_at};
 
 use crate::common::{DEADLINE, everywhere, within_deadline};
@@ -62,5 +63,23 @@ fn a_beat_that_is_never_caught_up_starves_nobody() {
         assert_eq!(runtime.spawn(|| 7).join().expect("it gets its turn"), 7);
         ticks.cancel();
         ticks.join().expect("it ends");
+    });
+}
+
+#[test]
+fn a_wait_ends_by_its_own_deadline_whatever_that_of_the_one_before() {
+    within_deadline(DEADLINE, || {
+        let runtime = dhaga::Runtime::builder().workers(1).build().expect("a test can start a runtime");
+        let waits = runtime.spawn(|| {
+            for (before, own) in [(PERIOD * 10, PERIOD * 20), (DEADLINE * 100, PERIOD)] {
+                let waiter = park::unparker();
+                dhaga::spawn(move || waiter.unpark()).detach();
+                park::park_until(WaitReason::Park, Some(Instant::now() + before));
+                let due = Instant::now() + own;
+                while park::park_until(WaitReason::Park, Some(due)) != Parked::TimedOut {}
+                assert!(Instant::now() >= due, "the wait before has ended this one");
+            }
+        });
+        waits.join().expect("each wait ends");
     });
 }
