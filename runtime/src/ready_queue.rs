@@ -75,10 +75,20 @@ impl ReadyQueue {
         self.at(head)
     }
 
-    /// The one that so many others are before.
+    /// The next one.
     #[inline(always)]
-    pub(crate) fn peek(&self, ahead: usize) -> Option<TaskRef> {
-        if ahead < self.len() { self.at(self.head.get().wrapping_add(ahead)) } else { None }
+    pub(crate) fn first(&self) -> Option<TaskRef> {
+        if self.is_empty() { None } else { self.at(self.head.get()) }
+    }
+
+    /// Tells of the next ones, `max` at most.
+    #[inline(always)]
+    pub(crate) fn each_of_first(&self, max: usize, tell: impl Fn(TaskRef)) {
+        for ahead in 0..self.len().min(max) {
+            if let Some(task) = self.at(self.head.get().wrapping_add(ahead)) {
+                tell(task);
+            }
+        }
     }
 
     #[inline(always)]

@@ -55,7 +55,7 @@ const PATIENT_MAX: Duration = Duration::from_micros(50);
 const HAND_OFFS_MAX: u32 = 3;
 /// Dhagas that come near together: as many pages as a processor looks for at a time, and no more lines than stay in its near
 /// caches while that many requests are served.
-const NEAR_GROUP_MAX: usize = 8;
+const NEAR_GROUP: usize = 8;
 /// Spawn credit is drawn from and returned to the runtime in lots of this size, so that a spawn touches no shared line.
 const CREDIT_LOT_MAX: usize = 256;
 
@@ -73,8 +73,6 @@ pub(crate) struct Worker {
     /// The dhaga that the last one woke, and how many went first in a row for that reason.
     handed: Cell<Option<TaskRef>>,
     hand_offs: Cell<u32>,
-    /// Of the next in `ready`, how many have come near.
-    near_left: Cell<usize>,
     /// Of the round that runs: ready ones that were there when it began and have not run,
     ready_left: Cell<usize>,
     /// and unstarted ones.
@@ -209,7 +207,6 @@ impl Worker {
             is_patient_turn: Cell::new(false),
             handed: Cell::new(None),
             hand_offs: Cell::new(0),
-            near_left: Cell::new(0),
             ready_left: Cell::default(),
             unstarted_left: Cell::default(),
             late_mark: Cell::default(),
@@ -414,21 +411,12 @@ impl Worker {
     /// at a time as long as one. So the pages of a group are asked for together.
     #[inline(always)]
     fn bring_near(&self) {
-        match self.near_left.get().checked_sub(1) {
-            Some(left) => self.near_left.set(left),
-            None => self.near_left.set(self.bring_group_near()),
+        if self.ready.head().is_multiple_of(NEAR_GROUP) {
+            self.ready.each_of_first(NEAR_GROUP, TaskRef::prefetch);
         }
-        if let Some(first) = self.ready.peek(0) {
+        if let Some(first) = self.ready.first() {
             first.prefetch_work();
         }
-    }
-
-    /// Returns how many of them the next one leaves.
-    #[inline(always)]
-    fn bring_group_near(&self) -> usize {
-        let group = self.ready.len().min(NEAR_GROUP_MAX);
-        (0..group).filter_map(|ahead| self.ready.peek(ahead)).for_each(TaskRef::prefetch);
-        group.saturating_sub(1)
     }
 
     /// Step 5: what was asked for the end of the turn: each dirty connection is flushed once. During a shutdown, who waits
