@@ -101,11 +101,12 @@ fn few_who_take_all_they_can_leave_room_for_others_and_wait() {
         let server = serve_within(Limits { in_flight_per_server_max: 120, ..Limits::default() }, &gate);
         let mut greedy = [(); 3].map(|()| Peer::connect(server.local_addr()));
         greedy.iter_mut().for_each(|peer| peer.send(&pipeline(200, "hold")));
-        // One alone would have half of it, and each no less than 16.
+        // One after the other they have half of it, half of the rest, and the 16 that each may have: 106. At the same time, on
+        // several workers, each may have one more than that.
         eventually("all have what is theirs", || gate.inside() >= 3 * 16);
         let others = [(); 8].map(|()| connect(&server));
         others.iter().for_each(|other| assert_eq!(add(other, 1, 2).ok(), Some(3)));
-        assert!(server.stats().in_flight <= 120 - 16, "{:?}", server.stats());
+        assert!(server.stats().in_flight <= 110, "{:?}", server.stats());
         gate.open();
         greedy.iter_mut().for_each(|peer| expect_each_echoed_once(peer, 200));
         assert!(gate.most_inside() <= 120);
