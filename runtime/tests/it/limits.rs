@@ -160,6 +160,28 @@ fn futures_that_find_no_stack_are_polled_when_there_is_one_again() {
 }
 
 #[test]
+fn a_future_for_whose_polls_there_is_no_stack_never_runs() {
+    child::succeeds(child::name_of!(a_future_for_whose_polls_there_is_no_stack_never_runs), || {
+        limit(Resource::As, 600 << 20);
+        let runtime = Runtime::builder().workers(1).build().expect("a runtime");
+        let dropped = Arc::<AtomicUsize>::default();
+        let counted = Counted(dropped.clone());
+        let too_large = move || {
+            let never = Builder::new().stack_size(1 << 30).spawn_future(async move { drop(counted) });
+            never.expect("there is room for a dhaga").join()
+        };
+        let ended = runtime.spawn(too_large).join().expect("it ends well");
+        assert!(matches!(ended, Err(JoinError::NeverRan)), "{ended:?}");
+        assert_eq!(dropped.load(Ordering::SeqCst), 1);
+        assert_eq!(
+            runtime.spawn(|| dhaga::spawn_future(async { 1 }).join()).join().expect("ends").expect("ends"),
+            Ok(1)
+        );
+        runtime.shutdown(DEADLINE).expect("nothing is left");
+    });
+}
+
+#[test]
 fn above_the_limit_of_dhagas_a_spawn_is_refused_and_the_rest_live() {
     within_deadline(DEADLINE, || {
         let runtime = Runtime::builder().workers(2).tasks_max(1000).build().expect("a runtime");
