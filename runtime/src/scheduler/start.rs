@@ -175,7 +175,9 @@ impl Worker {
     pub(super) fn keep_reserve(&self) {
         let (mut reserve, mut stackless) = (self.reserve.borrow_mut(), self.stackless.borrow_mut());
         if reserve.is_none() {
-            *reserve = self.stacks.borrow_mut().take(self.shared.stack_bytes).ok();
+            let (mut stacks, stack_bytes) = (self.stacks.borrow_mut(), self.shared.stack_bytes);
+            // The one for polls, if there is no other: a poll can have the reserve, and a dhaga that is refused cannot have that.
+            *reserve = stacks.take(stack_bytes).or_else(|_| stacks.lend(stack_bytes)).ok();
         }
         if reserve.is_some() || self.tasks.borrow().len() == 0 {
             self.local.borrow_mut().extend(stackless.pop_front());
