@@ -121,7 +121,8 @@ pub fn spawn_at(worker: usize, f: impl FnOnce() + Send + 'static) -> Result<(), 
 }
 
 /// Wakes many at a time. None of them goes before others who are ready, as who is woken alone does: what they do is better done
-/// in a row, for those who can send it together.
+/// in a row, for those who can send it together. Each is woken by the time when the list has come to its end, and not each as soon
+/// as the list names it.
 #[inline]
 pub fn unpark_all(sleepers: impl IntoIterator<Item = Unparker>) {
     let Some(worker) = worker() else { return sleepers.into_iter().for_each(|sleeper| sleeper.unpark()) };

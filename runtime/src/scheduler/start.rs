@@ -28,17 +28,27 @@ impl Worker {
         if self.phase.get() >= Phase::Cancelling {
             self.start_late(job);
         } else if job.is_stepped() {
-            self.start_stepped(job);
+            self.start_stepped(job, false);
         } else {
             self.start(job, Job::execute);
         }
         true
     }
 
+    /// The first stack of a future. One that gets none is lost as other dhagas are: it may be too large for this machine.
     #[inline(never)]
-    fn start_stepped(&self, job: Job) {
-        let task = self.tasks.borrow_mut().insert_stepped(job);
-        self.resume(task);
+    fn start_stepped(&self, job: Job, is_leaving: bool) {
+        match self.lend_for_step(job.head()) {
+            Ok(stack) => {
+                let task = self.tasks.borrow_mut().insert_stepped(job);
+                if is_leaving {
+                    task.attention.add(Attention::LEAVING);
+                }
+                task.take_up(stack, run_step);
+                self.run_on(task);
+            }
+            Err(error) => self.refuse(job, &error),
+        }
     }
 
     /// The shutdown has gone too far for it to run undisturbed.
@@ -49,9 +59,7 @@ impl Worker {
         }
         context::cancel(job.head());
         if job.is_stepped() {
-            let task = self.tasks.borrow_mut().insert_stepped(job);
-            task.attention.add(Attention::LEAVING);
-            return self.resume(task);
+            return self.start_stepped(job, true);
         }
         self.start(job, |job| {
             let task = current_task().expect("a closure is run by its dhaga");
@@ -167,7 +175,9 @@ impl Worker {
     pub(super) fn keep_reserve(&self) {
         let (mut reserve, mut stackless) = (self.reserve.borrow_mut(), self.stackless.borrow_mut());
         if reserve.is_none() {
-            *reserve = self.stacks.borrow_mut().take(self.shared.stack_bytes).ok();
+            let (mut stacks, stack_bytes) = (self.stacks.borrow_mut(), self.shared.stack_bytes);
+            // The one for polls, if there is no other: a poll can have the reserve, and a dhaga that is refused cannot have that.
+            *reserve = stacks.take(stack_bytes).or_else(|_| stacks.lend(stack_bytes)).ok();
         }
         if reserve.is_some() || self.tasks.borrow().len() == 0 {
             self.local.borrow_mut().extend(stackless.pop_front());
@@ -234,22 +244,28 @@ impl Worker {
         self.return_one_credit();
     }
 
-    /// Gives a stack to a future that is to be polled: the one of the last poll, which no other dhaga gets, see
-    /// [`StackPool::lend`](crate::stack::StackPool::lend). Returns false if there is none: it waits for one then.
+    /// Gives a stack to a future that is to be polled again. Returns false if there is none: it waits for one then, since others
+    /// give theirs back.
     fn take_up(&self, task: TaskRef) -> bool {
         self.disarm(task);
-        let stack_bytes = match task.head().map_or(0, Head::stack_bytes) {
-            0 => self.shared.stack_bytes,
-            asked => asked,
-        };
-        let stack = self.lend_stack_again(stack_bytes).ok().or_else(|| self.take_reserve(stack_bytes));
-        let Some(stack) = stack else {
+        let head = task.head().expect("a task that has not ended knows what it runs");
+        let Ok(stack) = self.lend_for_step(head) else {
             task.state.set(State::Parked(WaitReason::Future));
             self.time_wait(task, Some(now() + STACK_PAUSE));
             return false;
         };
         task.take_up(stack, run_step);
         true
+    }
+
+    /// A stack for a poll: the one of the last poll, which no other dhaga gets, see
+    /// [`StackPool::lend`](crate::stack::StackPool::lend).
+    fn lend_for_step(&self, head: &Head) -> Result<Stack, StackError> {
+        let stack_bytes = match head.stack_bytes() {
+            0 => self.shared.stack_bytes,
+            asked => asked,
+        };
+        self.lend_stack_again(stack_bytes).or_else(|error| self.take_reserve(stack_bytes).ok_or(error))
     }
 
     /// The stack that was kept for the case that there is no other, unless it is too small.

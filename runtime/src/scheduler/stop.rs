@@ -24,10 +24,12 @@ impl Worker {
         }
     }
 
-    /// Wakes whoever waits for a connection: it looks at the phase, and gives up.
+    /// Wakes whoever waits for a connection: it looks at the phase, and gives up. Also whoever is ready: it may be about to go on
+    /// with such a wait, since the timer of an earlier one has rung.
     fn end_accepts(&self) {
         let tasks = self.tasks.borrow();
-        let waiting = tasks.live().filter(|task| task.state.get() == State::Parked(WaitReason::Accept));
+        let may_wait = |state| matches!(state, State::Ready | State::Parked(WaitReason::Accept));
+        let waiting = tasks.live().filter(|task| may_wait(task.state.get()));
         waiting.for_each(|task| self.unpark_in_turn(task.id()));
     }
 

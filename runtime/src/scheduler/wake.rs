@@ -152,17 +152,17 @@ impl Worker {
         }
     }
 
-    /// As [`Worker::unpark_in_turn`], for many, of any worker.
+    /// As [`Worker::unpark_in_turn`], for many, of any worker; at the latest when the list ends. The list may be foreign code, in
+    /// which dhagas run and end, so nothing but their ids is kept meanwhile.
     #[inline]
     pub(crate) fn unpark_all_in_turn(&self, sleepers: impl Iterator<Item = Address>) {
-        let mut found = Found::default();
+        let mut named = Named { worker: self, ids: Found::default() };
         for address in sleepers {
             match std::ptr::eq(address.injector, self.injector) {
-                true => self.find_to_wake(address.task, &mut found),
+                true => named.push(address.task),
                 false => self.unpark_anywhere(address),
             }
         }
-        self.wake_found(&mut found);
     }
 
     /// Takes note of a dhaga that an event wakes, and wakes all that were found when they are a group. No dhaga runs between.
@@ -236,6 +236,33 @@ pub(super) fn find_to_use(waker: Waker, found: &mut Found<Waker>) {
 pub(super) fn use_found(found: &mut Found<Waker>) {
     found.iter().for_each(|waker| prefetch_lines(waker.data().addr(), 1));
     found.drain().for_each(Waker::wake);
+}
+
+/// Dhagas that somebody wakes, as a list names them; woken as well when that panics.
+struct Named<'a> {
+    worker: &'a Worker,
+    ids: Found<TaskId>,
+}
+
+impl Named<'_> {
+    #[inline(always)]
+    fn push(&mut self, id: TaskId) {
+        if self.ids.push(id) {
+            self.wake();
+        }
+    }
+
+    fn wake(&mut self) {
+        let mut found = Found::default();
+        self.ids.drain().for_each(|id| self.worker.find_to_wake(id, &mut found));
+        self.worker.wake_found(&mut found);
+    }
+}
+
+impl Drop for Named<'_> {
+    fn drop(&mut self) {
+        self.wake();
+    }
 }
 
 /// Those whom events wake, in their order, held back until there is a group of them: so what their wakes touch, each on a page

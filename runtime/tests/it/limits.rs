@@ -159,6 +159,79 @@ fn futures_that_find_no_stack_are_polled_when_there_is_one_again() {
     });
 }
 
+/// Starts dhagas that park until the channel is closed, until there is no stack for another.
+fn take_all_stacks(runtime: &Runtime, released: &channel::Receiver<()>) {
+    let never_ran = Arc::<AtomicUsize>::default();
+    while never_ran.load(Ordering::SeqCst) == 0 {
+        let (released, counted) = (released.clone(), Counted(never_ran.clone()));
+        let park = move || {
+            std::mem::forget(counted);
+            released.recv()
+        };
+        Builder::new().spawn_on(runtime, park).expect("there is room for dhagas").detach();
+    }
+}
+
+/// One future waits within its poll, on the stack of the polls. Another is polled on the one that is kept for when there is no
+/// other, which is then kept for that again.
+#[test]
+fn the_last_stack_comes_back_from_a_poll() {
+    child::succeeds(child::name_of!(the_last_stack_comes_back_from_a_poll), || {
+        limit(Resource::As, 600 << 20);
+        let runtime = Runtime::builder().workers(1).tasks_max(200_000).build().expect("a runtime");
+        let (wakers, woken) = mpsc::channel();
+        let (entered, polled) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+        let (release, released) = channel::bounded::<()>(1);
+        let waits = polled_twice(wakers.clone(), entered.clone(), released.clone());
+        let polls = polled.clone();
+        let pending = poll_fn(move |context| {
+            polls.fetch_add(1, Ordering::SeqCst);
+            wakers.send(context.waker().clone()).expect("the test listens");
+            Poll::<()>::Pending
+        });
+        let spawn = move || [dhaga::spawn_future(waits), dhaga::spawn_future(pending)];
+        let [waits, pending] = runtime.spawn(spawn).join().expect("it ends well");
+        let [first, second] = [woken.recv().expect("it is polled"), woken.recv().expect("it is polled")];
+        take_all_stacks(&runtime, &released);
+        for (waker, count) in [(first, &entered), (second, &polled)] {
+            let before = count.load(Ordering::SeqCst);
+            waker.wake();
+            while count.load(Ordering::SeqCst) == before {
+                thread::yield_now();
+            }
+        }
+        let refused = runtime.spawn(|| ());
+        assert!(matches!(refused.join(), Err(JoinError::NeverRan)), "it waits for nobody");
+        pending.cancel();
+        assert!(pending.join().expect("it ends well").is_err());
+        drop(release);
+        waits.join().expect("it ends well").expect("nobody stops it");
+        runtime.shutdown(DEADLINE).expect("nothing is left");
+    });
+}
+
+#[test]
+fn a_future_for_whose_polls_there_is_no_stack_never_runs() {
+    child::succeeds(child::name_of!(a_future_for_whose_polls_there_is_no_stack_never_runs), || {
+        limit(Resource::As, 600 << 20);
+        let runtime = Runtime::builder().workers(1).build().expect("a runtime");
+        let dropped = Arc::<AtomicUsize>::default();
+        let counted = Counted(dropped.clone());
+        let too_large = move || {
+            let never = Builder::new().stack_size(1 << 30).spawn_future(async move { drop(counted) });
+            never.expect("there is room for a dhaga").join()
+        };
+        let ended = runtime.spawn(too_large).join().expect("it ends well");
+        assert!(matches!(ended, Err(JoinError::NeverRan)), "{ended:?}");
+        assert_eq!(dropped.load(Ordering::SeqCst), 1);
+        assert_eq!(
+            runtime.spawn(|| dhaga::spawn_future(async { 1 }).join()).join().expect("ends").expect("ends"),
+            Ok(1)
+        );
+        runtime.shutdown(DEADLINE).expect("nothing is left");
+    });
+}
+
 #[test]
 fn above_the_limit_of_dhagas_a_spawn_is_refused_and_the_rest_live() {
     within_deadline(DEADLINE, || {

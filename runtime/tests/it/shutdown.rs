@@ -820,3 +820,58 @@ fn a_wait_moves_on_when_the_runtime_of_its_socket_ends() {
         assert_eq!(moves.join().expect("it ends").expect("a byte comes"), 1);
     });
 }
+
+/// Computes, so that nobody else runs on this worker.
+fn hog(until: Instant) {
+    while Instant::now() < until {
+        std::hint::spin_loop();
+    }
+}
+
+/// The timer of an earlier wait rings in the accept: it is ready then, but has nothing to look at.
+#[test]
+fn an_accept_ends_with_the_shutdown_even_if_the_timer_of_an_earlier_wait_has_just_rung() {
+    const SOON: Duration = Duration::from_millis(100);
+    within_deadline(DEADLINE, || {
+        let runtime = Arc::new(Runtime::builder().workers(1).build().expect("a test can start a runtime"));
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
+        let address = listener.local_addr().expect("it is bound");
+        let (begins, begun) = mpsc::channel();
+        let accepts = runtime.spawn(move || {
+            let rings = Instant::now() + SOON;
+            dhaga::within(SOON, || {
+                dhaga::spawn(move || TcpStream::connect(address).map(drop)).detach();
+                listener.accept().map(drop)
+            })
+            .expect("somebody connects");
+            // Both wait for the time at which the timer of that accept rings, this one a little less.
+            let stops = dhaga::spawn(move || {
+                dhaga::sleep(rings - Duration::from_millis(1) - Instant::now());
+                begins.send(()).expect("the test listens");
+                while !dhaga::is_shutting_down() {
+                    std::hint::spin_loop();
+                }
+                hog(Instant::now() + Duration::from_millis(50));
+            });
+            let hogs = dhaga::spawn(move || {
+                dhaga::sleep(rings - Duration::from_millis(20) - Instant::now());
+                // The worker learns to look at the clock after each of them.
+                for _ in 0..40 {
+                    hog(Instant::now() + Duration::from_micros(200));
+                    dhaga::yield_now();
+                }
+                hog(rings + Duration::from_millis(1));
+            });
+            let ended = dhaga::within(DEADLINE, || listener.accept()).expect_err("nobody else connects");
+            drop((stops, hogs));
+            ended
+        });
+        begun.recv().expect("it begins");
+        // It ends by itself, long before it would be cancelled.
+        let (began, grace) = (Instant::now(), DEADLINE / 4);
+        runtime.shutdown(grace).expect("nothing is left");
+        assert!(began.elapsed() < grace, "it was cancelled");
+        let ended = accepts.join().expect("it ends well");
+        assert!(is_told(&ended), "{ended:?}");
+    });
+}

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::pipe;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -202,6 +203,43 @@ fn who_are_woken_at_once_run_in_their_order() {
         turn::unpark_all(sleepers);
         handles.into_iter().for_each(|handle| handle.join().expect("nobody panics"));
         assert_eq!(*order.lock().expect("nobody panics"), [0, 1, 2, 3, 4]);
+    });
+}
+
+/// Whoever makes the list may wait meanwhile, and who was named may end before it is woken.
+#[test]
+fn a_wake_of_many_does_not_reach_who_took_the_place_of_one_that_has_ended() {
+    in_dhaga(|| {
+        let order = Arc::default();
+        let (named, first) = sleeper(1, &order);
+        dhaga::yield_now();
+        let mut successor = None;
+        let ends_first = std::iter::once_with(|| {
+            named.unpark();
+            first.join().expect("nobody panics");
+            successor = Some(sleeper(2, &order));
+            dhaga::yield_now();
+            park::unparker()
+        });
+        turn::unpark_all(std::iter::once(named.clone()).chain(ends_first));
+        dhaga::yield_now();
+        assert_eq!(*order.lock().expect("nobody panics"), [1], "the other sleeps on");
+        let (other, second) = successor.expect("it was spawned");
+        other.unpark();
+        second.join().expect("nobody panics");
+    });
+}
+
+#[test]
+fn who_was_named_before_the_list_failed_is_woken() {
+    in_dhaga(|| {
+        let order = Arc::default();
+        let (named, handle) = sleeper(1, &order);
+        dhaga::yield_now();
+        let fails = std::iter::once_with(|| resume_unwind(Box::new("on purpose")));
+        let list = std::iter::once(named).chain(fails);
+        catch_unwind(AssertUnwindSafe(|| turn::unpark_all(list))).expect_err("the list fails");
+        handle.join().expect("nobody panics");
     });
 }
 
