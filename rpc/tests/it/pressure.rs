@@ -174,6 +174,47 @@ fn who_waits_for_the_servers_room_behind_its_own_limit_goes_on_when_others_have_
     });
 }
 
+/// Pipelines of many who come and go, some without their answers.
+#[test]
+fn however_small_the_limits_are_each_request_is_answered_and_nothing_is_left() {
+    const SHORT: [(usize, usize); 7] = [(1, 1), (1, 100), (2, 1), (16, 100), (17, 17), (33, 5), (64, 1024)];
+    within_deadline(|| {
+        for (in_flight_per_server_max, in_flight_per_connection_max) in SHORT {
+            let gate = Gate::default();
+            gate.open();
+            let limits = Limits { in_flight_per_server_max, in_flight_per_connection_max, ..Limits::default() };
+            let server = serve_within(limits, &gate);
+            thread::scope(|scope| {
+                for seed in 1..=8 {
+                    let server = &server;
+                    scope.spawn(move || (0..12).for_each(|round| come_and_go(server, seed * 1000 + round)));
+                }
+            });
+            eventually("none is left", || (server.stats().in_flight, server.stats().connections) == (0, 0));
+            assert!(gate.most_inside() <= in_flight_per_server_max, "{} inside", gate.most_inside());
+            assert_eq!(add(&connect(&server), 1, 2).ok(), Some(3));
+        }
+    });
+}
+
+fn come_and_go(server: &Server, mut seed: u64) {
+    let mut peer = Peer::connect(server.local_addr());
+    let count = 1 + next(&mut seed) as u32 % 80;
+    for id in 0..count {
+        let millis = next(&mut seed) % 2;
+        peer.send_to_whom_it_may_concern(&match next(&mut seed) % 3 {
+            0 => request(id, "hold", vec![id.into()]),
+            1 => request(id, "sleep", vec![millis.into(), id.into()]),
+            _ => [notification("hold", vec![id.into()]), request(id, "echo", vec![id.into()])].concat(),
+        });
+    }
+    if next(&mut seed) % 3 > 0 {
+        let mut ids: Vec<_> = (0..count).map(|_| peer.receive_answer().0).collect();
+        ids.sort_unstable();
+        assert_eq!(ids, (0..count).collect::<Vec<_>>());
+    }
+}
+
 #[test]
 fn a_frame_above_the_queue_limit_is_taken_alone() {
     within_deadline(|| {
