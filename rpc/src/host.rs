@@ -86,15 +86,32 @@ impl Host {
     /// Never more than there is room for, not even for a moment: another would be refused for what nobody has.
     #[inline]
     pub(crate) fn reserve(&self, lot: usize) -> usize {
-        let mut before = self.in_flight.load(Ordering::Relaxed);
+        let before = self.in_flight.load(Ordering::Relaxed);
+        let has_room = before + lot <= self.limits.in_flight_per_server_max;
+        match has_room && self.count(before, lot).is_ok() {
+            true => lot,
+            false => self.reserve_again(lot),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn reserve_again(&self, lot: usize) -> usize {
+        let mut before = self.in_flight.load(Ordering::SeqCst);
         loop {
             let free = self.limits.in_flight_per_server_max.saturating_sub(before);
             let count = if lot <= free { lot } else { free.min(1) };
-            match self.in_flight.compare_exchange_weak(before, before + count, Ordering::SeqCst, Ordering::Relaxed) {
+            match self.count(before, count) {
                 Ok(_) => return count,
                 Err(now) => before = now,
             }
         }
+    }
+
+    /// Counts so many beside those that there were `before`, unless there are others now.
+    #[inline]
+    fn count(&self, before: usize, count: usize) -> Result<usize, usize> {
+        self.in_flight.compare_exchange(before, before + count, Ordering::SeqCst, Ordering::SeqCst)
     }
 
     /// So many handlers are not in flight any more.
