@@ -76,24 +76,42 @@ impl Host {
     }
 
     /// Handlers that run or wait, and requests that wait for one.
+    #[inline]
     pub(crate) fn in_flight(&self) -> usize {
         self.in_flight.load(Ordering::SeqCst)
     }
 
     /// Counts a lot of handlers, or a single one if there is no room for all. Returns how many it has counted.
+    ///
+    /// Never more than there is room for, not even for a moment: another would be refused for what nobody has.
     #[inline]
     pub(crate) fn reserve(&self, lot: usize) -> usize {
-        let before = self.in_flight.fetch_add(lot, Ordering::SeqCst);
-        match before + lot <= self.limits.in_flight_per_server_max {
+        let before = self.in_flight.load(Ordering::Relaxed);
+        let has_room = before + lot <= self.limits.in_flight_per_server_max;
+        match has_room && self.count(before, lot).is_ok() {
             true => lot,
-            false => self.reserve_less(lot),
+            false => self.reserve_again(lot),
         }
     }
 
     #[cold]
-    fn reserve_less(&self, lot: usize) -> usize {
-        self.release(lot);
-        if lot > 1 { self.reserve(1) } else { 0 }
+    #[inline(never)]
+    fn reserve_again(&self, lot: usize) -> usize {
+        let mut before = self.in_flight.load(Ordering::SeqCst);
+        loop {
+            let free = self.limits.in_flight_per_server_max.saturating_sub(before);
+            let count = if lot <= free { lot } else { free.min(1) };
+            match self.count(before, count) {
+                Ok(_) => return count,
+                Err(now) => before = now,
+            }
+        }
+    }
+
+    /// Counts so many beside those that there were `before`, unless there are others now.
+    #[inline]
+    fn count(&self, before: usize, count: usize) -> Result<usize, usize> {
+        self.in_flight.compare_exchange(before, before + count, Ordering::SeqCst, Ordering::SeqCst)
     }
 
     /// So many handlers are not in flight any more.
@@ -105,11 +123,10 @@ impl Host {
         }
     }
 
-    /// Handlers that one connection may have in flight: no more than as many as others could have beside them. So one finds room
+    /// Handlers that one connection may have in flight, of so many in all: no more than as many as others could have beside them. So one finds room
     /// even if many take all that they can, as in a switch whose queues share a buffer (Choudhury and Hahne, 1998).
     #[inline]
-    pub(crate) fn in_flight_of_one_max(&self) -> usize {
-        let in_flight = self.in_flight.load(Ordering::SeqCst);
+    pub(crate) fn in_flight_of_one_max(&self, in_flight: usize) -> usize {
         let free = self.limits.in_flight_per_server_max.saturating_sub(in_flight);
         free.max(IN_FLIGHT_GUARANTEED).min(self.limits.in_flight_per_connection_max)
     }
@@ -126,6 +143,7 @@ impl Host {
     }
 
     #[cold]
+    #[inline(never)]
     fn tell_who_waits(&self) {
         let mut waiting = self.waiting();
         self.tells_below.store(0, Ordering::SeqCst);
@@ -158,5 +176,36 @@ impl Drop for Host {
             let handlers = std::mem::take(&mut self.handlers);
             turn::drop_in_dhaga((std::mem::take(&mut self.methods), handlers, std::mem::take(&mut self.manner)));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+    use std::thread;
+
+    use super::*;
+
+    fn host(in_flight_per_server_max: usize) -> Arc<Host> {
+        let limits = Limits { in_flight_per_server_max, ..Limits::default() };
+        Host::new(Methods::new(), Arc::new(limits), Manner::default())
+    }
+
+    #[test]
+    fn who_asks_for_more_than_there_is_takes_no_room_from_another_meanwhile() {
+        let (host, barrier) = (host(8), Barrier::new(2));
+        assert_eq!(host.reserve(6), 6);
+        let take_and_release = |lot| {
+            barrier.wait();
+            (0..2_000_000).for_each(|_| {
+                assert_eq!(host.reserve(lot), 1);
+                host.release(1);
+            });
+        };
+        thread::scope(|scope| {
+            scope.spawn(|| take_and_release(4));
+            take_and_release(1);
+        });
+        assert_eq!(host.in_flight(), 6);
     }
 }

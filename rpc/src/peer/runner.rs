@@ -253,6 +253,7 @@ impl<'a> Runner<'a> {
         Some(Settled::One(appended))
     }
 
+    #[inline]
     fn let_go(&self, state: MutexGuard<'_, State>, settled: Settled, goes_on: bool) {
         match goes_on {
             true => drop(state),

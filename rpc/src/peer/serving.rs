@@ -211,29 +211,41 @@ impl Connection<Peer> {
     /// As [`room`](Self::room), with nothing in flight.
     #[inline]
     fn whole_room(&self) -> Room {
-        let requests = if self.may_read_requests() { self.side.host.in_flight_of_one_max() } else { 0 };
+        let requests = if self.may_read_requests() { self.in_flight_max() } else { 0 };
         Room { requests, bytes: self.limits.queued_bytes_max, in_flight: 0 }
     }
 
+    /// What the connection may have in flight at the moment.
+    #[inline]
+    fn in_flight_max(&self) -> usize {
+        let host = &*self.side.host;
+        host.in_flight_of_one_max(host.in_flight())
+    }
+
     fn requests_to_go(&self, state: &State) -> usize {
-        self.side.host.in_flight_of_one_max().saturating_sub(state.in_flight)
+        self.in_flight_max().saturating_sub(state.in_flight)
     }
 
-    /// Whether there is room for a frame that had to wait.
-    fn has_room(&self, state: &State, frame_bytes: usize) -> bool {
-        let bytes = state.queued_bytes + frame_bytes + QUEUED_FRAME_OVERHEAD_BYTES;
-        state.in_flight == 0 || (self.requests_to_go(state) > 0 && bytes <= self.limits.queued_bytes_max)
-    }
-
-    /// Where the server is half full, it may be others that make room. Whoever is above its share then has requests of its own
-    /// in flight; if these do not end, for they wait for what is yet unread, the host tells it when others have ended.
-    fn wait_for_the_server(self: &Arc<Self>, serving: &Serving) {
-        let host = &self.side.host;
-        if host.in_flight() > host.limits.in_flight_per_server_max / 2
-            && !serving.will_be_told.swap(true, Ordering::SeqCst)
-        {
-            let connection: Arc<dyn WaitsForRoom> = self.clone();
-            host.tell_of_room(Arc::downgrade(&connection));
+    /// Whether there is room for the frame that waits. If not, something will have this looked at again when there may be.
+    ///
+    /// Where less than half of the server is full, that is the end of a request of the connection's own, whatever others do. Else
+    /// others may make the room, while its own requests do not end, for they wait for what is yet unread: the host tells of that.
+    fn has_room_or_will_be_told(self: &Arc<Self>, state: &State) -> bool {
+        let (host, serving) = (&self.side.host, self.side.serving());
+        let bytes = state.queued_bytes + state.waiting_bytes + QUEUED_FRAME_OVERHEAD_BYTES;
+        loop {
+            // One look for both questions: between two looks others might take what was free, or make it free.
+            let in_flight = host.in_flight();
+            let has_place = state.in_flight < host.in_flight_of_one_max(in_flight);
+            if state.in_flight == 0 || (has_place && bytes <= self.limits.queued_bytes_max) {
+                return true;
+            }
+            let is_half_free = in_flight <= host.limits.in_flight_per_server_max / 2;
+            if is_half_free || serving.will_be_told.swap(true, Ordering::SeqCst) {
+                return false;
+            }
+            // The room that has come until now is not told of.
+            host.tell_of_room(Arc::downgrade(&(self.clone() as Arc<dyn WaitsForRoom>)));
         }
     }
 
@@ -263,7 +275,7 @@ impl Connection<Peer> {
         match message {
             Ok(Message::Request { id, .. }) | Err(MessageError { request_id: Some(id), .. }) => {
                 batch.announced = None;
-                let refusal = Refusal::TooManyInFlight { limit: self.side.host.in_flight_of_one_max() };
+                let refusal = Refusal::TooManyInFlight { limit: self.in_flight_max() };
                 self.count_refused(frame, message, &refusal);
                 self.refuse(*id, refusal);
             }
@@ -291,8 +303,7 @@ impl Connection<Peer> {
             state.waiting_bytes = bytes;
             // Under the lock: who makes room looks at it after the room is made.
             serving.is_waiting.store(true, Ordering::SeqCst);
-            self.wait_for_the_server(serving);
-            has_room = self.has_room(&state, bytes) && !self.is_congested();
+            has_room = self.has_room_or_will_be_told(&state) && !self.is_congested();
             // Who calls looks at it after the call is entered.
             has_room |= self.side.has_calls() && !self.is_flooded();
             has_room = has_room && serving.is_waiting.swap(false, Ordering::SeqCst);
@@ -442,7 +453,7 @@ impl Batch {
     /// What other workers take meanwhile is not free any more.
     fn look_at_others(&mut self, host: &Host) {
         if let Some(room) = &mut self.room {
-            let left = host.in_flight_of_one_max().saturating_sub(room.in_flight);
+            let left = host.in_flight_of_one_max(host.in_flight()).saturating_sub(room.in_flight);
             room.requests = room.requests.min(left);
         }
     }
@@ -622,7 +633,7 @@ impl Serving {
             return;
         }
         let state = self.state();
-        let has_room = connection.has_room(&state, state.waiting_bytes);
+        let has_room = connection.has_room_or_will_be_told(&state);
         drop(state);
         if has_room && !connection.is_congested() {
             self.resume(connection);

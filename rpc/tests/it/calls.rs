@@ -149,6 +149,42 @@ fn a_call_out_of_time_ends_in_time_and_its_late_answer_reaches_nobody() {
     });
 }
 
+/// One dhaga, whose calls wait one after the other: what the timeout of one has left behind is nothing to the next.
+#[test]
+fn each_call_of_a_dhaga_has_its_own_timeout_whatever_those_before_had() {
+    within_deadline(|| {
+        let gate = Gate::default();
+        let server = serve(&gate);
+        let (client, short) = (connect(&server), Duration::from_millis(50));
+        let calls = move || {
+            let answered = |timeout, millis: u64| {
+                let slept = client.call_timeout::<_, u64>("sleep", (millis, millis), timeout);
+                assert_eq!(slept.ok(), Some(millis), "within {timeout:?}");
+            };
+            let late = |timeout: Duration| {
+                let since = Instant::now();
+                let late = client.call_timeout::<_, ()>("hold", ((),), timeout);
+                assert!(matches!(late, Err(CallError::DeadlineExceeded)), "{late:?}");
+                assert!((timeout..timeout + PATIENCE / 2).contains(&since.elapsed()), "{:?}", since.elapsed());
+            };
+            answered(PATIENCE, 0);
+            late(short);
+            answered(short * 20, 0);
+            // That timer rings meanwhile.
+            answered(PATIENCE, 1500);
+            answered(short * 20, 0);
+            late(short * 30);
+            answered(PATIENCE, 1);
+            late(short);
+            dhaga::within(short * 20, || answered(PATIENCE, 0));
+            answered(PATIENCE, 1500);
+        };
+        let runtime = one_worker();
+        runtime.spawn(calls).join().expect("each call ends as it should");
+        gate.open();
+    });
+}
+
 #[test]
 fn late_answers_to_calls_that_we_gave_up_are_no_flood() {
     const CALLS: usize = 1000;
