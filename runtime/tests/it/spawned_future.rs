@@ -505,3 +505,111 @@ fn a_future_that_never_started_is_dropped_by_a_dhaga() {
         drop(polled);
     });
 }
+
+/// Waits within the poll for a message that comes long before its time is over: so the timer of the wait is left.
+fn wait_in_poll(time: Duration) {
+    let (sender, receiver) = dhaga::sync::mpsc::channel();
+    dhaga::spawn(move || sender.send(())).detach();
+    // Its scope may end first.
+    let _ = receiver.recv_timeout(time);
+}
+
+#[test]
+fn the_timer_of_a_wait_within_a_poll_neither_polls_it_nor_hides_its_deadline() {
+    within_deadline(DEADLINE, || {
+        // It rings before the deadline of the future, or would after it.
+        for time in [4 * SHORT, 100 * DEADLINE] {
+            let (runtime, ended) = on_one_worker(move || {
+                let mut polls = 0;
+                let (counts, counted) = mpsc::channel();
+                let waits = poll_fn(move |_| {
+                    wait_in_poll(time);
+                    polls += 1;
+                    counts.send(polls).expect("the test listens");
+                    Poll::<()>::Pending
+                });
+                let ended = within(20 * SHORT, || spawn_future(waits)).join().expect("it ends well");
+                dhaga::spawn(move || (ended, counted.into_iter().last()))
+            });
+            let (ended, polls) = ended.join().expect("it ends well");
+            assert!(matches!(ended, Err(Interrupt::DeadlineExceeded { .. })), "{ended:?}");
+            assert!(polls.is_none_or(|polls| polls == 1), "{polls:?} polls");
+            runtime.shutdown(DEADLINE).expect("nothing is left");
+        }
+    });
+}
+
+#[test]
+fn a_crowd_that_waits_within_polls_and_between_them_leaves_no_timer() {
+    within_deadline(DEADLINE, || {
+        const FUTURES: u64 = 300;
+        let runtime = Runtime::builder().workers(2).build().expect("a test can start a runtime");
+        let waits = |number: u64| async move {
+            for round in 0..5 {
+                let time = Duration::from_micros((number * 37 + round * 91) % 700 + 1);
+                match (number + round) % 3 {
+                    0 => wait_in_poll(time + DEADLINE),
+                    1 => dhaga::sleep(time),
+                    _ => drop(within(time, || dhaga::sync::mpsc::channel::<()>().1.recv())),
+                }
+                dhaga::future::sleep(time).await;
+            }
+        };
+        let spawn = move || {
+            let of = |number| match number % 4 {
+                0 => within(Duration::from_millis(number % 7), || spawn_future(waits(number))),
+                _ => spawn_future(waits(number)),
+            };
+            (0..FUTURES).map(of).collect::<Vec<_>>()
+        };
+        let handles = runtime.spawn(spawn).join().expect("it ends well");
+        handles.iter().skip(1).step_by(5).for_each(JoinHandle::cancel);
+        for handle in handles {
+            let ended = handle.join().expect("it ends well");
+            assert!(
+                matches!(ended, Ok(()) | Err(Interrupt::Cancelled | Interrupt::DeadlineExceeded { .. })),
+                "{ended:?}"
+            );
+        }
+        // Whoever sent has ended, too.
+        let is_at_rest =
+            || runtime.audit(DEADLINE).is_some_and(|audit| (audit.tasks, audit.stacks, audit.timers) == (0, 0, 0));
+        while !is_at_rest() {
+            thread::yield_now();
+        }
+        runtime.shutdown(DEADLINE).expect("nothing is left");
+    });
+}
+
+#[test]
+fn a_shutdown_unwinds_futures_with_timers_left_and_polls_that_wait_with_one() {
+    within_deadline(DEADLINE, || {
+        for grace in [Duration::ZERO, SHORT] {
+            let (starts, started) = mpsc::channel();
+            let (runtime, handles) = on_one_worker(move || {
+                let idle = |starts: mpsc::Sender<()>| async move {
+                    wait_in_poll(DEADLINE);
+                    starts.send(()).expect("the test listens");
+                    future::pending::<()>().await
+                };
+                let waits = |starts: mpsc::Sender<()>| async move {
+                    wait_in_poll(SHORT * 2);
+                    starts.send(()).expect("the test listens");
+                    let forever = dhaga::sync::mpsc::channel::<()>();
+                    let _ = dhaga::uncancellable(|| forever.1.recv_timeout(DEADLINE * 2));
+                    panic!("the channel is open, and the time is long");
+                };
+                let spawn = |_| [spawn_future(idle(starts.clone())), spawn_future(waits(starts.clone()))];
+                let handles: Vec<_> = (0..20).flat_map(spawn).collect();
+                dhaga::spawn(move || handles)
+            });
+            let handles = handles.join().expect("it ends well");
+            started.iter().take(handles.len()).for_each(drop);
+            runtime.shutdown(grace).expect("all end");
+            for handle in handles {
+                let ended = handle.join();
+                assert!(matches!(ended, Ok(Err(Interrupt::Cancelled)) | Err(JoinError::Unwound)), "{ended:?}");
+            }
+        }
+    });
+}
