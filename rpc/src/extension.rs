@@ -134,10 +134,7 @@ impl Hello {
         Self {
             v: VERSION,
             caps: Caps::NAMES.iter().map(|(name, _)| *name).collect(),
-            limits: AnnouncedLimits {
-                frame_bytes: limits.frame_bytes_in_max,
-                in_flight: limits.in_flight_per_connection_max,
-            },
+            limits: AnnouncedLimits { frame_bytes: limits.frame_bytes_in_max, in_flight: limits.in_flight_alone_max() },
         }
     }
 }

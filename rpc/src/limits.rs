@@ -141,6 +141,13 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// Handlers that a connection may have in flight while no other has any: half of the server's at the most, since as many are
+    /// kept free for others.
+    pub(crate) fn in_flight_alone_max(&self) -> usize {
+        let half = self.in_flight_per_server_max.div_ceil(2);
+        half.max(IN_FLIGHT_GUARANTEED).min(self.in_flight_per_connection_max)
+    }
+
     /// What is wrong with the limits, if anything: one of zero lets nothing happen at all.
     pub(crate) fn check(&self) -> Result<(), &'static str> {
         let counts = [

@@ -94,6 +94,34 @@ fn cancels_reach_handlers_that_take_all_the_room_while_more_calls_want_it() {
     });
 }
 
+/// As above, where the server's limit is below what a connection may have: one alone has half of it.
+#[test]
+fn cancels_reach_handlers_that_take_all_of_a_small_server_that_one_may_have() {
+    within_deadline(|| {
+        let (events, all) = mpsc::channel();
+        let limits = Limits { in_flight_per_server_max: 40, ..Limits::default() };
+        let server = waiting(1, None, events).limits(limits).bind("127.0.0.1:0").expect("there is a port");
+        let address = server.local_addr();
+        let runtime = Runtime::builder().workers(1).build().expect("the kernel gives threads");
+        let client = runtime.spawn(move || Client::connect(address).expect("it listens"));
+        let client = client.join().expect("nobody panics");
+        let call = || {
+            let client = client.clone();
+            // The handlers do not end by it while the test waits.
+            runtime.spawn(move || client.call_timeout::<_, ()>("wait", (), DEADLINE))
+        };
+        let callers: Vec<_> = (0..30).map(|_| call()).collect();
+        (0..20).for_each(|_| assert_eq!(next_event(&all).0, Event::Begun(1)));
+        // So that the rest is on its way, if it leaves at all.
+        thread::sleep(Duration::from_millis(50));
+        callers.iter().for_each(dhaga::JoinHandle::cancel);
+        for caller in callers {
+            assert!(matches!(caller.join(), Ok(Err(CallError::Cancelled))));
+        }
+        eventually("nothing is left", || server.stats().in_flight == 0);
+    });
+}
+
 #[test]
 fn a_caller_that_is_cancelled_ends_the_wait_at_every_hop() {
     within_deadline(|| {
