@@ -5,7 +5,7 @@
 use proc_macro2::{Ident, TokenStream};
 use quote::{format_ident, quote};
 
-use crate::model::{Argument, Form, Method, Outcome, Service};
+use crate::model::{Argument, Form, Method, Outcome, Service, unraw};
 use crate::options::DefaultValue;
 
 pub(crate) fn expand(service: &Service) -> TokenStream {
@@ -15,7 +15,7 @@ pub(crate) fn expand(service: &Service) -> TokenStream {
         format!("Serves a [`{ident}`]: give it to [`ServerBuilder::service`](::dhaga_rpc::ServerBuilder::service).");
     let handlers = methods.iter().map(|method| handler(ident, method));
     // As it is written by hand, since the documentation shows it; but the trait may have that name.
-    let t = if ident == "T" { format_ident!("S") } else { format_ident!("T") };
+    let t = if unraw(ident) == "T" { format_ident!("S") } else { format_ident!("T") };
     quote! {
         #[doc = #about]
         #[allow(dead_code)]

@@ -40,6 +40,13 @@ trait S {
     fn s(&self) -> Result<u8, String>;
 }
 
+mod raw {
+    #[dhaga_rpc::service]
+    pub trait r#T {
+        fn t(&self) -> Result<u8, String>;
+    }
+}
+
 impl T for One {
     fn t(&self) -> Result<u8, String> {
         Ok(1)

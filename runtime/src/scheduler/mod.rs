@@ -56,6 +56,10 @@ const HAND_OFFS_MAX: u32 = 3;
 /// Dhagas that come near together: as many pages as a processor looks for at a time, and no more lines than stay in its near
 /// caches while that many requests are served.
 const NEAR_GROUP: usize = 8;
+/// A worker later than this at its timers was kept from everything: a dhaga computed, or the machine stood still.
+const LATE_MIN: Duration = Duration::from_millis(20);
+/// How long a late worker then attends to its sockets first, at most.
+const SOCKETS_FIRST_MAX: Duration = Duration::from_millis(5);
 /// Spawn credit is drawn from and returned to the runtime in lots of this size, so that a spawn touches no shared line.
 const CREDIT_LOT_MAX: usize = 256;
 
@@ -88,6 +92,9 @@ pub(crate) struct Worker {
     /// Unstarted dhagas that must start here.
     local: RefCell<VecDeque<Job>>,
     timers: RefCell<Timers<TaskId>>,
+    /// When the timers were last looked at, and until when the sockets go before them.
+    timers_seen: Cell<Instant>,
+    sockets_first: Cell<Option<Instant>>,
     /// Futures that wait for time to pass.
     sleepers: RefCell<Sleepers>,
     pub(crate) front: Arc<Front>,
@@ -215,6 +222,8 @@ impl Worker {
             taken_back: Cell::new(0),
             local: RefCell::default(),
             timers: RefCell::new(Timers::new(now())),
+            timers_seen: Cell::new(now()),
+            sockets_first: Cell::new(None),
             sleepers: RefCell::default(),
             front,
             seen: RefCell::default(),
@@ -290,7 +299,11 @@ impl Worker {
         if timers.is_empty() {
             return;
         }
-        let (now, tasks) = (now(), self.tasks.borrow());
+        let now = now();
+        if self.sockets_go_first(now, &timers) {
+            return;
+        }
+        let tasks = self.tasks.borrow();
         let mut late = Vec::new();
         while let Some(id) = timers.pop_expired(now) {
             let Some(task) = tasks.get(id) else {
@@ -307,6 +320,30 @@ impl Worker {
         drop((timers, tasks));
         self.queue_late(late);
         self.call_back();
+    }
+
+    /// What came in time is found in time, even by a worker that looks late: without this, a pause of the machine would end
+    /// all waits that had a deadline, while the answers lie in the sockets.
+    #[inline(always)]
+    fn sockets_go_first(&self, now: Instant, timers: &Timers<TaskId>) -> bool {
+        let was_away = now.saturating_duration_since(self.timers_seen.replace(now)) >= LATE_MIN;
+        (was_away || self.sockets_first.get().is_some()) && self.look_at_sockets_first(now, timers)
+    }
+
+    #[inline(never)]
+    fn look_at_sockets_first(&self, now: Instant, timers: &Timers<TaskId>) -> bool {
+        let goes_on = match self.sockets_first.get() {
+            Some(end) => now < end && self.has_work(),
+            // Else it only slept until somebody wanted it.
+            None => timers.next_deadline().is_some_and(|deadline| now.saturating_duration_since(deadline) >= LATE_MIN),
+        };
+        if !goes_on {
+            self.sockets_first.set(None);
+        } else if self.sockets_first.get().is_none() {
+            self.sockets_first.set(Some(now + SOCKETS_FIRST_MAX));
+            self.poll_due.set(now);
+        }
+        goes_on
     }
 
     /// Those of the last time may have had the whole batch: they go first again only if another has run since.

@@ -1,11 +1,13 @@
 //! Deadlines and cancellation follow the code: inwards, to what it calls and spawns, and no further.
 
+use std::io::{Read, Write};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use dhaga::net::UnixStream;
 use dhaga::sync::channel::{self, Receiver, RecvError, Sender};
 use dhaga::sync::{Mutex, Semaphore};
-use dhaga::{Interrupt, JoinError, checkpoint, deadline, is_cancelled, uncancellable, with_deadline, within};
+use dhaga::{Interrupt, JoinError, Runtime, checkpoint, deadline, is_cancelled, uncancellable, with_deadline, within};
 
 use crate::child;
 use crate::common::{DEADLINE, everywhere, within_deadline};
@@ -329,7 +331,7 @@ fn a_cancel_from_outside_is_an_error_of_the_group() {
 #[test]
 fn an_early_sleep_passes_through_the_loop() {
     within_deadline(DEADLINE, || {
-        let runtime = dhaga::Runtime::builder().workers(1).build().expect("a test can start a runtime");
+        let runtime = Runtime::builder().workers(1).build().expect("a test can start a runtime");
         let over = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
         let seen = over.clone();
         let sleeper = runtime.spawn(move || {
@@ -388,5 +390,51 @@ fn a_join_that_was_stopped_gives_its_handle_back() {
         };
         sender.send(()).expect("it still receives");
         assert_eq!(handle.join().expect("it ends"), Ok(()));
+    });
+}
+
+/// As after a pause of the machine: the time is over, and the data lies in the sockets, when the worker looks at both. One
+/// waits for its socket, one for a dhaga that does: as a caller of another program waits for the reader of its connection.
+#[test]
+fn what_came_in_time_is_found_by_a_worker_that_looks_late() {
+    const TIME: Duration = Duration::from_millis(500);
+    within_deadline(DEADLINE, || {
+        let runtime = Runtime::builder().workers(1).build().expect("a runtime can be had");
+        let [(mut own, far_own), (mut other, far_other)] =
+            [0, 1].map(|_| UnixStream::pair().expect("sockets can be had"));
+        let (waits, is_waiting) = channel::bounded(2);
+        let (hand_over, handed_over) = channel::bounded(1);
+        let mut byte = [0];
+        let _ = runtime.spawn(move || {
+            other.read_exact(&mut byte).expect("the other end writes");
+            hand_over.send(byte).expect("the caller waits");
+        });
+        let wait_too = waits.clone();
+        let caller = runtime.spawn(move || {
+            // Who is late goes before others only if one of these has run since it last did.
+            dhaga::yield_now();
+            wait_too.send(()).expect("the other dhaga listens");
+            handed_over.recv_timeout(TIME)
+        });
+        let reader = runtime.spawn(move || {
+            own.set_read_timeout(Some(TIME)).expect("it is not zero");
+            waits.send(()).expect("the other dhaga listens");
+            own.read(&mut byte).map(|count| (count, byte))
+        });
+        let hog = runtime.spawn(move || {
+            // They share the worker, so both have run until they waited for what comes now.
+            is_waiting.iter().take(2).for_each(drop);
+            let written = Instant::now();
+            for mut far in [&far_own, &far_other] {
+                far.write_all(&[7]).expect("the other end is open");
+            }
+            while written.elapsed() < TIME + Duration::from_millis(50) {
+                std::hint::spin_loop();
+            }
+            (far_own, far_other)
+        });
+        drop(hog.join().expect("it does not panic"));
+        assert_eq!(reader.join().expect("it does not panic").expect("it came in time"), (1, [7]));
+        assert_eq!(caller.join().expect("it does not panic"), Ok([7]));
     });
 }
