@@ -360,6 +360,18 @@ impl<S: Side> Connection<S> {
         self.close(Some(Arc::new(io::Error::new(io::ErrorKind::OutOfMemory, reason))));
     }
 
+    /// The peer takes nothing more: what it has sent before is the last that is read. Returns false where the transport cannot
+    /// end so, and nothing was done.
+    #[cold]
+    pub(crate) fn end_output(self: &Arc<Self>) -> bool {
+        let ends = self.transport.end_input();
+        if ends {
+            self.outbox.close();
+            S::drained(self);
+        }
+        ends
+    }
+
     /// Ends the connection at once, in both directions. Whoever waits for it learns the reason.
     pub(crate) fn close(self: &Arc<Self>, reason: Option<Cause>) {
         if self.is_closed.swap(true, Ordering::SeqCst) {

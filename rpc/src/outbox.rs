@@ -331,7 +331,9 @@ impl Outbox {
         let mut state = self.lock();
         state.buffer = Vec::new();
         state.head = Vec::new();
+        state.held = 0;
         state.is_dirty = false;
+        self.was_full.store(false, Ordering::Relaxed);
         state.waiting.wake_all();
         !std::mem::replace(&mut state.is_closed, true)
     }

@@ -192,6 +192,18 @@ impl Transport {
         }
     }
 
+    /// Lets what has come until now be the last that is read, with an end behind it. Returns false for pipes, of which the kernel
+    /// closes one end for all.
+    pub(crate) fn end_input(&self) -> bool {
+        // It fails when the peer's reset was faster, which is such an end.
+        match &self.0 {
+            Kind::Tcp(stream) => drop(stream.shutdown(Shutdown::Read)),
+            Kind::Unix(stream) => drop(stream.shutdown(Shutdown::Read)),
+            Kind::Pipes(_) => return false,
+        }
+        true
+    }
+
     /// Ends both directions. The peer sees it at once, and a writer who waits is woken.
     pub(crate) fn close(&self) {
         // A socket's end fails when the peer was faster: either way it is down.

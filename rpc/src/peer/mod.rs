@@ -55,8 +55,6 @@ pub(crate) struct Peer {
     charged: AtomicUsize,
     /// The keeper looks at it until the peer owes nothing.
     is_watched: AtomicBool,
-    /// All that the peer has sent was read.
-    is_all_read: AtomicBool,
     /// The peer sends no more: what it asked for is answered, and nothing more can be asked of it.
     is_ended: AtomicBool,
     /// The peer ends: it is asked nothing more, and answers what it was asked.
@@ -89,7 +87,6 @@ impl Peer {
             peers_room: AtomicU32::new(u32::MAX),
             charged: AtomicUsize::new(0),
             is_watched: AtomicBool::new(false),
-            is_all_read: AtomicBool::new(false),
             is_ended: AtomicBool::new(false),
             is_leaving: AtomicBool::new(false),
             is_ending: AtomicBool::new(false),
@@ -287,7 +284,6 @@ impl Side for Peer {
         if was_unfinished {
             log::debug!("{} closed in the middle of a frame", connection.describe_peer());
         }
-        connection.side.is_all_read.store(true, Ordering::SeqCst);
         if connection.side.keeper.as_ref().is_some_and(|keeper| keeper.ends()) {
             return;
         }
@@ -302,9 +298,12 @@ impl Side for Peer {
     }
 
     fn broken(connection: &Arc<Connection<Self>>, error: io::Error) {
-        let is_gone = error.kind() == io::ErrorKind::BrokenPipe;
-        let keeper = connection.side.keeper.as_ref().filter(|_| is_gone);
-        if !keeper.is_some_and(|keeper| keeper.ends()) {
+        let keeper = connection.side.keeper.as_ref().filter(|_| error.kind() == io::ErrorKind::BrokenPipe);
+        if keeper.is_some_and(|keeper| keeper.ends()) {
+            return;
+        }
+        // What it has sent before it went may lie in the socket: notifications, or answers to us.
+        if !(is_gone(&error) && connection.end_output()) {
             connection.close(Some(Arc::new(error)));
         }
     }
@@ -312,9 +311,8 @@ impl Side for Peer {
     fn closed(connection: &Arc<Connection<Self>>, reason: Option<Cause>) {
         let peer = &connection.side;
         if let Some(serving) = peer.serving.get() {
-            // What it has sent before an end in good order counts, even if it takes no more answers.
-            let keeps_notifications =
-                peer.is_all_read.load(Ordering::SeqCst) && reason.as_ref().is_some_and(is_departure);
+            // What it has sent before it went counts, even if it takes no more answers.
+            let keeps_notifications = reason.as_ref().is_some_and(is_departure);
             peer.host.release(serving.forget_pending(keeps_notifications));
         }
         peer.cancel_for_who_has_gone();
@@ -350,10 +348,15 @@ fn is_stall(cause: &Cause) -> bool {
 /// The peer has gone, and neither it nor we did anything wrong.
 fn is_departure(cause: &Cause) -> bool {
     match cause.downcast_ref::<io::Error>() {
-        Some(error) => matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset),
+        Some(error) => is_gone(error),
         // A child has ended.
         None => !is_breach(cause),
     }
+}
+
+/// The other end of the transport is closed.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
 }
 
 /// What a peer may not do, although each of its frames is in order.
