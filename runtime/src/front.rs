@@ -170,7 +170,7 @@ impl Front {
     pub(crate) fn close(&self, report: impl FnMut(Report)) {
         let callbacks = self.reactor().close(report);
         // Only now that the reactor is free again: one may own other sources that were registered here.
-        drop(callbacks);
+        callbacks.into_iter().for_each(OnReady::on_abandoned);
         drop(self.take_called());
     }
 }

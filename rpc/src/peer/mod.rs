@@ -160,6 +160,9 @@ impl Peer {
 impl Drop for Peer {
     fn drop(&mut self) {
         self.charge(0);
+        if let Some(number) = self.serving.get().and_then(|serving| serving.number()) {
+            self.host.served.open.remove(number);
+        }
     }
 }
 
@@ -241,7 +244,7 @@ impl Side for Peer {
         }
     }
 
-    fn commit(connection: &Arc<Connection<Self>>, mut batch: Batch, waits_for: Option<usize>) -> bool {
+    fn commit(connection: &Arc<Connection<Self>>, batch: &mut Batch, waits_for: Option<usize>) -> bool {
         std::mem::take(&mut batch.answered).wake();
         let has_room = connection.enter_requests(batch, waits_for);
         // Not before: a request may have come with the last answer.
@@ -251,9 +254,10 @@ impl Side for Peer {
         has_room
     }
 
-    fn run(connection: &Arc<Connection<Self>>) {
+    fn run(connection: Arc<Connection<Self>>) {
         if let Some(serving) = connection.side.serving.get() {
-            Runner::new(connection, serving).run();
+            let appended = Runner::new(&connection, serving).run();
+            connection.note_last(appended);
         }
     }
 

@@ -8,13 +8,14 @@ use dhaga::turn::Region;
 use dhaga::{park, turn, yield_now};
 
 use super::Peer;
-use super::asked::{Asked, Desk, Left};
+use super::asked::{self, Asked, Desk, Here};
 use super::queue::{Params, Request};
 use super::serving::{Serving, State};
 use crate::connection::Connection;
 use crate::error::Refusal;
 use crate::layer::{self, Answered};
 use crate::limits::QUEUED_FRAME_OVERHEAD_BYTES;
+use crate::meta::Meta;
 use crate::metrics::Begun;
 use crate::outbox::Appended;
 use crate::service::{Handler, HandlerError, kind_of, respond_refusal};
@@ -47,13 +48,14 @@ struct Current<'a> {
 
 /// How it goes on behind a request.
 enum Then {
-    /// With this one, where the last one has run.
+    /// With this one, in the region at hand.
     Here(Request),
-    /// With this one, in the desk's region, in which nothing has run.
-    Elsewhere(Request),
+    /// With this one, in another, in which nothing has run.
+    Elsewhere(Request, Here),
     /// Not before there is room for the answer.
     NoRoom,
-    Over,
+    /// With nothing; a flush may have yet to be asked for.
+    Over(Appended),
 }
 
 /// From where a runner takes the next request.
@@ -64,8 +66,8 @@ enum Inside {
     No,
 }
 
-/// Who holds a region while a runner takes the next request in it: its desk, `Runner::run`, the code around, `State::running`.
-const HOLDERS: usize = 4;
+/// Who holds a region while a runner takes the next request in it: `Runner::run` and `State::running`.
+const HOLDERS: usize = 2;
 
 impl<'a> Runner<'a> {
     pub(super) fn new(connection: &'a Arc<Connection<Peer>>, serving: &'a Serving) -> Self {
@@ -76,33 +78,41 @@ impl<'a> Runner<'a> {
     ///
     /// Each request has a region of its own as far as anybody can see. To make one as new takes longer than to look whether it
     /// is, so those that left nothing behind share it.
-    pub(super) fn run(mut self) {
-        let (mut desk, mut slice) = (Desk::of(self.connection), Slice::default());
-        let mut then = self.next(&mut desk, Inside::No);
-        loop {
-            then = match then {
-                Then::Here(request) | Then::Elsewhere(request) => {
-                    let region = desk.region.clone();
-                    region.run(region.deadline(), || self.run_here(request, &mut desk, &mut slice))
+    ///
+    /// Returns what became of the last answer, for the caller to note: the connection goes with it to the end of the turn.
+    #[must_use = "nobody else asks for the flush"]
+    pub(super) fn run(mut self) -> Appended {
+        let (mut here, mut desk) = asked::take(self.connection, self.serving.number_of(self.connection));
+        let mut slice = Slice::default();
+        let mut then = self.next(&here, &mut desk, Inside::No);
+        let appended = loop {
+            let request = match then {
+                Then::Here(request) => request,
+                Then::Elsewhere(request, elsewhere) => {
+                    here = elsewhere;
+                    request
                 }
                 Then::NoRoom => {
                     // Its deadline or cancel must not swallow an answer; and if the connection ends, there is room.
                     while self.connection.wait_for_room(None).is_err() {
                         yield_now();
                     }
-                    self.next(&mut desk, Inside::No)
+                    then = self.next(&here, &mut desk, Inside::No);
+                    continue;
                 }
-                Then::Over => break,
+                Then::Over(appended) => break appended,
             };
-        }
-        desk.keep();
+            then = here.run(here.deadline(), || self.run_here(request, &here, &mut desk, &mut slice));
+        };
+        asked::keep(here, desk);
+        appended
     }
 
     /// Runs a request, and those behind it that may run in the same region.
-    fn run_here(&mut self, mut request: Request, desk: &mut Desk, slice: &mut Slice) -> Then {
+    fn run_here(&mut self, mut request: Request, here: &Here, desk: &mut Desk, slice: &mut Slice) -> Then {
         loop {
             self.count_begin(&request);
-            let error = self.serve(&request, desk);
+            let error = self.serve(&request, here, desk);
             self.count_end(desk.answer.len(), error);
             let bytes = request.cost as usize + desk.answer.len();
             drop(request);
@@ -112,7 +122,7 @@ impl<'a> Runner<'a> {
                 false if !turn::is_patient() => self.connection.step_back_if_greedy(),
                 false => {}
             }
-            match self.next(desk, Inside::Region) {
+            match self.next(here, desk, Inside::Region) {
                 Then::Here(next) => request = next,
                 then => return then,
             }
@@ -120,8 +130,8 @@ impl<'a> Runner<'a> {
     }
 
     /// Runs one request and leaves its answer on the desk. Returns the kind of its error, if there is one.
-    fn serve(&self, request: &Request, desk: &mut Desk) -> Option<u8> {
-        let Desk { region, params, answer } = desk;
+    fn serve(&self, request: &Request, region: &Here, desk: &mut Desk) -> Option<u8> {
+        let Desk { params, answer } = desk;
         let handler = &*self.connection.side.host.handlers[request.number as usize];
         let params = match &request.params {
             Params::Short(_) => &params[..],
@@ -193,49 +203,55 @@ impl<'a> Runner<'a> {
     }
 
     /// Sends the answer of the request at hand, lets it go, and takes the next.
-    fn next(&mut self, desk: &mut Desk, inside: Inside) -> Then {
+    fn next(&mut self, here: &Here, desk: &mut Desk, inside: Inside) -> Then {
         let mut state = self.serving.state();
-        let Some(settled) = self.settle(&mut state, &mut desk.answer) else { return Then::NoRoom };
+        let Some(mut settled) = self.settle(&mut state, &mut desk.answer) else { return Then::NoRoom };
         let next = state.next(&mut desk.params);
         // What never waits is soon over: the runner itself goes on with what is behind it. A layer may wait.
         let host = &self.connection.side.host;
         let is_inline = |next: &Request| host.handlers[next.number as usize].is_inline();
         let goes_on = next.as_ref().is_some_and(is_inline) && host.manner.layers.is_empty();
         let (then, left) = match next {
-            Some(next) => self.begin(&mut state, next, desk, inside),
-            None => (Then::Over, self.place.take().map(|place| state.leave(place))),
+            Some(next) => self.begin(&mut state, next, here, inside),
+            None => (Then::Over(settled.take_last()), self.place.take().map(|place| state.leave(place))),
         };
         self.let_go(state, settled, goes_on);
         drop(left);
         then
     }
 
-    /// Begins a request, under the lock, where a cancel finds it from now on. Returns a region that it was not to run in, too, to
-    /// be dropped when the lock is free.
+    /// Begins a request, under the lock, where a cancel finds it from now on. Returns a region that was left for it, too, to be
+    /// dropped when the lock is free.
     #[inline]
-    fn begin(&mut self, state: &mut State, mut next: Request, desk: &mut Desk, inside: Inside) -> (Then, Option<Left>) {
+    fn begin(&mut self, state: &mut State, mut next: Request, here: &Here, inside: Inside) -> (Then, Option<Here>) {
         self.current = Some(Current { id: next.id, cost: next.cost as usize, begun: None });
         let is_plain = next.meta.is_none();
-        let follows = |desk: &Desk| inside == Inside::Region && is_plain && desk.may_be_shared(HOLDERS);
-        let mut left = None;
-        let (place, is_here) = match self.place {
-            Some(place) if follows(desk) => (place, true),
-            Some(place) => {
-                left = desk.renew(self.connection, next.meta.take());
-                state.running[place] = desk.region.clone();
-                (place, false)
-            }
-            None => {
-                if !is_plain {
-                    left = desk.renew(self.connection, next.meta.take());
-                }
-                (state.running.insert(desk.region.clone()), false)
-            }
+        let follows = match self.place {
+            None => is_plain,
+            Some(_) => inside == Inside::Region && is_plain && asked::may_be_shared(here, HOLDERS),
+        };
+        let elsewhere = (!follows).then(|| self.renew(next.meta.take()));
+        let region = elsewhere.as_ref().unwrap_or(here);
+        region.begin(next.number);
+        let (place, left) = match self.place {
+            Some(place) if follows => (place, None),
+            Some(place) => (place, Some(std::mem::replace(&mut state.running[place], region.clone()))),
+            None => (state.running.insert(region.clone()), None),
         };
         self.place = Some(place);
         state.note_running(next.id, place);
-        desk.region.begin(next.number);
-        (if is_here { Then::Here(next) } else { Then::Elsewhere(next) }, left)
+        let then = match elsewhere {
+            None => Then::Here(next),
+            Some(elsewhere) => Then::Elsewhere(next, elsewhere),
+        };
+        (then, left)
+    }
+
+    /// A region in which nothing has run, for a request with `meta`.
+    #[cold]
+    #[inline(never)]
+    fn renew(&self, meta: Option<Box<Meta>>) -> Here {
+        Asked::region(self.connection, self.serving.number_of(self.connection), meta)
     }
 
     /// All under the lock: whoever sees nothing in flight may close the connection, so the answer is with the unsent bytes
@@ -323,7 +339,8 @@ impl Successor {
         self.connection.step_back_if_greedy();
         let serving = self.connection.side.serving();
         serving.state().has_successor = false;
-        Runner::new(&self.connection, serving).run();
+        let appended = Runner::new(&self.connection, serving).run();
+        self.connection.note(appended);
     }
 }
 
@@ -340,6 +357,17 @@ impl Drop for Successor {
 enum Settled {
     Nothing,
     One(Appended),
+}
+
+impl Settled {
+    /// Leaves it to the caller to ask for the flush.
+    #[inline]
+    fn take_last(&mut self) -> Appended {
+        match self {
+            Self::Nothing => Appended::Queued,
+            Self::One(appended) => std::mem::replace(appended, Appended::Queued),
+        }
+    }
 }
 
 impl Drop for Runner<'_> {

@@ -5,17 +5,18 @@
 //! ```
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use dhaga::turn::Region;
 use slab::Slab;
 
-use super::asked::{Asked, Left};
+use super::asked::Here;
 use super::calling::Answered;
 use super::ids::{Ids, Place};
 use super::queue::{Queue, Request};
 use super::{Breach, Peer};
 use crate::connection::Connection;
+use crate::directory::Number;
 use crate::error::{Cause, Refusal};
 use crate::extension::PREFIX;
 use crate::host::{Host, WaitsForRoom};
@@ -48,6 +49,8 @@ pub(super) struct Serving {
     /// Something is in flight or announced. Written under the lock. Only a reader sets it, so that a reader, of which there is one
     /// at a time, believes it without the lock when it is not set.
     is_occupied: AtomicBool,
+    /// Under which handlers find the connection.
+    number: OnceLock<Number>,
 }
 
 #[derive(Default)]
@@ -55,7 +58,7 @@ pub(super) struct State {
     pub(super) pending: Queue,
     pub(super) has_successor: bool,
     /// Where requests run, by the place of their runner.
-    pub(super) running: Slab<Arc<Region<Asked>>>,
+    pub(super) running: Slab<Here>,
     /// Requests that are pending or run, notifications included.
     in_flight: usize,
     /// Bytes of their frames and of what goes with them, at true cost.
@@ -286,7 +289,7 @@ impl Connection<Peer> {
     }
 
     /// Enters a batch. Returns whether there is room after all for the frame that has to wait, if one does.
-    pub(super) fn enter_requests(self: &Arc<Self>, batch: Batch, waits_for: Option<usize>) -> bool {
+    pub(super) fn enter_requests(self: &Arc<Self>, batch: &mut Batch, waits_for: Option<usize>) -> bool {
         if batch.room.is_none() && waits_for.is_none() {
             return true;
         }
@@ -500,10 +503,10 @@ impl State {
     /// # Errors
     ///
     /// An id is in flight already.
-    fn enter(&mut self, mut batch: Batch) -> Result<(), Breach> {
+    fn enter(&mut self, batch: &mut Batch) -> Result<(), Breach> {
         self.in_flight += batch.requests.len();
         self.queued_bytes += batch.bytes;
-        self.announced = batch.announced;
+        self.announced = batch.announced.take();
         self.ids.reserve(batch.requests.len());
         let mut result = Ok(());
         for (request, number) in batch.requests.iter().zip(self.pending.numbers_to_come()) {
@@ -513,7 +516,7 @@ impl State {
             }
         }
         self.pending.append(&mut batch.requests);
-        batch.requests.keep();
+        std::mem::take(&mut batch.requests).keep();
         result
     }
 
@@ -550,7 +553,7 @@ impl State {
 
     /// A runner is done. Returns what was held for it, to be dropped when the lock is free.
     #[inline]
-    pub(super) fn leave(&mut self, place: usize) -> Left {
+    pub(super) fn leave(&mut self, place: usize) -> Here {
         let left = self.running.remove(place);
         if self.running.is_empty() && self.running.capacity() > KEPT_MAX {
             self.running = Slab::new();
@@ -582,6 +585,17 @@ impl Serving {
     /// Whether nothing is pending or runs.
     pub(super) fn is_idle(&self) -> bool {
         self.state().in_flight == 0
+    }
+
+    /// The connection's number in its host's directory, if it has one.
+    pub(super) fn number(&self) -> Option<Number> {
+        self.number.get().copied()
+    }
+
+    /// As [`number`](Self::number), made at the first request.
+    #[inline]
+    pub(super) fn number_of(&self, connection: &Arc<Connection<Peer>>) -> Number {
+        *self.number.get_or_init(|| connection.side.host.served.open.add(Arc::downgrade(connection)))
     }
 
     /// Drops what is pending, but for notifications if they are to be run all the same. Returns how many there were.

@@ -116,6 +116,8 @@ pub(crate) struct Worker {
     arrived: Cell<usize>,
     /// Callbacks whose sources became readable in the poll that runs now.
     callbacks: RefCell<Vec<Arc<dyn OnReady>>>,
+    /// What was asked for the end of the turn, where this worker is the only one: nobody else could do it, see `Front`.
+    at_end: RefCell<Vec<Arc<dyn AtEnd>>>,
     /// What was last seen of all workers, in their order.
     seen: RefCell<Box<[Seen]>>,
     /// How often this worker still wakes to look after the others, if nothing happens to itself.
@@ -233,6 +235,7 @@ impl Worker {
             placed_left: Cell::new(0),
             arrived: Cell::new(0),
             callbacks: RefCell::default(),
+            at_end: RefCell::default(),
             pace: Cell::new(1),
             budget: Cell::new(BUDGET_MAX),
             poll_due: Cell::new(now()),
@@ -429,14 +432,24 @@ impl Worker {
     }
 
     fn flush(&self) {
-        let mut list = self.front.take_at_end();
+        let is_alone = self.shared.workers == 1;
+        let mut list = if is_alone { self.at_end.take() } else { self.front.take_at_end() };
         if list.is_empty() {
             return;
         }
         for work in list.drain(..) {
             work.at_end();
         }
-        self.front.keep_at_end(list);
+        match is_alone {
+            // What these have asked for is in another list by now, which mostly is none.
+            true if self.at_end.borrow().is_empty() => drop(self.at_end.replace(list)),
+            true => {}
+            false => self.front.keep_at_end(list),
+        }
+    }
+
+    fn at_end_len(&self) -> usize {
+        self.at_end.borrow().len() + self.front.at_end_len()
     }
 
     /// Step 6: those who stepped back, for a short while, when what the others have to send has left. Never left out: however
@@ -594,7 +607,7 @@ impl Worker {
             || !self.patient.is_empty()
             || self.handed.get().is_some()
             || self.has_unstarted()
-            || self.front.at_end_len() > 0
+            || self.at_end_len() > 0
     }
 }
 
@@ -607,7 +620,7 @@ impl Worker {
             stacks: self.stacks.borrow().stats().in_use - reserve,
             timers: self.timers.borrow().len(),
             sources: self.front.reactor().len(),
-            at_end: self.front.at_end_len(),
+            at_end: self.at_end_len(),
             reserved: 0,
         }
     }
@@ -616,7 +629,10 @@ impl Worker {
 /// Starting and resuming dhagas.
 impl Worker {
     pub(crate) fn push_at_end(&self, work: Arc<dyn AtEnd>) {
-        self.front.push_at_end(work);
+        match self.shared.workers {
+            1 => self.at_end.borrow_mut().push(work),
+            _ => self.front.push_at_end(work),
+        }
     }
 }
 
