@@ -40,6 +40,8 @@ pub(crate) trait Side: Send + Sync + Sized + 'static {
     fn run(connection: Arc<Connection<Self>>);
     /// Has others run what was taken, since the reader reads on.
     fn delegate(connection: &Arc<Connection<Self>>);
+    /// Asks the processor for what a read will touch.
+    fn bring_near(&self);
     /// So many bytes of a frame that has not ended are kept.
     fn unfinished(connection: &Arc<Connection<Self>>, bytes: usize);
     /// All that was to be sent has left: there may be room for a frame that had to wait.
@@ -487,6 +489,11 @@ impl<S: Side> OnReady for Connection<S> {
         }
     }
 
+    fn bring_near(&self) {
+        self.transport.bring_near();
+        self.side.bring_near();
+    }
+
     /// What nobody listens to any more must not seem to live.
     fn on_abandoned(self: Arc<Self>) {
         self.close(Some(Arc::new(io::Error::other("the runtime of the connection has ended"))));
@@ -496,5 +503,9 @@ impl<S: Side> OnReady for Connection<S> {
 impl<S: Side> AtEnd for Connection<S> {
     fn at_end(self: Arc<Self>) {
         self.flush();
+    }
+
+    fn bring_near(&self) {
+        self.transport.bring_near();
     }
 }

@@ -108,6 +108,10 @@ pub trait OnReady: Send + Sync {
 
     /// Called instead when the reactor has gone, with its runtime: no event will ever come again.
     fn on_abandoned(self: Arc<Self>) {}
+
+    /// Called shortly before [`on_ready`](Self::on_ready) where many are called in a row, to ask for memory that it will touch
+    /// besides the callback itself.
+    fn bring_near(&self) {}
 }
 
 /// Readiness and waiters of one source. Shared between the reactor that learns of events and whoever waits. `W` names a
@@ -123,8 +127,7 @@ pub(crate) struct Readiness<W = Address> {
     /// Whether anybody waits, by direction. Changes under the lock, and is read without it by who was woken: mostly nobody
     /// waits then, and so neither does the reader.
     has_waiters: [AtomicBool; 2],
-    /// Where the callback lies, and how large it is in lines: for [`prefetch_callback`](Self::prefetch_callback), which must not wait for
-    /// the lock.
+    /// Where the count of the callback lies: a hint for who does not wait for the lock.
     callback_at: AtomicUsize,
     waiters: Mutex<Waiters<W>>,
 }
@@ -350,18 +353,15 @@ impl<W: Copy + PartialEq> Readiness<W> {
 
     /// Sends the readable events to `callback` from now on.
     pub(crate) fn set_callback(&self, callback: Option<Arc<dyn OnReady>>) {
-        self.callback_at.store(callback.as_ref().map_or(0, address_of), Relaxed);
+        self.callback_at.store(callback.as_ref().map_or(0, count_of), Relaxed);
         let old = std::mem::replace(&mut self.lock().callback, callback);
         drop(old);
     }
 
-    /// Asks the processor for what the callback will touch.
+    /// Asks the processor for the count of the callback.
     #[inline(always)]
     fn prefetch_callback(&self) {
-        let at = self.callback_at.load(Relaxed);
-        if at != 0 {
-            prefetch_lines(at & !(CACHE_LINE_BYTES - 1), at & (CACHE_LINE_BYTES - 1));
-        }
+        prefetch_lines(self.callback_at.load(Relaxed), 1);
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiters<W>> {
@@ -412,17 +412,20 @@ impl<W: Copy + PartialEq> Readiness<W> {
     }
 }
 
-/// Lines of a callback that are asked for ahead at most.
-const CALLBACK_LINES_MAX: usize = 16;
+/// Lines that are asked for ahead at most, of one that is to be called.
+const LINES_AHEAD_MAX: usize = 16;
 
-/// The first line of a callback, and in its low bits how many there are.
-fn address_of(callback: &Arc<dyn OnReady>) -> usize {
-    let (first, bytes) = (Arc::as_ptr(callback).addr(), size_of_val(&**callback));
-    // Its count lies before it.
-    let first = first - 2 * size_of::<usize>();
+/// Where the counts lie: in front of the value.
+fn count_of<T: ?Sized>(callback: &Arc<T>) -> usize {
+    Arc::as_ptr(callback).addr() - 2 * size_of::<usize>()
+}
+
+/// Asks the processor for one that is to be called soon, counts included. Touches nothing of it.
+#[inline]
+pub(crate) fn prefetch_shared<T: ?Sized>(shared: &Arc<T>) {
+    let (first, end) = (count_of(shared), Arc::as_ptr(shared).addr() + size_of_val(&**shared));
     let start = first & !(CACHE_LINE_BYTES - 1);
-    let lines = (first + 2 * size_of::<usize>() + bytes - start).div_ceil(CACHE_LINE_BYTES);
-    start | lines.min(CALLBACK_LINES_MAX)
+    prefetch_lines(start, (end - start).div_ceil(CACHE_LINE_BYTES).min(LINES_AHEAD_MAX));
 }
 
 /// What a turn of the reactor reports to the scheduler.
@@ -497,7 +500,7 @@ impl Reactor {
         }
     }
 
-    /// As [`prefetch`](Self::prefetch), for what its callback will touch; the source itself is near by then.
+    /// As [`prefetch`](Self::prefetch), for the count of its callback; the source itself is near by then.
     #[inline(always)]
     fn prefetch_callback(&self, token: mio::Token) {
         if let Some(readiness) = self.find(token.0) {

@@ -16,12 +16,15 @@ mod ids;
 mod queue;
 mod reserved;
 mod runner;
+mod running;
 mod serving;
 
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
+
+use dhaga::turn;
 
 use crate::connection::{Connection, Side};
 use crate::error::{CallError, Cause, ErrorProfile};
@@ -277,6 +280,13 @@ impl Side for Peer {
         }
         if bytes > 0 {
             keeper.watch(connection);
+        }
+    }
+
+    #[inline]
+    fn bring_near(&self) {
+        if let Some(serving) = self.serving.get() {
+            turn::bring_value_near(&**serving);
         }
     }
 

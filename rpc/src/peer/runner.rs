@@ -213,7 +213,7 @@ impl<'a> Runner<'a> {
         let goes_on = next.as_ref().is_some_and(is_inline) && host.manner.layers.is_empty();
         let (then, left) = match next {
             Some(next) => self.begin(&mut state, next, here, inside),
-            None => (Then::Over(settled.take_last()), self.place.take().map(|place| state.leave(place))),
+            None => (Then::Over(settled.take_last()), self.place.take().and_then(|place| state.running.remove(place))),
         };
         self.let_go(state, settled, goes_on);
         drop(left);
@@ -235,7 +235,7 @@ impl<'a> Runner<'a> {
         region.begin(next.number);
         let (place, left) = match self.place {
             Some(place) if follows => (place, None),
-            Some(place) => (place, Some(std::mem::replace(&mut state.running[place], region.clone()))),
+            Some(place) => (place, state.running.replace(place, region.clone())),
             None => (state.running.insert(region.clone()), None),
         };
         self.place = Some(place);
@@ -386,7 +386,7 @@ impl Drop for Runner<'_> {
         let appended = self.connection.append(&answer);
         state.release(current.id, current.cost);
         self.serving.note_occupied(&state);
-        let _left = self.place.take().map(|place| state.leave(place));
+        let _left = self.place.take().and_then(|place| state.running.remove(place));
         self.let_go(state, Settled::One(appended), false);
     }
 }

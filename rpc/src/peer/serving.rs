@@ -7,13 +7,10 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use dhaga::turn::Region;
-use slab::Slab;
-
-use super::asked::Here;
 use super::calling::Answered;
 use super::ids::{Ids, Place};
 use super::queue::{Queue, Request};
+use super::running::Running;
 use super::{Breach, Peer};
 use crate::connection::Connection;
 use crate::directory::Number;
@@ -25,6 +22,7 @@ use crate::limits::QUEUED_FRAME_OVERHEAD_BYTES;
 use crate::message::{self, Message, MessageError};
 use crate::meta::{Announced, Meta};
 use crate::service::respond_refusal;
+use dhaga::turn::Region;
 
 /// Capacity that an idle connection may keep in each of its collections.
 const KEPT_MAX: usize = 8;
@@ -58,7 +56,7 @@ pub(super) struct State {
     pub(super) pending: Queue,
     pub(super) has_successor: bool,
     /// Where requests run, by the place of their runner.
-    pub(super) running: Slab<Here>,
+    pub(super) running: Running,
     /// Requests that are pending or run, notifications included.
     in_flight: usize,
     /// Bytes of their frames and of what goes with them, at true cost.
@@ -549,16 +547,6 @@ impl State {
         if self.in_flight == 0 {
             self.ids.let_go(KEPT_MAX);
         }
-    }
-
-    /// A runner is done. Returns what was held for it, to be dropped when the lock is free.
-    #[inline]
-    pub(super) fn leave(&mut self, place: usize) -> Here {
-        let left = self.running.remove(place);
-        if self.running.is_empty() && self.running.capacity() > KEPT_MAX {
-            self.running = Slab::new();
-        }
-        left
     }
 }
 

@@ -26,7 +26,7 @@ use crate::audit::Audit;
 use crate::blocks::Blocks;
 use crate::coroutine::Wake;
 use crate::fork;
-use crate::front::{AtEnd, Front};
+use crate::front::{AtEnd, Front, end_all, pop_called};
 use crate::job::Job;
 use crate::phase::Phase;
 use crate::reactor::{FutureWaker, OnReady, Reactor, Readiness, Report};
@@ -116,7 +116,9 @@ pub(crate) struct Worker {
     arrived: Cell<usize>,
     /// Callbacks whose sources became readable in the poll that runs now.
     callbacks: RefCell<Vec<Arc<dyn OnReady>>>,
-    /// What was asked for the end of the turn, where this worker is the only one: nobody else could do it, see `Front`.
+    /// Callbacks that are yet to be called, where this worker is the only one: nobody else could do it, see `Front`.
+    called: RefCell<VecDeque<Arc<dyn OnReady>>>,
+    /// What was asked for the end of the turn, where this worker is the only one.
     at_end: RefCell<Vec<Arc<dyn AtEnd>>>,
     /// What was last seen of all workers, in their order.
     seen: RefCell<Box<[Seen]>>,
@@ -235,6 +237,7 @@ impl Worker {
             placed_left: Cell::new(0),
             arrived: Cell::new(0),
             callbacks: RefCell::default(),
+            called: RefCell::default(),
             at_end: RefCell::default(),
             pace: Cell::new(1),
             budget: Cell::new(BUDGET_MAX),
@@ -437,9 +440,7 @@ impl Worker {
         if list.is_empty() {
             return;
         }
-        for work in list.drain(..) {
-            work.at_end();
-        }
+        end_all(&mut list);
         match is_alone {
             // What these have asked for is in another list by now, which mostly is none.
             true if self.at_end.borrow().is_empty() => drop(self.at_end.replace(list)),
@@ -588,18 +589,29 @@ impl Worker {
 
     /// Only now that the reactor is free again: a callback may be the last owner of a source, which is closed with it.
     ///
-    /// Among several workers they are called one at a time, as dhagas are started, so that an idle one can take over those
-    /// that are left when the dhaga of the one before computes for long.
+    /// They are called one at a time, as dhagas are started, so that what each touches is in the cache when its dhaga starts; and
+    /// so that an idle worker can take over those that are left when the dhaga of the one before computes for long.
     fn call_back(&self) {
         if self.callbacks.borrow().is_empty() {
             return;
         }
-        if self.shared.workers > 1 {
-            return self.front.push_called(self.callbacks.borrow_mut().drain(..));
+        let mut callbacks = self.callbacks.borrow_mut();
+        match self.shared.workers {
+            1 => self.called.borrow_mut().extend(callbacks.drain(..)),
+            _ => self.front.push_called(callbacks.drain(..)),
         }
-        let mut list = self.callbacks.take();
-        list.drain(..).for_each(|callback| callback.on_ready());
-        self.callbacks.replace(list);
+    }
+
+    /// Whoever is to be called next.
+    fn pop_called(&self) -> Option<Arc<dyn OnReady>> {
+        match self.shared.workers {
+            1 => pop_called(&mut self.called.borrow_mut()),
+            _ => self.front.pop_called(),
+        }
+    }
+
+    fn called_len(&self) -> usize {
+        self.called.borrow().len() + self.front.called_len()
     }
 
     fn has_work(&self) -> bool {
