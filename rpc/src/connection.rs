@@ -30,14 +30,22 @@ use crate::transport::Transport;
 pub(crate) trait Side: Send + Sync + Sized + 'static {
     /// What the reader collects from one read.
     type Batch: Default;
+    /// What was begun when a batch ended.
+    type Work;
 
     /// Takes a whole frame, or makes it wait. Must neither wait itself nor run user code.
     fn take(connection: &Arc<Connection<Self>>, frame: &[u8], batch: &mut Self::Batch) -> Flow;
     /// Ends a batch. `waits_for` is the size of a frame that has to wait; returns whether there is room for it after all.
-    /// If not, the side resumes the reader when there is.
-    fn commit(connection: &Arc<Connection<Self>>, batch: &mut Self::Batch, waits_for: Option<usize>) -> bool;
-    /// Runs what was taken, in the reader's dhaga, which has given the connection back.
-    fn run(connection: Arc<Connection<Self>>);
+    /// If not, the side resumes the reader when there is. Where there is a place for `work`, it may begin some, which the reader runs
+    /// at once.
+    fn commit(
+        connection: &Arc<Connection<Self>>,
+        batch: &mut Self::Batch,
+        waits_for: Option<usize>,
+        work: Option<&mut Option<Self::Work>>,
+    ) -> bool;
+    /// Runs what was taken, and before it what was begun, in the reader's dhaga, which has given the connection back.
+    fn run(connection: Arc<Connection<Self>>, work: Option<Self::Work>);
     /// Has others run what was taken, since the reader reads on.
     fn delegate(connection: &Arc<Connection<Self>>);
     /// Asks the processor for what a read will touch.
@@ -252,17 +260,24 @@ impl<S: Side> Connection<S> {
     /// A reader that is resumed: what had to wait comes before what is new.
     fn read_on(self: Arc<Self>) {
         self.step_back_if_greedy();
-        let step = self.cut(&[], Step::More);
+        let step = self.cut(&[], Step::More, &mut None);
         self.read_from(step);
     }
 
     #[inline]
     fn read_from(self: Arc<Self>, mut step: Step) {
-        let mut buffer = turn::read_buffer();
+        let (mut buffer, mut work) = (turn::read_buffer(), None);
         loop {
             match step {
-                Step::More => step = self.read_once(self.share.portion(&mut buffer)),
-                Step::Drained if self.give_back() => step = Step::More,
+                Step::More => step = self.read_once(self.share.portion(&mut buffer), &mut work),
+                Step::Drained if self.give_back() => {
+                    if work.is_some() {
+                        // It has begun: another reads.
+                        self.resume();
+                        break;
+                    }
+                    step = Step::More;
+                }
                 Step::Drained | Step::Waiting | Step::Over => break,
             }
             if let Step::More = step {
@@ -274,8 +289,10 @@ impl<S: Side> Connection<S> {
             }
         }
         turn::return_read_buffer(buffer);
-        self.step_back_if_greedy();
-        S::run(self);
+        if work.is_none() {
+            self.step_back_if_greedy();
+        }
+        S::run(self, work);
     }
 
     /// Lets others have their turn.
@@ -306,7 +323,7 @@ impl<S: Side> Connection<S> {
         self.transport.is_readable() && !self.is_reading.swap(true, Ordering::SeqCst)
     }
 
-    fn read_once(self: &Arc<Self>, buffer: &mut [u8]) -> Step {
+    fn read_once(self: &Arc<Self>, buffer: &mut [u8], work: &mut Option<S::Work>) -> Step {
         match self.transport.try_read(buffer) {
             Ok(None) => Step::Drained,
             Ok(Some(0)) => {
@@ -320,10 +337,10 @@ impl<S: Side> Connection<S> {
                 let was_full = count == buffer.len();
                 if count < SMALL_READ_BYTES && !was_full {
                     self.share.note_small();
-                    return self.cut(&buffer[..count], then);
+                    return self.cut(&buffer[..count], then, work);
                 }
                 let began = park::now();
-                let step = self.cut(&buffer[..count], then);
+                let step = self.cut(&buffer[..count], then, work);
                 self.share.note(park::now() - began, was_full);
                 step
             }
@@ -339,7 +356,7 @@ impl<S: Side> Connection<S> {
         self.transport.is_readable()
     }
 
-    fn cut(self: &Arc<Self>, bytes: &[u8], then: Step) -> Step {
+    fn cut(self: &Arc<Self>, bytes: &[u8], then: Step, work: &mut Option<S::Work>) -> Step {
         let mut incoming = self.take_incoming();
         if bytes.is_empty() && !incoming.is_unfinished() {
             return then;
@@ -356,7 +373,9 @@ impl<S: Side> Connection<S> {
                 // Before others may resume a reader, which goes on with it.
                 self.leave_incoming(std::mem::take(&mut incoming));
             }
-            let has_room = S::commit(self, &mut batch, waits_for);
+            // Who has begun something neither reads on nor waits before it runs that.
+            let is_last = cut == Ok(Flow::Taken) && matches!(then, Step::Drained) && !self.share.is_greedy();
+            let has_room = S::commit(self, &mut batch, waits_for, is_last.then_some(&mut *work));
             match cut {
                 Ok(_) if self.is_closed() => return Step::Over,
                 Ok(Flow::Taken) => {

@@ -178,15 +178,16 @@ impl Front {
     }
 }
 
+/// So many are still in the cache from the last turn, or are in one as near: to ask for them would take longer than to wait for them.
+pub(crate) const FEW: usize = 32;
+
 /// Takes the next one, and brings near those behind it: among thousands each has left the cache since its last turn.
 #[inline]
 pub(crate) fn pop_called(called: &mut VecDeque<Arc<dyn OnReady>>) -> Option<Arc<dyn OnReady>> {
     let next = called.pop_front();
-    if let Some(third) = called.get(1) {
-        prefetch_shared(third);
-    }
-    if let Some(second) = called.front() {
-        second.bring_near();
+    if called.len() >= FEW {
+        prefetch_shared(&called[1]);
+        called[0].bring_near();
     }
     next
 }
@@ -196,11 +197,9 @@ pub(crate) fn end_all(list: &mut Vec<Arc<dyn AtEnd>>) {
     let mut list = list.drain(..);
     while let Some(work) = list.next() {
         let behind = list.as_slice();
-        if let Some(third) = behind.get(1) {
-            prefetch_shared(third);
-        }
-        if let Some(second) = behind.first() {
-            second.bring_near();
+        if behind.len() >= FEW {
+            prefetch_shared(&behind[1]);
+            behind[0].bring_near();
         }
         work.at_end();
     }

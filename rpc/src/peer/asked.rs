@@ -35,7 +35,7 @@ pub(crate) struct Asked {
 /// Where requests run, one after the other.
 pub(super) type Here = Arc<Region<Asked>>;
 
-/// What a runner works with.
+/// What a runner works with besides.
 #[derive(Default)]
 pub(super) struct Desk {
     /// The arguments of the request at hand, if they are short.
@@ -43,20 +43,24 @@ pub(super) struct Desk {
     pub(super) answer: Vec<u8>,
 }
 
-/// A region and a desk for requests of this connection.
+/// A region and a desk. Nothing runs there before it is [prepared](prepare).
 #[inline]
-pub(super) fn take(connection: &Connection<Peer>, number: Number) -> (Here, Desk) {
-    let (mut here, desk) = match SPARES.try_with(Spares::take) {
+pub(super) fn take() -> (Here, Desk) {
+    match SPARES.try_with(Spares::take) {
         Ok(Some(spare)) => spare,
         _ => (Region::new(Asked::default()), Desk::default()),
-    };
+    }
+}
+
+/// Makes a region that was [taken](take) one for the caller to run requests of this connection in.
+#[inline]
+pub(super) fn prepare(here: &mut Here, connection: &Connection<Peer>, number: Number) {
     let asked = here.renew().expect("nobody else holds a spare or a new one");
     let served = &connection.side.host.served;
     if asked.served.as_ref().is_none_or(|before| !Arc::ptr_eq(before, served)) {
         asked.served = Some(served.clone());
     }
     asked.connection = number;
-    (here, desk)
 }
 
 /// Keeps them for the next runner, if nobody else holds the region: a handler may have left things behind that do.

@@ -40,7 +40,7 @@ pub(crate) use asked::Asked;
 pub(crate) use calling::{Until, call, notify};
 
 use calling::Calling;
-use runner::Runner;
+use runner::{Runner, Work};
 use serving::{Batch, Serving};
 
 /// Our side of one connection.
@@ -225,6 +225,7 @@ impl Connection<Peer> {
 
 impl Side for Peer {
     type Batch = Batch;
+    type Work = Work;
 
     #[inline]
     fn take(connection: &Arc<Connection<Self>>, frame: &[u8], batch: &mut Batch) -> Flow {
@@ -247,9 +248,14 @@ impl Side for Peer {
         }
     }
 
-    fn commit(connection: &Arc<Connection<Self>>, batch: &mut Batch, waits_for: Option<usize>) -> bool {
+    fn commit(
+        connection: &Arc<Connection<Self>>,
+        batch: &mut Batch,
+        waits_for: Option<usize>,
+        work: Option<&mut Option<Work>>,
+    ) -> bool {
         std::mem::take(&mut batch.answered).wake();
-        let has_room = connection.enter_requests(batch, waits_for);
+        let has_room = connection.enter_requests(batch, waits_for, work);
         // Not before: a request may have come with the last answer.
         if waits_for.is_none() {
             connection.close_if_left();
@@ -257,9 +263,13 @@ impl Side for Peer {
         has_room
     }
 
-    fn run(connection: Arc<Connection<Self>>) {
+    fn run(connection: Arc<Connection<Self>>, work: Option<Work>) {
         if let Some(serving) = connection.side.serving.get() {
-            let appended = Runner::new(&connection, serving).run();
+            let runner = Runner::new(&connection, serving);
+            let appended = match work {
+                Some(work) => runner.run_begun(work),
+                None => runner.run(),
+            };
             connection.note_last(appended);
         }
     }

@@ -46,6 +46,22 @@ struct Current<'a> {
     begun: Option<Begun<'a>>,
 }
 
+impl Current<'_> {
+    #[inline]
+    fn of(request: &Request) -> Self {
+        Self { id: request.id, cost: request.cost as usize, begun: None }
+    }
+}
+
+/// A request that has begun, under the lock under which it was entered: one that came alone waits for nobody.
+pub(crate) struct Work {
+    pub(super) request: Request,
+    pub(super) here: Here,
+    /// With its arguments, if they are short.
+    pub(super) desk: Desk,
+    pub(super) place: usize,
+}
+
 /// How it goes on behind a request.
 enum Then {
     /// With this one, in the region at hand.
@@ -82,9 +98,23 @@ impl<'a> Runner<'a> {
     /// Returns what became of the last answer, for the caller to note: the connection goes with it to the end of the turn.
     #[must_use = "nobody else asks for the flush"]
     pub(super) fn run(mut self) -> Appended {
-        let (mut here, mut desk) = asked::take(self.connection, self.serving.number_of(self.connection));
+        let (mut here, mut desk) = asked::take();
+        asked::prepare(&mut here, self.connection, self.serving.number_of(self.connection));
+        let then = self.next(&here, &mut desk, Inside::No);
+        self.go_on(then, here, desk)
+    }
+
+    /// As [`run`](Self::run), first what has begun.
+    #[must_use = "nobody else asks for the flush"]
+    pub(super) fn run_begun(mut self, work: Work) -> Appended {
+        let Work { request, here, desk, place } = work;
+        self.current = Some(Current::of(&request));
+        self.place = Some(place);
+        self.go_on(Then::Here(request), here, desk)
+    }
+
+    fn go_on(mut self, mut then: Then, mut here: Here, mut desk: Desk) -> Appended {
         let mut slice = Slice::default();
-        let mut then = self.next(&here, &mut desk, Inside::No);
         let appended = loop {
             let request = match then {
                 Then::Here(request) => request,
@@ -224,7 +254,7 @@ impl<'a> Runner<'a> {
     /// dropped when the lock is free.
     #[inline]
     fn begin(&mut self, state: &mut State, mut next: Request, here: &Here, inside: Inside) -> (Then, Option<Here>) {
-        self.current = Some(Current { id: next.id, cost: next.cost as usize, begun: None });
+        self.current = Some(Current::of(&next));
         let is_plain = next.meta.is_none();
         let follows = match self.place {
             None => is_plain,

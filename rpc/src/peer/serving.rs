@@ -7,9 +7,11 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use super::asked::{self, Desk, Here};
 use super::calling::Answered;
 use super::ids::{Ids, Place};
 use super::queue::{Queue, Request};
+use super::runner::Work;
 use super::running::Running;
 use super::{Breach, Peer};
 use crate::connection::Connection;
@@ -74,6 +76,8 @@ pub(super) struct State {
 pub(crate) struct Batch {
     /// Callers whose answers came with them.
     pub(super) answered: Answered,
+    /// The first one, with the desk where its arguments lie, while it is the only one: then it needs no queue.
+    lone: Option<Lone>,
     requests: Queue,
     bytes: usize,
     /// What the host has counted beyond them, and how many it has counted last: the next lot is larger, up to `lot_max`.
@@ -88,6 +92,13 @@ pub(crate) struct Batch {
     room: Option<Room>,
     /// A `$/meta` whose request has not come.
     announced: Option<Box<Announced>>,
+}
+
+/// A request that came alone so far, and where it may run.
+struct Lone {
+    request: Request,
+    here: Here,
+    desk: Desk,
 }
 
 /// Room when the first request of a batch came. Only other connections can make it smaller meanwhile: there is one reader.
@@ -287,7 +298,12 @@ impl Connection<Peer> {
     }
 
     /// Enters a batch. Returns whether there is room after all for the frame that has to wait, if one does.
-    pub(super) fn enter_requests(self: &Arc<Self>, batch: &mut Batch, waits_for: Option<usize>) -> bool {
+    pub(super) fn enter_requests(
+        self: &Arc<Self>,
+        batch: &mut Batch,
+        waits_for: Option<usize>,
+        work: Option<&mut Option<Work>>,
+    ) -> bool {
         if batch.room.is_none() && waits_for.is_none() {
             return true;
         }
@@ -295,6 +311,21 @@ impl Connection<Peer> {
         if batch.reserved > 0 {
             self.side.host.release(batch.reserved);
         }
+        let lone = match &work {
+            Some(_) => batch.lone.take_if(|lone| lone.request.meta.is_none()),
+            None => None,
+        };
+        if let (Some(mut lone), Some(work)) = (lone, work) {
+            asked::prepare(&mut lone.here, self, serving.number_of(self));
+            match self.begin_lone(lone, batch) {
+                Ok(begun) => {
+                    *work = begun;
+                    return true;
+                }
+                Err(lone) => batch.lone = Some(lone),
+            }
+        }
+        batch.queue_lone();
         let mut state = serving.state();
         let entered = state.enter(batch);
         serving.note_occupied(&state);
@@ -317,6 +348,36 @@ impl Connection<Peer> {
             self.close_for_breach(duplicate);
         }
         has_room
+    }
+
+    /// Enters a request that came alone, and begins it if no others wait. Returns nothing if it is to run no more.
+    #[inline]
+    fn begin_lone(self: &Arc<Self>, lone: Lone, batch: &mut Batch) -> Result<Option<Work>, Lone> {
+        let serving = self.side.serving();
+        let mut state = serving.state();
+        let Some(place) = state.begin(&lone) else { return Err(lone) };
+        state.announced = batch.announced.take();
+        serving.note_occupied(&state);
+        drop(state);
+        let Lone { request, here, desk } = lone;
+        let work = Work { request, here, desk, place };
+        match self.is_closed() && work.request.id.is_some() {
+            true => self.forget_begun(work),
+            false => Ok(Some(work)),
+        }
+    }
+
+    /// As [`forget_what_came_late`](Self::forget_what_came_late), of one that has begun.
+    #[cold]
+    fn forget_begun(&self, work: Work) -> Result<Option<Work>, Lone> {
+        let serving = self.side.serving();
+        let mut state = serving.state();
+        state.release(work.request.id, work.request.cost as usize);
+        let left = state.running.remove(work.place);
+        serving.note_occupied(&state);
+        drop((state, left));
+        self.side.host.release(1);
+        Ok(None)
     }
 
     /// The connection was closed by another thread while a batch was read: nobody waits for the answers.
@@ -398,9 +459,9 @@ impl Batch {
             self.begin(connection);
         }
         let Some(room) = &self.room else { return false };
-        let is_alone = room.in_flight == 0 && self.requests.is_empty();
+        let is_alone = room.in_flight == 0 && self.len() == 0;
         let bytes = self.bytes + frame_bytes + bytes_of(&self.announced) + QUEUED_FRAME_OVERHEAD_BYTES;
-        self.requests.len() < room.requests && (is_alone || bytes <= room.bytes)
+        self.len() < room.requests && (is_alone || bytes <= room.bytes)
     }
 
     /// As [`has_room`](Self::has_room), looked at anew, for who reads on however much is unsent.
@@ -415,7 +476,32 @@ impl Batch {
     #[inline]
     fn push(&mut self, id: Option<u32>, number: u32, cost: usize, params: &[u8], meta: Option<Box<Meta>>) {
         self.bytes += cost;
+        if self.len() == 0 {
+            let (here, mut desk) = asked::take();
+            desk.params.clear();
+            let request = Request::new(id, number, cost, params, &mut desk.params, meta);
+            self.lone = Some(Lone { request, here, desk });
+            return;
+        }
+        if self.lone.is_some() {
+            self.queue_lone();
+        }
         self.requests.push(id, number, cost, params, meta);
+    }
+
+    #[inline]
+    fn len(&self) -> usize {
+        usize::from(self.lone.is_some()) + self.requests.len()
+    }
+
+    /// Puts the lone one, if there is one, into the queue.
+    #[inline(never)]
+    fn queue_lone(&mut self) {
+        if let Some(Lone { request, here, desk }) = self.lone.take() {
+            self.requests = Queue::spare();
+            self.requests.push_request(request, &desk.params);
+            asked::keep(here, desk);
+        }
     }
 
     /// The number of a method, if there is one of this name.
@@ -446,7 +532,7 @@ impl Batch {
             self.look_at_others(host);
         }
         // No more than the connection may have, which is what is told of it.
-        let room = self.room.as_ref().map_or(0, |room| room.requests.saturating_sub(self.requests.len()));
+        let room = self.room.as_ref().map_or(0, |room| room.requests.saturating_sub(self.len()));
         self.reserved = host.reserve(self.lot.min(room).max(1));
         self.lot = (self.lot * LOT_GROWTH).clamp(1, self.lot_max.max(1));
     }
@@ -473,12 +559,12 @@ impl Batch {
         });
         self.is_ending = connection.is_ending();
         self.lot_max = host.limits.in_flight_per_server_max.saturating_sub(host.in_flight()) / LOTS_MIN;
-        self.requests = Queue::spare();
     }
 
     /// Cancels the request with this id. Returns whether it is in this batch.
     pub(super) fn cancel(&mut self, id: u32) -> bool {
-        let request = self.requests.iter_mut().rev().find(|request| request.id == Some(id));
+        let lone = self.lone.as_mut().map(|lone| &mut lone.request);
+        let request = self.requests.iter_mut().rev().chain(lone).find(|request| request.id == Some(id));
         request.map(|request| request.is_cancelled = true).is_some()
     }
 
@@ -496,6 +582,24 @@ impl Batch {
 }
 
 impl State {
+    /// Enters a request and begins it, in a region of its runner. Returns its place; `None`, and has done nothing, if others wait, or
+    /// one with its id is in flight.
+    #[inline]
+    fn begin(&mut self, Lone { request, here, .. }: &Lone) -> Option<usize> {
+        if !self.pending.is_empty() {
+            return None;
+        }
+        let place = self.running.insert(here.clone());
+        if request.id.is_some_and(|id| !self.ids.insert(id, Place::Running(place as u32))) {
+            drop(self.running.remove(place));
+            return None;
+        }
+        self.in_flight += 1;
+        self.queued_bytes += request.cost as usize;
+        here.begin(request.number);
+        Some(place)
+    }
+
     /// Enters a batch.
     ///
     /// # Errors
@@ -694,7 +798,7 @@ mod tests {
             let mut batch = Batch { room: Some(room), ..Batch::default() };
             let flow = connection.take_request(&FRAME, Message::parse(&FRAME, &connection.limits), &mut batch);
             connection.close(None);
-            (flow, batch.requests.len())
+            (flow, batch.len())
         });
         assert_eq!(taking.join().expect("nobody panics"), (Flow::Taken, 1));
     }

@@ -26,7 +26,7 @@ use crate::audit::Audit;
 use crate::blocks::Blocks;
 use crate::coroutine::Wake;
 use crate::fork;
-use crate::front::{AtEnd, Front, end_all, pop_called};
+use crate::front::{AtEnd, FEW, Front, end_all, pop_called};
 use crate::job::Job;
 use crate::phase::Phase;
 use crate::reactor::{FutureWaker, OnReady, Reactor, Readiness, Report};
@@ -595,11 +595,13 @@ impl Worker {
         if self.callbacks.borrow().is_empty() {
             return;
         }
-        let mut callbacks = self.callbacks.borrow_mut();
+        let mut callbacks = self.callbacks.take();
         match self.shared.workers {
+            1 if callbacks.len() < FEW => callbacks.drain(..).for_each(|callback| callback.on_ready()),
             1 => self.called.borrow_mut().extend(callbacks.drain(..)),
             _ => self.front.push_called(callbacks.drain(..)),
         }
+        self.callbacks.replace(callbacks);
     }
 
     /// Whoever is to be called next.
