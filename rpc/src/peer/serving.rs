@@ -4,7 +4,7 @@
 //!   reader: frame ──▶ admit (limits, duplicate id, method) ──▶ a dhaga: decode, run, encode, append ──▶ release
 //! ```
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::asked::{self, Desk, Here};
@@ -51,6 +51,9 @@ pub(super) struct Serving {
     is_occupied: AtomicBool,
     /// Under which handlers find the connection.
     number: OnceLock<Number>,
+    /// One more than the number of the last method that was looked up, which is mostly the next one's, too; 0: there was none. By one
+    /// reader at a time.
+    last_method: AtomicU32,
 }
 
 #[derive(Default)]
@@ -84,7 +87,7 @@ pub(crate) struct Batch {
     reserved: usize,
     lot: usize,
     lot_max: usize,
-    /// The number of the last method, which is mostly the next one's, too.
+    /// As [`Serving::last_method`].
     last_number: Option<u32>,
     /// New requests are refused.
     is_ending: bool,
@@ -126,8 +129,11 @@ impl Connection<Peer> {
     pub(super) fn take_plain_request(self: &Arc<Self>, frame: &[u8], batch: &mut Batch) -> bool {
         let Some((id, name, params)) = message::plain_request(frame, &self.limits) else { return false };
         let host = &*self.side.host;
-        let Some(number) = batch.number(host, name) else { return false };
-        if !batch.has_room(self, frame.len()) || batch.announced.is_some() || batch.is_ending {
+        if !batch.has_room(self, frame.len()) {
+            return false;
+        }
+        let Some(number) = batch.number(self, name) else { return false };
+        if batch.announced.is_some() || batch.is_ending {
             return false;
         }
         let is_admitted = batch.reserve(host);
@@ -414,7 +420,7 @@ impl Connection<Peer> {
             host.count_refused(number, frame.len(), &refusal);
             Err(id.map_or(Reject::Ignore, |id| Reject::Refuse(id, refusal)))
         };
-        let Some(number) = batch.number(host, method.as_bytes()) else {
+        let Some(number) = batch.number(self, method.as_bytes()) else {
             return refuse(None, Refusal::UnknownMethod { method: method.to_owned() });
         };
         // Who watches a server over wants to see it end.
@@ -506,12 +512,15 @@ impl Batch {
 
     /// The number of a method, if there is one of this name.
     #[inline]
-    fn number(&mut self, host: &Host, name: &[u8]) -> Option<u32> {
+    fn number(&mut self, connection: &Connection<Peer>, name: &[u8]) -> Option<u32> {
+        let host = &*connection.side.host;
         let is_last = |number: &u32| host.handlers[*number as usize].name().as_bytes() == name;
         if let Some(number) = self.last_number.filter(is_last) {
             return Some(number);
         }
-        self.last_number = host.methods.lookup_numbered(name).map(|(_, number)| number);
+        let (_, number) = host.methods.lookup_numbered(name)?;
+        connection.side.serving().last_method.store(number + 1, Ordering::Relaxed);
+        self.last_number = Some(number);
         self.last_number
     }
 
@@ -557,6 +566,7 @@ impl Batch {
                 connection.room(&state)
             }
         });
+        self.last_number = serving.last_method.load(Ordering::Relaxed).checked_sub(1);
         self.is_ending = connection.is_ending();
         self.lot_max = host.limits.in_flight_per_server_max.saturating_sub(host.in_flight()) / LOTS_MIN;
     }
