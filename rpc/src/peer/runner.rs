@@ -253,18 +253,26 @@ impl<'a> Runner<'a> {
     /// Begins a request, under the lock, where a cancel finds it from now on. Returns a region that was left for it, too, to be
     /// dropped when the lock is free.
     #[inline]
-    fn begin(&mut self, state: &mut State, mut next: Request, here: &Here, inside: Inside) -> (Then, Option<Here>) {
+    fn begin(&mut self, state: &mut State, next: Request, here: &Here, inside: Inside) -> (Then, Option<Here>) {
         self.current = Some(Current::of(&next));
-        let is_plain = next.meta.is_none();
-        let follows = match self.place {
-            None => is_plain,
-            Some(_) => inside == Inside::Region && is_plain && asked::may_be_shared(here, HOLDERS),
-        };
-        let elsewhere = (!follows).then(|| self.renew(next.meta.take()));
+        match self.place {
+            Some(place) if inside == Inside::Region && next.meta.is_none() && asked::may_be_shared(here, HOLDERS) => {
+                here.begin(next.number);
+                state.note_running(next.id, place);
+                (Then::Here(next), None)
+            }
+            _ => self.begin_anew(state, next, here),
+        }
+    }
+
+    /// As [`begin`](Self::begin), of one that follows no other where that has run.
+    #[inline(never)]
+    fn begin_anew(&mut self, state: &mut State, mut next: Request, here: &Here) -> (Then, Option<Here>) {
+        let is_first = self.place.is_none() && next.meta.is_none();
+        let elsewhere = (!is_first).then(|| self.renew(next.meta.take()));
         let region = elsewhere.as_ref().unwrap_or(here);
         region.begin(next.number);
         let (place, left) = match self.place {
-            Some(place) if follows => (place, None),
             Some(place) => (place, state.running.replace(place, region.clone())),
             None => (state.running.insert(region.clone()), None),
         };

@@ -82,6 +82,8 @@ pub(crate) struct Batch {
     /// The first one, with the desk where its arguments lie, while it is the only one: then it needs no queue.
     lone: Option<Lone>,
     requests: Queue,
+    /// How many there are, and their bytes.
+    len: usize,
     bytes: usize,
     /// What the host has counted beyond them, and how many it has counted last: the next lot is larger, up to `lot_max`.
     reserved: usize,
@@ -465,9 +467,9 @@ impl Batch {
             self.begin(connection);
         }
         let Some(room) = &self.room else { return false };
-        let is_alone = room.in_flight == 0 && self.len() == 0;
+        let is_alone = room.in_flight == 0 && self.len == 0;
         let bytes = self.bytes + frame_bytes + bytes_of(&self.announced) + QUEUED_FRAME_OVERHEAD_BYTES;
-        self.len() < room.requests && (is_alone || bytes <= room.bytes)
+        self.len < room.requests && (is_alone || bytes <= room.bytes)
     }
 
     /// As [`has_room`](Self::has_room), looked at anew, for who reads on however much is unsent.
@@ -482,22 +484,21 @@ impl Batch {
     #[inline]
     fn push(&mut self, id: Option<u32>, number: u32, cost: usize, params: &[u8], meta: Option<Box<Meta>>) {
         self.bytes += cost;
-        if self.len() == 0 {
-            let (here, mut desk) = asked::take();
-            desk.params.clear();
-            let request = Request::new(id, number, cost, params, &mut desk.params, meta);
-            self.lone = Some(Lone { request, here, desk });
-            return;
-        }
-        if self.lone.is_some() {
-            self.queue_lone();
+        self.len += 1;
+        match self.len {
+            1 => return self.push_lone(id, number, cost, params, meta),
+            2 => self.queue_lone(),
+            _ => {}
         }
         self.requests.push(id, number, cost, params, meta);
     }
 
-    #[inline]
-    fn len(&self) -> usize {
-        usize::from(self.lone.is_some()) + self.requests.len()
+    #[inline(never)]
+    fn push_lone(&mut self, id: Option<u32>, number: u32, cost: usize, params: &[u8], meta: Option<Box<Meta>>) {
+        let (here, mut desk) = asked::take();
+        desk.params.clear();
+        let request = Request::new(id, number, cost, params, &mut desk.params, meta);
+        self.lone = Some(Lone { request, here, desk });
     }
 
     /// Puts the lone one, if there is one, into the queue.
@@ -541,7 +542,7 @@ impl Batch {
             self.look_at_others(host);
         }
         // No more than the connection may have, which is what is told of it.
-        let room = self.room.as_ref().map_or(0, |room| room.requests.saturating_sub(self.len()));
+        let room = self.room.as_ref().map_or(0, |room| room.requests.saturating_sub(self.len));
         self.reserved = host.reserve(self.lot.min(room).max(1));
         self.lot = (self.lot * LOT_GROWTH).clamp(1, self.lot_max.max(1));
     }
@@ -773,8 +774,10 @@ impl Serving {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::connection::Side;
     use crate::encode;
     use crate::host::Manner;
+    use crate::incoming::Incoming;
     use crate::limits::Limits;
     use crate::peer::{Until, call};
     use crate::service::Methods;
@@ -798,9 +801,43 @@ mod tests {
         connection
     }
 
+    const FRAME: [u8; 10] = [0x94, 0, 1, 0xa3, b'a', b'd', b'd', 0x92, 1, 2];
+
+    /// What is begun of these frames, which come in one read, and how many are in flight then.
+    fn check_begun(frames: &[&[u8]], is_closed: bool, expected: (Option<Option<u32>>, usize)) {
+        let (near, _far) = Transport::pair().expect("there are descriptors");
+        let frames = frames.concat();
+        let entering = dhaga::spawn(move || {
+            let connection = busy_connection(near);
+            let mut batch = Batch::default();
+            let mut feed = Incoming::default();
+            let fed = feed.feed(&frames, &connection.limits, |frame| Peer::take(&connection, frame, &mut batch));
+            assert_eq!(fed, Ok(Flow::Taken));
+            if is_closed {
+                connection.close(None);
+            }
+            let mut work = None;
+            connection.enter_requests(&mut batch, None, Some(&mut work));
+            let in_flight = connection.side.serving().state().in_flight;
+            assert_eq!(connection.side.host.in_flight(), in_flight);
+            connection.close(None);
+            (work.map(|work| work.request.id), in_flight)
+        });
+        assert_eq!(entering.join().expect("nobody panics"), expected);
+    }
+
+    #[test]
+    fn who_comes_alone_is_begun_at_once_but_for_a_request_of_who_was_closed_meanwhile() {
+        const NOTIFICATION: [u8; 9] = [0x93, 2, 0xa3, b'a', b'd', b'd', 0x92, 1, 2];
+        check_begun(&[&FRAME], false, (Some(Some(1)), 1));
+        check_begun(&[&NOTIFICATION], false, (Some(None), 1));
+        check_begun(&[&FRAME, &NOTIFICATION], false, (None, 2));
+        check_begun(&[&FRAME], true, (None, 0));
+        check_begun(&[&NOTIFICATION], true, (Some(None), 1));
+    }
+
     #[test]
     fn room_that_has_come_since_the_batch_began_is_used() {
-        const FRAME: [u8; 10] = [0x94, 0, 1, 0xa3, b'a', b'd', b'd', 0x92, 1, 2];
         let (near, _far) = Transport::pair().expect("there are descriptors");
         let taking = dhaga::spawn(move || {
             let connection = busy_connection(near);
@@ -808,7 +845,7 @@ mod tests {
             let mut batch = Batch { room: Some(room), ..Batch::default() };
             let flow = connection.take_request(&FRAME, Message::parse(&FRAME, &connection.limits), &mut batch);
             connection.close(None);
-            (flow, batch.len())
+            (flow, batch.len)
         });
         assert_eq!(taking.join().expect("nobody panics"), (Flow::Taken, 1));
     }
