@@ -30,16 +30,26 @@ use crate::transport::Transport;
 pub(crate) trait Side: Send + Sync + Sized + 'static {
     /// What the reader collects from one read.
     type Batch: Default;
+    /// What was begun when a batch ended.
+    type Work;
 
     /// Takes a whole frame, or makes it wait. Must neither wait itself nor run user code.
     fn take(connection: &Arc<Connection<Self>>, frame: &[u8], batch: &mut Self::Batch) -> Flow;
     /// Ends a batch. `waits_for` is the size of a frame that has to wait; returns whether there is room for it after all.
-    /// If not, the side resumes the reader when there is.
-    fn commit(connection: &Arc<Connection<Self>>, batch: Self::Batch, waits_for: Option<usize>) -> bool;
-    /// Runs what was taken, in the reader's dhaga, which has given the connection back.
-    fn run(connection: &Arc<Connection<Self>>);
+    /// If not, the side resumes the reader when there is. Where there is a place for `work`, it may begin some, which the reader runs
+    /// at once.
+    fn commit(
+        connection: &Arc<Connection<Self>>,
+        batch: &mut Self::Batch,
+        waits_for: Option<usize>,
+        work: Option<&mut Option<Self::Work>>,
+    ) -> bool;
+    /// Runs what was taken, and before it what was begun, in the reader's dhaga, which has given the connection back.
+    fn run(connection: Arc<Connection<Self>>, work: Option<Self::Work>);
     /// Has others run what was taken, since the reader reads on.
     fn delegate(connection: &Arc<Connection<Self>>);
+    /// Asks the processor for what a read will touch.
+    fn bring_near(&self);
     /// So many bytes of a frame that has not ended are kept.
     fn unfinished(connection: &Arc<Connection<Self>>, bytes: usize);
     /// All that was to be sent has left: there may be room for a frame that had to wait.
@@ -58,7 +68,9 @@ pub(crate) struct Connection<S> {
     pub(crate) limits: Arc<Limits>,
     transport: Transport,
     outbox: Outbox,
+    /// Empty while a reader works with it: there is one at a time, which looks here only if something was left.
     incoming: Mutex<Incoming>,
+    is_unfinished: AtomicBool,
     /// A reader runs, or is to be resumed by the side.
     is_reading: AtomicBool,
     is_closed: AtomicBool,
@@ -93,14 +105,14 @@ impl<S: Side> Connection<S> {
             limits,
             transport,
             incoming: Mutex::default(),
+            is_unfinished: AtomicBool::new(false),
             is_reading: AtomicBool::new(false),
             is_closed: AtomicBool::new(false),
             share: Share::default(),
             reads: AtomicU64::new(0),
         });
-        let listening = Arc::new(Listening(connection.clone()));
-        if let Err(error) = connection.transport.on_ready(listening) {
-            connection.transport.stop_on_ready();
+        if let Err(error) = connection.transport.on_ready(connection.clone()) {
+            connection.close(Some(Arc::new(io::Error::new(error.kind(), error.to_string()))));
             return Err(error);
         }
         Ok(connection)
@@ -108,7 +120,7 @@ impl<S: Side> Connection<S> {
 
     /// Whether a frame has begun and not ended, and how often something was read.
     pub(crate) fn progress(&self) -> (bool, u64) {
-        (self.incoming().is_unfinished(), self.reads.load(Ordering::Relaxed))
+        (self.is_unfinished.load(Ordering::Relaxed), self.reads.load(Ordering::Relaxed))
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -141,6 +153,27 @@ impl<S: Side> Connection<S> {
         self.outbox.is_flooded()
     }
 
+    /// Reader: takes what was left.
+    #[inline]
+    fn take_incoming(&self) -> Incoming {
+        match self.is_unfinished.load(Ordering::Relaxed) {
+            true => std::mem::take(&mut *self.incoming()),
+            false => Incoming::default(),
+        }
+    }
+
+    /// Reader: leaves what is left.
+    #[inline]
+    fn leave_incoming(&self, incoming: Incoming) {
+        let is_unfinished = incoming.is_unfinished();
+        if is_unfinished {
+            *self.incoming() = incoming;
+        }
+        if self.is_unfinished.load(Ordering::Relaxed) != is_unfinished {
+            self.is_unfinished.store(is_unfinished, Ordering::Relaxed);
+        }
+    }
+
     fn incoming(&self) -> MutexGuard<'_, Incoming> {
         self.incoming.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -168,6 +201,13 @@ impl<S: Side> Connection<S> {
         self.note(appended)
     }
 
+    /// As [`note`](Self::note), for who needs the connection no more.
+    pub(crate) fn note_last(self: Arc<Self>, appended: Appended) {
+        if appended == Appended::First {
+            turn::at_end(self);
+        }
+    }
+
     /// Asks for a flush at the end of the turn, if none is asked for. Returns false when the connection has ended.
     pub(crate) fn note(self: &Arc<Self>, appended: Appended) -> bool {
         match appended {
@@ -187,7 +227,7 @@ impl<S: Side> Connection<S> {
             Flushed::Broken(error) => S::broken(self, error),
             Flushed::Full => {
                 let chore = Chore::of(self);
-                if let Err(error) = turn::spawn(move || chore.run(Self::write_rest)) {
+                if let Err(error) = turn::spawn(move || chore.run(|connection| connection.write_rest())) {
                     log_undone(&error);
                 }
             }
@@ -212,37 +252,47 @@ impl<S: Side> Connection<S> {
     }
 
     /// The reader.
-    fn read(self: &Arc<Self>) {
+    fn read(self: Arc<Self>) {
         self.step_back_if_greedy();
         self.read_from(Step::More);
     }
 
     /// A reader that is resumed: what had to wait comes before what is new.
-    fn read_on(self: &Arc<Self>) {
+    fn read_on(self: Arc<Self>) {
         self.step_back_if_greedy();
-        self.read_from(self.cut(&[], Step::More));
+        let step = self.cut(&[], Step::More, &mut None);
+        self.read_from(step);
     }
 
     #[inline]
-    fn read_from(self: &Arc<Self>, mut step: Step) {
-        let mut buffer = turn::read_buffer();
+    fn read_from(self: Arc<Self>, mut step: Step) {
+        let (mut buffer, mut work) = (turn::read_buffer(), None);
         loop {
             match step {
-                Step::More => step = self.read_once(self.share.portion(&mut buffer)),
-                Step::Drained if self.give_back() => step = Step::More,
+                Step::More => step = self.read_once(self.share.portion(&mut buffer), &mut work),
+                Step::Drained if self.give_back() => {
+                    if work.is_some() {
+                        // It has begun: another reads.
+                        self.resume();
+                        break;
+                    }
+                    step = Step::More;
+                }
                 Step::Drained | Step::Waiting | Step::Over => break,
             }
             if let Step::More = step {
                 // A full buffer: others go first, so that one connection does not keep the worker to itself.
-                S::delegate(self);
+                S::delegate(&self);
                 turn::return_read_buffer(buffer);
                 self.pause();
                 buffer = turn::read_buffer();
             }
         }
         turn::return_read_buffer(buffer);
-        self.step_back_if_greedy();
-        S::run(self);
+        if work.is_none() {
+            self.step_back_if_greedy();
+        }
+        S::run(self, work);
     }
 
     /// Lets others have their turn.
@@ -273,11 +323,11 @@ impl<S: Side> Connection<S> {
         self.transport.is_readable() && !self.is_reading.swap(true, Ordering::SeqCst)
     }
 
-    fn read_once(self: &Arc<Self>, buffer: &mut [u8]) -> Step {
+    fn read_once(self: &Arc<Self>, buffer: &mut [u8], work: &mut Option<S::Work>) -> Step {
         match self.transport.try_read(buffer) {
             Ok(None) => Step::Drained,
             Ok(Some(0)) => {
-                S::end_of_input(self, self.incoming().is_unfinished());
+                S::end_of_input(self, self.is_unfinished.load(Ordering::Relaxed));
                 Step::Over
             }
             Ok(Some(count)) => {
@@ -287,10 +337,10 @@ impl<S: Side> Connection<S> {
                 let was_full = count == buffer.len();
                 if count < SMALL_READ_BYTES && !was_full {
                     self.share.note_small();
-                    return self.cut(&buffer[..count], then);
+                    return self.cut(&buffer[..count], then, work);
                 }
                 let began = park::now();
-                let step = self.cut(&buffer[..count], then);
+                let step = self.cut(&buffer[..count], then, work);
                 self.share.note(park::now() - began, was_full);
                 step
             }
@@ -306,8 +356,8 @@ impl<S: Side> Connection<S> {
         self.transport.is_readable()
     }
 
-    fn cut(self: &Arc<Self>, bytes: &[u8], then: Step) -> Step {
-        let mut incoming = self.incoming();
+    fn cut(self: &Arc<Self>, bytes: &[u8], then: Step, work: &mut Option<S::Work>) -> Step {
+        let mut incoming = self.take_incoming();
         if bytes.is_empty() && !incoming.is_unfinished() {
             return then;
         }
@@ -319,19 +369,24 @@ impl<S: Side> Connection<S> {
                 waits_for = (flow == Flow::Wait).then_some(frame.len());
                 flow
             });
-            let has_room = S::commit(self, batch, waits_for);
+            if waits_for.is_some() {
+                // Before others may resume a reader, which goes on with it.
+                self.leave_incoming(std::mem::take(&mut incoming));
+            }
+            // Who has begun something neither reads on nor waits before it runs that.
+            let is_last = cut == Ok(Flow::Taken) && matches!(then, Step::Drained) && !self.share.is_greedy();
+            let has_room = S::commit(self, &mut batch, waits_for, is_last.then_some(&mut *work));
             match cut {
                 Ok(_) if self.is_closed() => return Step::Over,
                 Ok(Flow::Taken) => {
                     let bytes = incoming.unfinished_bytes();
-                    drop(incoming);
+                    self.leave_incoming(incoming);
                     S::unfinished(self, bytes);
                     return then;
                 }
-                Ok(Flow::Wait) if has_room => fresh = &[],
+                Ok(Flow::Wait) if has_room => (incoming, fresh) = (self.take_incoming(), &[]),
                 Ok(Flow::Wait) => return Step::Waiting,
                 Err(error) => {
-                    drop(incoming);
                     self.close_malformed(error);
                     return Step::Over;
                 }
@@ -412,9 +467,9 @@ impl<S: Side> Chore<S> {
     }
 
     #[inline]
-    fn run(mut self, work: impl FnOnce(&Arc<Connection<S>>)) {
+    fn run(mut self, work: impl FnOnce(Arc<Connection<S>>)) {
         if let Some(connection) = self.0.take() {
-            work(&connection);
+            work(connection);
         }
     }
 }
@@ -453,32 +508,35 @@ pub(crate) fn on_a_worker<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'sta
     }
 }
 
-/// The worker's hold on a connection. The worker lets it go when its runtime ends, and a connection that nobody listens to
-/// any more must not seem to live.
-struct Listening<S: Side>(Arc<Connection<S>>);
-
-impl<S: Side> OnReady for Listening<S> {
+/// The worker holds a connection until it is closed.
+impl<S: Side> OnReady for Connection<S> {
     fn on_ready(self: Arc<Self>) {
-        if self.0.is_reading.swap(true, Ordering::SeqCst) {
+        if self.is_reading.swap(true, Ordering::SeqCst) {
             return;
         }
-        let chore = Chore::of(&self.0);
+        let chore = Chore(Some(self));
         if let Err(error) = turn::spawn_here(move || chore.run(Connection::read)) {
             log_undone(&error);
         }
     }
-}
 
-impl<S: Side> Drop for Listening<S> {
-    fn drop(&mut self) {
-        if !self.0.is_closed() {
-            self.0.close(Some(Arc::new(io::Error::other("the runtime of the connection has ended"))));
-        }
+    fn bring_near(&self) {
+        self.transport.bring_near();
+        self.side.bring_near();
+    }
+
+    /// What nobody listens to any more must not seem to live.
+    fn on_abandoned(self: Arc<Self>) {
+        self.close(Some(Arc::new(io::Error::other("the runtime of the connection has ended"))));
     }
 }
 
 impl<S: Side> AtEnd for Connection<S> {
     fn at_end(self: Arc<Self>) {
         self.flush();
+    }
+
+    fn bring_near(&self) {
+        self.transport.bring_near();
     }
 }

@@ -5,17 +5,21 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use dhaga::turn;
 
+use crate::connection::Connection;
+use crate::directory::Directory;
 use crate::error::{ErrorProfile, Refusal};
 use crate::layer::Layer;
 use crate::limits::{IN_FLIGHT_GUARANTEED, Limits};
 use crate::metrics::{Metrics, Side, Table};
+use crate::peer::Peer;
 use crate::service::{ERROR_KINDS, Handler, HandlerError, Methods, kind_of};
 
 /// The methods of a server, or of a client that is called by its server, and what all connections together are charged.
 pub(crate) struct Host {
     pub(crate) methods: Methods,
     /// Their handlers, by number.
-    pub(crate) handlers: Arc<[Arc<Handler>]>,
+    pub(crate) handlers: Box<[Arc<Handler>]>,
+    pub(crate) served: Arc<Served>,
     pub(crate) limits: Arc<Limits>,
     pub(crate) manner: Manner,
     /// A row for each method, by its number.
@@ -32,6 +36,20 @@ pub(crate) struct Host {
     pub(crate) closed_for_fault: AtomicU64,
     /// New requests are refused.
     pub(crate) is_draining: AtomicBool,
+}
+
+/// What a call can be told of for whom it is served, for as long as anybody asks. It holds nothing of the users'.
+pub(crate) struct Served {
+    /// Of the methods, by number.
+    pub(crate) names: Box<[Box<str>]>,
+    /// The connections on which calls are served.
+    pub(crate) open: Directory<Connection<Peer>>,
+}
+
+impl Served {
+    fn of(methods: &Methods) -> Self {
+        Self { names: methods.names_numbered().into_iter().map(Box::from).collect(), open: Directory::default() }
+    }
 }
 
 /// Who has in flight what one connection may have by what is free in the server.
@@ -55,6 +73,7 @@ impl Host {
         let metrics = manner.has_metrics.then(|| Table::new(ERROR_KINDS, methods.names_numbered().into_iter(), 0));
         Arc::new(Self {
             handlers: methods.handlers_numbered(),
+            served: Arc::new(Served::of(&methods)),
             methods,
             limits,
             manner,

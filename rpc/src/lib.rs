@@ -45,6 +45,7 @@ pub mod message;
 mod meta;
 mod trace;
 
+mod directory;
 mod id_hash;
 pub mod in_flight;
 mod incoming;

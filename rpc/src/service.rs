@@ -175,7 +175,7 @@ impl Methods {
     }
 
     /// The handlers, by number.
-    pub(crate) fn handlers_numbered(&self) -> Arc<[Arc<Handler>]> {
+    pub(crate) fn handlers_numbered(&self) -> Box<[Arc<Handler>]> {
         let mut entries: Vec<_> = self.by_name.values().collect();
         entries.sort_unstable_by_key(|entry| entry.number);
         entries.into_iter().map(|entry| entry.handler.clone()).collect()

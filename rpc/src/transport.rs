@@ -163,6 +163,16 @@ impl Transport {
         }
     }
 
+    /// As [`turn::bring_near`].
+    #[inline]
+    pub(crate) fn bring_near(&self) {
+        match &self.0 {
+            Kind::Tcp(stream) => turn::bring_near(stream),
+            Kind::Unix(stream) => turn::bring_near(stream),
+            Kind::Pipes(_) => {}
+        }
+    }
+
     /// As [`turn::try_read`].
     #[inline]
     pub(crate) fn try_read(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {

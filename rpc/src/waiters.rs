@@ -39,7 +39,10 @@ impl Waiters {
     }
 
     pub(crate) fn wake_all(&mut self) {
-        self.queue.drain(..).for_each(|(_, waiter)| waiter.unpark());
+        // Mostly nobody waits.
+        if !self.queue.is_empty() {
+            self.queue.drain(..).for_each(|(_, waiter)| waiter.unpark());
+        }
     }
 }
 

@@ -10,6 +10,7 @@
 //! ```
 
 use std::any::Any;
+use std::mem::ManuallyDrop;
 use std::panic::Location;
 use std::sync::Arc;
 use std::time::Instant;
@@ -44,12 +45,58 @@ pub(crate) struct Ambient {
     pub(crate) deadline: Option<Deadline>,
     pub(crate) values: Values,
     /// The innermost `turn::Region`.
-    pub(crate) region: Option<Arc<dyn Any + Send + Sync>>,
+    pub(crate) region: Holder,
 }
 
 impl Ambient {
     pub(crate) fn is_empty(&self) -> bool {
-        self.deadline.is_none() && self.values.0.is_none() && self.region.is_none()
+        self.deadline.is_none() && self.values.0.is_none() && self.region.is_nothing()
+    }
+}
+
+/// A hold on the innermost region. That of the frame in which the region's code runs is not counted, for whoever runs it holds the
+/// region longer: most requests have no other, and are served without touching the count.
+#[derive(Default)]
+pub(crate) enum Holder {
+    #[default]
+    Nothing,
+    Counted(Arc<dyn Any + Send + Sync>),
+    /// As it lies there it is never dropped.
+    Lent(ManuallyDrop<Arc<dyn Any + Send + Sync>>),
+}
+
+impl Holder {
+    /// A hold that is not counted.
+    ///
+    /// # Safety
+    ///
+    /// `region` is held for as long as this.
+    #[inline]
+    pub(crate) unsafe fn lend<T: Send + Sync + 'static>(region: &Arc<T>) -> Self {
+        // SAFETY: the pointer comes from an `Arc` that lives on, by the caller's promise, and nobody drops this one.
+        let lent: Arc<T> = unsafe { Arc::from_raw(Arc::as_ptr(region)) };
+        Self::Lent(ManuallyDrop::new(lent))
+    }
+
+    #[inline]
+    pub(crate) fn share(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        match self {
+            Self::Nothing => None,
+            Self::Counted(region) => Some(region.clone()),
+            Self::Lent(region) => Some(Arc::clone(region)),
+        }
+    }
+
+    #[inline]
+    fn is_nothing(&self) -> bool {
+        matches!(self, Self::Nothing)
+    }
+}
+
+impl Clone for Holder {
+    #[inline]
+    fn clone(&self) -> Self {
+        self.share().map_or(Self::Nothing, Self::Counted)
     }
 }
 

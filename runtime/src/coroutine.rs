@@ -206,7 +206,8 @@ pub fn on_stack<R>(stack: &mut Stack, f: impl FnOnce() -> R) -> R {
     corosensei::on_stack(stack, f)
 }
 
-const CACHE_LINE_BYTES: usize = 64;
+/// What the processor fetches at a time.
+pub const CACHE_LINE_BYTES: usize = 64;
 /// Registers that a switch saves lie so far at most below the stack pointer of [`suspend`].
 const SAVED_BYTES_MAX: usize = 32;
 /// The saved registers and the frames of the wait and of its caller.

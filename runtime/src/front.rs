@@ -19,13 +19,16 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::reactor::{OnReady, Reactor, Report};
+use crate::reactor::{OnReady, Reactor, Report, prefetch_shared};
 
 /// Work for the end of a turn. Belongs to our crates, runs on a worker's own context, and may only push or do I/O that
 /// cannot block.
 pub trait AtEnd: Send + Sync {
     /// Called once: at the end of the turn in which it was asked for, or before by another worker, if that turn lasts.
     fn at_end(self: Arc<Self>);
+
+    /// As [`OnReady::bring_near`], before [`at_end`](Self::at_end).
+    fn bring_near(&self) {}
 }
 
 /// On a line of its own: the owner writes it each turn, others read it while they are idle.
@@ -110,7 +113,7 @@ impl Front {
             return None;
         }
         let mut called = self.called();
-        let next = called.pop_front();
+        let next = pop_called(&mut called);
         self.called_len.store(called.len(), Ordering::Relaxed);
         next
     }
@@ -170,8 +173,35 @@ impl Front {
     pub(crate) fn close(&self, report: impl FnMut(Report)) {
         let callbacks = self.reactor().close(report);
         // Only now that the reactor is free again: one may own other sources that were registered here.
-        drop(callbacks);
+        callbacks.into_iter().for_each(OnReady::on_abandoned);
         drop(self.take_called());
+    }
+}
+
+/// So many are still in the cache from the last turn, or are in one as near: to ask for them would take longer than to wait for them.
+pub(crate) const FEW: usize = 32;
+
+/// Takes the next one, and brings near those behind it: among thousands each has left the cache since its last turn.
+#[inline]
+pub(crate) fn pop_called(called: &mut VecDeque<Arc<dyn OnReady>>) -> Option<Arc<dyn OnReady>> {
+    let next = called.pop_front();
+    if called.len() >= FEW {
+        prefetch_shared(&called[1]);
+        called[0].bring_near();
+    }
+    next
+}
+
+/// Does what was asked for the end of a turn; near is brought what is behind it, as in [`pop_called`].
+pub(crate) fn end_all(list: &mut Vec<Arc<dyn AtEnd>>) {
+    let mut list = list.drain(..);
+    while let Some(work) = list.next() {
+        let behind = list.as_slice();
+        if behind.len() >= FEW {
+            prefetch_shared(&behind[1]);
+            behind[0].bring_near();
+        }
+        work.at_end();
     }
 }
 

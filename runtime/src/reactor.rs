@@ -25,7 +25,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use slab::Slab;
 
 use crate::atomic::{AtomicBool, AtomicU32, Mutex, MutexGuard, Ordering, lock};
-use crate::coroutine::prefetch_lines;
+use crate::coroutine::{CACHE_LINE_BYTES, prefetch_lines};
 use crate::run_queue::{Address, Doorbell};
 
 use self::futures::Places;
@@ -41,6 +41,8 @@ const EVENT: u32 = 16;
 const EVENTS_MAX: usize = 1024;
 /// Events whose sources come near while the ones before are delivered, which takes some 20 ns each: a miss is as long as five.
 const EVENTS_AHEAD: usize = 4;
+/// Events whose callbacks do.
+const CALLBACKS_AHEAD: usize = 2;
 const WAKE_TOKEN: mio::Token = mio::Token(usize::MAX);
 /// A token is a slab key in its low half and the key's generation in its high half: a key that is used again does not
 /// receive the last events of its former owner.
@@ -103,6 +105,13 @@ pub(crate) enum Left {
 pub trait OnReady: Send + Sync {
     /// Called once for each event that makes the source readable.
     fn on_ready(self: Arc<Self>);
+
+    /// Called instead when the reactor has gone, with its runtime: no event will ever come again.
+    fn on_abandoned(self: Arc<Self>) {}
+
+    /// Called shortly before [`on_ready`](Self::on_ready) where many are called in a row, to ask for memory that it will touch
+    /// besides the callback itself.
+    fn bring_near(&self) {}
 }
 
 /// Readiness and waiters of one source. Shared between the reactor that learns of events and whoever waits. `W` names a
@@ -118,6 +127,8 @@ pub(crate) struct Readiness<W = Address> {
     /// Whether anybody waits, by direction. Changes under the lock, and is read without it by who was woken: mostly nobody
     /// waits then, and so neither does the reader.
     has_waiters: [AtomicBool; 2],
+    /// Where the count of the callback lies: a hint for who does not wait for the lock.
+    callback_at: AtomicUsize,
     waiters: Mutex<Waiters<W>>,
 }
 
@@ -211,6 +222,7 @@ impl<W: Copy + PartialEq> Default for Readiness<W> {
         Self {
             word: AtomicU32::new(READABLE | WRITABLE),
             has_waiters: [AtomicBool::new(false), AtomicBool::new(false)],
+            callback_at: AtomicUsize::new(0),
             waiters: Mutex::new(Waiters::default()),
         }
     }
@@ -341,8 +353,15 @@ impl<W: Copy + PartialEq> Readiness<W> {
 
     /// Sends the readable events to `callback` from now on.
     pub(crate) fn set_callback(&self, callback: Option<Arc<dyn OnReady>>) {
+        self.callback_at.store(callback.as_ref().map_or(0, count_of), Relaxed);
         let old = std::mem::replace(&mut self.lock().callback, callback);
         drop(old);
+    }
+
+    /// Asks the processor for the count of the callback.
+    #[inline(always)]
+    fn prefetch_callback(&self) {
+        prefetch_lines(self.callback_at.load(Relaxed), 1);
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiters<W>> {
@@ -391,6 +410,22 @@ impl<W: Copy + PartialEq> Readiness<W> {
         }
         waiters.take_futures(direction, |waker| report(Report::Future(waker)));
     }
+}
+
+/// Lines that are asked for ahead at most, of one that is to be called.
+const LINES_AHEAD_MAX: usize = 16;
+
+/// Where the counts lie: in front of the value.
+fn count_of<T: ?Sized>(callback: &Arc<T>) -> usize {
+    Arc::as_ptr(callback).addr() - 2 * size_of::<usize>()
+}
+
+/// Asks the processor for one that is to be called soon, counts included. Touches nothing of it.
+#[inline]
+pub(crate) fn prefetch_shared<T: ?Sized>(shared: &Arc<T>) {
+    let (first, end) = (count_of(shared), Arc::as_ptr(shared).addr() + size_of_val(&**shared));
+    let start = first & !(CACHE_LINE_BYTES - 1);
+    prefetch_lines(start, (end - start).div_ceil(CACHE_LINE_BYTES).min(LINES_AHEAD_MAX));
 }
 
 /// What a turn of the reactor reports to the scheduler.
@@ -465,6 +500,14 @@ impl Reactor {
         }
     }
 
+    /// As [`prefetch`](Self::prefetch), for the count of its callback; the source itself is near by then.
+    #[inline(always)]
+    fn prefetch_callback(&self, token: mio::Token) {
+        if let Some(readiness) = self.find(token.0) {
+            readiness.prefetch_callback();
+        }
+    }
+
     /// Waits for events up to `timeout` (`None`: for ever), and reports whom they concern. Returns how many came.
     pub(crate) fn turn(&mut self, timeout: Option<Duration>, mut report: impl FnMut(Report)) -> usize {
         let timeout = timeout.map(|timeout| self.wait_below_resolution(timeout));
@@ -476,11 +519,15 @@ impl Reactor {
             }
         }
         let mut count = 0;
-        let mut ahead = self.events.iter();
+        let (mut ahead, mut nearer) = (self.events.iter(), self.events.iter());
         ahead.by_ref().take(EVENTS_AHEAD).for_each(|event| self.prefetch(event.token()));
+        nearer.by_ref().take(CALLBACKS_AHEAD).for_each(|event| self.prefetch_callback(event.token()));
         for event in &self.events {
             if let Some(event) = ahead.next() {
                 self.prefetch(event.token());
+            }
+            if let Some(event) = nearer.next() {
+                self.prefetch_callback(event.token());
             }
             count += 1;
             if event.token() == WAKE_TOKEN {

@@ -6,7 +6,7 @@ use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use crate::ambient::{Ambient, Deadline};
+use crate::ambient::{Ambient, Deadline, Holder};
 use crate::around;
 use crate::context::{self, Node, Scope};
 use crate::frame;
@@ -38,21 +38,30 @@ pub struct Region<T> {
     cancelled: Scope,
     /// Who runs the code, or has run it: a wake that comes too late does nothing.
     owner: Mutex<Option<Unparker>>,
+    /// The owner was known before anybody else could find the region, so that nothing need be locked to enter it.
+    has_known_owner: bool,
     value: T,
 }
 
 impl<T: Send + Sync + 'static> Region<T> {
     /// A region around `value` in which nothing runs yet.
     pub fn new(value: T) -> Arc<Self> {
-        Arc::new(Self { cancelled: Scope::default(), owner: Mutex::default(), value })
+        Arc::new(Self { cancelled: Scope::default(), owner: Mutex::default(), has_known_owner: false, value })
     }
 
-    /// Makes it as new, so that something else may run in it, if nobody else holds it. Returns its value, to be changed.
+    /// As [`new`](Self::new), for the caller to run something in it.
+    pub fn for_caller(value: T) -> Arc<Self> {
+        let owner = Mutex::new(Some(park::unparker()));
+        Arc::new(Self { cancelled: Scope::default(), owner, has_known_owner: true, value })
+    }
+
+    /// Makes it as new, so that the caller may run something else in it, if nobody else holds it. Returns its value, to be changed.
     #[inline]
     pub fn renew(self: &mut Arc<Self>) -> Option<&mut T> {
         let region = Arc::get_mut(self)?;
         region.cancelled = Scope::default();
-        region.owner = Mutex::default();
+        *region.owner.get_mut().unwrap_or_else(PoisonError::into_inner) = Some(park::unparker());
+        region.has_known_owner = true;
         Some(&mut region.value)
     }
 
@@ -73,7 +82,8 @@ impl<T: Send + Sync + 'static> Region<T> {
     ///
     /// # Panics
     ///
-    /// When something has run in this region before.
+    /// When something has run in this region before, unless it was made [for the caller](Self::for_caller) or [renewed](Self::renew) by him: then he alone runs in it,
+    /// one thing after the other.
     #[track_caller]
     #[inline]
     pub fn run<R>(self: &Arc<Self>, deadline: Option<Instant>, f: impl FnOnce() -> R) -> R {
@@ -82,9 +92,11 @@ impl<T: Send + Sync + 'static> Region<T> {
         let ambient = Ambient {
             deadline: Deadline::earlier(outer.deadline, own),
             values: outer.values,
-            region: Some(self.clone()),
+            // SAFETY: `self` is borrowed for longer than the frame is linked, and what is cloned from it is counted.
+            region: unsafe { Holder::lend(self) },
         };
-        assert!(self.set_owner(), "code runs once in a region");
+        assert!(self.has_known_owner || self.set_owner(), "code runs once in a region");
+        debug_assert!(!self.has_known_owner || self.is_of_caller(), "who has renewed a region runs in it");
         // Also when `f` unwinds.
         let _leave = Leave(&self.cancelled);
         around::with_frames(|frames| frame::inside_scope(frames, &self.cancelled, ambient, f))
@@ -100,6 +112,10 @@ impl<T: Send + Sync + 'static> Region<T> {
             *owner = Some(park::unparker());
         }
         is_first
+    }
+
+    fn is_of_caller(&self) -> bool {
+        self.owner().as_ref().is_some_and(|owner| owner.address() == park::unparker().address())
     }
 
     #[inline]
@@ -119,7 +135,7 @@ impl<T: Send + Sync + 'static> Region<T> {
 
     /// The innermost region around the caller, or around the code that has spawned it, if it is one of a `T`.
     pub fn current() -> Option<Arc<Self>> {
-        around::with_ambient(|ambient| ambient.and_then(|ambient| ambient.region.clone()))?.downcast().ok()
+        around::with_ambient(|ambient| ambient.and_then(|ambient| ambient.region.share()))?.downcast().ok()
     }
 }
 

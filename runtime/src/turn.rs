@@ -9,10 +9,12 @@
 
 use std::io;
 use std::panic::Location;
+use std::ptr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::coroutine::{CACHE_LINE_BYTES, prefetch_lines};
 use crate::reactor::Direction;
 
 pub use crate::front::AtEnd;
@@ -63,6 +65,18 @@ pub fn try_read(input: &impl Input, buffer: &mut [u8]) -> io::Result<Option<usiz
 #[inline]
 pub fn is_readable(input: &impl Input) -> bool {
     input.source().is_ready(Direction::Read)
+}
+
+/// Asks the processor for what a read or write of `input` will touch.
+#[inline]
+pub fn bring_near(input: &impl Input) {
+    input.source().bring_near();
+}
+
+/// Asks the processor for the memory of a value that will be used soon. Touches nothing of it.
+#[inline]
+pub fn bring_value_near<T>(value: &T) {
+    prefetch_lines(ptr::from_ref(value).addr(), size_of::<T>().div_ceil(CACHE_LINE_BYTES));
 }
 
 /// Writes what the kernel takes. `None`: it takes nothing now; [`wait_for_room`] waits until it does.

@@ -488,7 +488,8 @@ impl Answered {
     #[inline]
     pub(super) fn wake(mut self) {
         match self.first {
-            Some(caller) if self.others.is_empty() => caller.unpark(),
+            None => return,
+            Some(caller) if self.others.is_empty() => return caller.unpark(),
             first => turn::unpark_all(first.into_iter().chain(self.others.drain(..))),
         }
         if (1..=KEPT_CALLERS_MAX).contains(&self.others.capacity()) {

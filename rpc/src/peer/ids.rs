@@ -13,9 +13,11 @@ pub(super) enum Place {
     Running(u32),
 }
 
-/// A table of ids in flight. Open addressing, half full at most: an id comes, moves on once and goes, a few instructions each.
+/// A table of ids in flight. Open addressing, half full at most: an id comes, moves on once and goes, a few instructions each. One
+/// that comes when there is no other needs no table.
 #[derive(Default)]
 pub(super) struct Ids {
+    lone: Option<Entry>,
     hash: IdHash,
     /// None, or a power of two.
     slots: Box<[Option<Entry>]>,
@@ -32,7 +34,18 @@ impl Ids {
     /// Enters an id. Returns false, and leaves it where it is, if it was there.
     #[inline]
     pub(super) fn insert(&mut self, id: u32, place: Place) -> bool {
-        self.reserve(1);
+        match &self.lone {
+            Some(lone) if lone.id == id => false,
+            None if self.len == 0 => {
+                self.lone = Some(Entry { id, place });
+                true
+            }
+            _ => self.insert_in_table(id, place),
+        }
+    }
+
+    fn insert_in_table(&mut self, id: u32, place: Place) -> bool {
+        self.reserve_in_table(1);
         let mut at = self.home(id);
         while let Some(entry) = self.slots[at] {
             if entry.id == id {
@@ -48,6 +61,10 @@ impl Ids {
     /// Moves an id that is there.
     #[inline]
     pub(super) fn set(&mut self, id: u32, place: Place) {
+        if let Some(lone) = self.lone.as_mut().filter(|lone| lone.id == id) {
+            lone.place = place;
+            return;
+        }
         if let Some(at) = self.find(id) {
             self.slots[at] = Some(Entry { id, place });
         }
@@ -55,6 +72,10 @@ impl Ids {
 
     #[inline]
     pub(super) fn remove(&mut self, id: u32) {
+        if self.lone.as_ref().is_some_and(|lone| lone.id == id) {
+            self.lone = None;
+            return;
+        }
         let Some(mut hole) = self.find(id) else { return };
         self.slots[hole] = None;
         self.len -= 1;
@@ -72,6 +93,12 @@ impl Ids {
     /// Makes room for so many more.
     #[inline]
     pub(super) fn reserve(&mut self, more: usize) {
+        let has_place = self.lone.is_none() && self.len == 0;
+        self.reserve_in_table(more.saturating_sub(usize::from(has_place)));
+    }
+
+    #[inline]
+    fn reserve_in_table(&mut self, more: usize) {
         if 2 * (self.len + more) > self.slots.len() {
             self.grow(more);
         }
@@ -83,7 +110,7 @@ impl Ids {
         let entries = std::mem::replace(&mut self.slots, vec![None; count].into());
         self.len = 0;
         for Entry { id, place } in entries.into_iter().flatten() {
-            self.insert(id, place);
+            self.insert_in_table(id, place);
         }
     }
 
@@ -97,12 +124,15 @@ impl Ids {
 
     #[inline]
     pub(super) fn get(&self, id: u32) -> Option<Place> {
-        self.slots[self.find(id)?].map(|entry| entry.place)
+        match &self.lone {
+            Some(lone) if lone.id == id => Some(lone.place),
+            _ => self.slots[self.find(id)?].map(|entry| entry.place),
+        }
     }
 
     /// Where all of them are.
     pub(super) fn places(&self) -> impl Iterator<Item = Place> {
-        self.slots.iter().flatten().map(|entry| entry.place)
+        self.lone.iter().chain(self.slots.iter().flatten()).map(|entry| entry.place)
     }
 
     #[inline]

@@ -16,12 +16,15 @@ mod ids;
 mod queue;
 mod reserved;
 mod runner;
+mod running;
 mod serving;
 
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
+
+use dhaga::turn;
 
 use crate::connection::{Connection, Side};
 use crate::error::{CallError, Cause, ErrorProfile};
@@ -37,7 +40,7 @@ pub(crate) use asked::Asked;
 pub(crate) use calling::{Until, call, notify};
 
 use calling::Calling;
-use runner::Runner;
+use runner::{Runner, Work};
 use serving::{Batch, Serving};
 
 /// Our side of one connection.
@@ -157,6 +160,9 @@ impl Peer {
 impl Drop for Peer {
     fn drop(&mut self) {
         self.charge(0);
+        if let Some(number) = self.serving.get().and_then(|serving| serving.number()) {
+            self.host.served.open.remove(number);
+        }
     }
 }
 
@@ -216,6 +222,7 @@ impl Connection<Peer> {
 
 impl Side for Peer {
     type Batch = Batch;
+    type Work = Work;
 
     #[inline]
     fn take(connection: &Arc<Connection<Self>>, frame: &[u8], batch: &mut Batch) -> Flow {
@@ -238,9 +245,14 @@ impl Side for Peer {
         }
     }
 
-    fn commit(connection: &Arc<Connection<Self>>, mut batch: Batch, waits_for: Option<usize>) -> bool {
+    fn commit(
+        connection: &Arc<Connection<Self>>,
+        batch: &mut Batch,
+        waits_for: Option<usize>,
+        work: Option<&mut Option<Work>>,
+    ) -> bool {
         std::mem::take(&mut batch.answered).wake();
-        let has_room = connection.enter_requests(batch, waits_for);
+        let has_room = connection.enter_requests(batch, waits_for, work);
         // Not before: a request may have come with the last answer.
         if waits_for.is_none() {
             connection.close_if_left();
@@ -248,9 +260,14 @@ impl Side for Peer {
         has_room
     }
 
-    fn run(connection: &Arc<Connection<Self>>) {
+    fn run(connection: Arc<Connection<Self>>, work: Option<Work>) {
         if let Some(serving) = connection.side.serving.get() {
-            Runner::new(connection, serving).run();
+            let runner = Runner::new(&connection, serving);
+            let appended = match work {
+                Some(work) => runner.run_begun(work),
+                None => runner.run(),
+            };
+            connection.note_last(appended);
         }
     }
 
@@ -270,6 +287,13 @@ impl Side for Peer {
         }
         if bytes > 0 {
             keeper.watch(connection);
+        }
+    }
+
+    #[inline]
+    fn bring_near(&self) {
+        if let Some(serving) = self.serving.get() {
+            turn::bring_value_near(&**serving);
         }
     }
 

@@ -35,6 +35,29 @@ pub(super) enum Params {
     Long(Box<[u8]>),
 }
 
+impl Request {
+    /// One whose arguments are put behind `short`, if they are short.
+    #[inline]
+    pub(super) fn new(
+        id: Option<u32>,
+        number: u32,
+        cost: usize,
+        params: &[u8],
+        short: &mut Vec<u8>,
+        meta: Option<Box<Meta>>,
+    ) -> Self {
+        let params = match params.len() <= KEPT_BYTES_MAX {
+            true => {
+                short.extend_from_slice(params);
+                Params::Short(params.len() as u32)
+            }
+            false => Params::Long(params.into()),
+        };
+        let cost = u32::try_from(cost).unwrap_or(u32::MAX);
+        Self { id, number, cost, params, meta, is_cancelled: false }
+    }
+}
+
 /// Requests in the order in which they came.
 #[derive(Default)]
 pub(super) struct Queue {
@@ -79,15 +102,13 @@ impl Queue {
 
     #[inline]
     pub(super) fn push(&mut self, id: Option<u32>, number: u32, cost: usize, params: &[u8], meta: Option<Box<Meta>>) {
-        let params = match params.len() <= KEPT_BYTES_MAX {
-            true => {
-                self.params.extend_from_slice(params);
-                Params::Short(params.len() as u32)
-            }
-            false => Params::Long(params.into()),
-        };
-        let cost = u32::try_from(cost).unwrap_or(u32::MAX);
-        self.requests.push_back(Request { id, number, cost, params, meta, is_cancelled: false });
+        self.requests.push_back(Request::new(id, number, cost, params, &mut self.params, meta));
+    }
+
+    /// As [`push`](Self::push) of one that was not, whose arguments are `params` if they are short.
+    pub(super) fn push_request(&mut self, request: Request, params: &[u8]) {
+        self.params.extend_from_slice(params);
+        self.requests.push_back(request);
     }
 
     /// Takes the first one, and leaves its arguments in `params` if they are short.

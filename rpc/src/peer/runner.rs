@@ -8,13 +8,14 @@ use dhaga::turn::Region;
 use dhaga::{park, turn, yield_now};
 
 use super::Peer;
-use super::asked::{Asked, Desk, Left};
+use super::asked::{self, Asked, Desk, Here};
 use super::queue::{Params, Request};
 use super::serving::{Serving, State};
 use crate::connection::Connection;
 use crate::error::Refusal;
 use crate::layer::{self, Answered};
 use crate::limits::QUEUED_FRAME_OVERHEAD_BYTES;
+use crate::meta::Meta;
 use crate::metrics::Begun;
 use crate::outbox::Appended;
 use crate::service::{Handler, HandlerError, kind_of, respond_refusal};
@@ -45,15 +46,32 @@ struct Current<'a> {
     begun: Option<Begun<'a>>,
 }
 
+impl Current<'_> {
+    #[inline]
+    fn of(request: &Request) -> Self {
+        Self { id: request.id, cost: request.cost as usize, begun: None }
+    }
+}
+
+/// A request that has begun, under the lock under which it was entered: one that came alone waits for nobody.
+pub(crate) struct Work {
+    pub(super) request: Request,
+    pub(super) here: Here,
+    /// With its arguments, if they are short.
+    pub(super) desk: Desk,
+    pub(super) place: usize,
+}
+
 /// How it goes on behind a request.
 enum Then {
-    /// With this one, where the last one has run.
+    /// With this one, in the region at hand.
     Here(Request),
-    /// With this one, in the desk's region, in which nothing has run.
-    Elsewhere(Request),
+    /// With this one, in another, in which nothing has run.
+    Elsewhere(Request, Here),
     /// Not before there is room for the answer.
     NoRoom,
-    Over,
+    /// With nothing; a flush may have yet to be asked for.
+    Over(Appended),
 }
 
 /// From where a runner takes the next request.
@@ -64,8 +82,8 @@ enum Inside {
     No,
 }
 
-/// Who holds a region while a runner takes the next request in it: its desk, `Runner::run`, the code around, `State::running`.
-const HOLDERS: usize = 4;
+/// Who holds a region while a runner takes the next request in it: `Runner::run` and `State::running`.
+const HOLDERS: usize = 2;
 
 impl<'a> Runner<'a> {
     pub(super) fn new(connection: &'a Arc<Connection<Peer>>, serving: &'a Serving) -> Self {
@@ -76,33 +94,55 @@ impl<'a> Runner<'a> {
     ///
     /// Each request has a region of its own as far as anybody can see. To make one as new takes longer than to look whether it
     /// is, so those that left nothing behind share it.
-    pub(super) fn run(mut self) {
-        let (mut desk, mut slice) = (Desk::of(self.connection), Slice::default());
-        let mut then = self.next(&mut desk, Inside::No);
-        loop {
-            then = match then {
-                Then::Here(request) | Then::Elsewhere(request) => {
-                    let region = desk.region.clone();
-                    region.run(region.deadline(), || self.run_here(request, &mut desk, &mut slice))
+    ///
+    /// Returns what became of the last answer, for the caller to note: the connection goes with it to the end of the turn.
+    #[must_use = "nobody else asks for the flush"]
+    pub(super) fn run(mut self) -> Appended {
+        let (mut here, mut desk) = asked::take();
+        asked::prepare(&mut here, self.connection, self.serving.number_of(self.connection));
+        let then = self.next(&here, &mut desk, Inside::No);
+        self.go_on(then, here, desk)
+    }
+
+    /// As [`run`](Self::run), first what has begun.
+    #[must_use = "nobody else asks for the flush"]
+    pub(super) fn run_begun(mut self, work: Work) -> Appended {
+        let Work { request, here, desk, place } = work;
+        self.current = Some(Current::of(&request));
+        self.place = Some(place);
+        self.go_on(Then::Here(request), here, desk)
+    }
+
+    fn go_on(mut self, mut then: Then, mut here: Here, mut desk: Desk) -> Appended {
+        let mut slice = Slice::default();
+        let appended = loop {
+            let request = match then {
+                Then::Here(request) => request,
+                Then::Elsewhere(request, elsewhere) => {
+                    here = elsewhere;
+                    request
                 }
                 Then::NoRoom => {
                     // Its deadline or cancel must not swallow an answer; and if the connection ends, there is room.
                     while self.connection.wait_for_room(None).is_err() {
                         yield_now();
                     }
-                    self.next(&mut desk, Inside::No)
+                    then = self.next(&here, &mut desk, Inside::No);
+                    continue;
                 }
-                Then::Over => break,
+                Then::Over(appended) => break appended,
             };
-        }
-        desk.keep();
+            then = here.run(here.deadline(), || self.run_here(request, &here, &mut desk, &mut slice));
+        };
+        asked::keep(here, desk);
+        appended
     }
 
     /// Runs a request, and those behind it that may run in the same region.
-    fn run_here(&mut self, mut request: Request, desk: &mut Desk, slice: &mut Slice) -> Then {
+    fn run_here(&mut self, mut request: Request, here: &Here, desk: &mut Desk, slice: &mut Slice) -> Then {
         loop {
             self.count_begin(&request);
-            let error = self.serve(&request, desk);
+            let error = self.serve(&request, here, desk);
             self.count_end(desk.answer.len(), error);
             let bytes = request.cost as usize + desk.answer.len();
             drop(request);
@@ -112,7 +152,7 @@ impl<'a> Runner<'a> {
                 false if !turn::is_patient() => self.connection.step_back_if_greedy(),
                 false => {}
             }
-            match self.next(desk, Inside::Region) {
+            match self.next(here, desk, Inside::Region) {
                 Then::Here(next) => request = next,
                 then => return then,
             }
@@ -120,8 +160,8 @@ impl<'a> Runner<'a> {
     }
 
     /// Runs one request and leaves its answer on the desk. Returns the kind of its error, if there is one.
-    fn serve(&self, request: &Request, desk: &mut Desk) -> Option<u8> {
-        let Desk { region, params, answer } = desk;
+    fn serve(&self, request: &Request, region: &Here, desk: &mut Desk) -> Option<u8> {
+        let Desk { params, answer } = desk;
         let handler = &*self.connection.side.host.handlers[request.number as usize];
         let params = match &request.params {
             Params::Short(_) => &params[..],
@@ -193,49 +233,63 @@ impl<'a> Runner<'a> {
     }
 
     /// Sends the answer of the request at hand, lets it go, and takes the next.
-    fn next(&mut self, desk: &mut Desk, inside: Inside) -> Then {
+    fn next(&mut self, here: &Here, desk: &mut Desk, inside: Inside) -> Then {
         let mut state = self.serving.state();
-        let Some(settled) = self.settle(&mut state, &mut desk.answer) else { return Then::NoRoom };
+        let Some(mut settled) = self.settle(&mut state, &mut desk.answer) else { return Then::NoRoom };
         let next = state.next(&mut desk.params);
         // What never waits is soon over: the runner itself goes on with what is behind it. A layer may wait.
         let host = &self.connection.side.host;
         let is_inline = |next: &Request| host.handlers[next.number as usize].is_inline();
         let goes_on = next.as_ref().is_some_and(is_inline) && host.manner.layers.is_empty();
         let (then, left) = match next {
-            Some(next) => self.begin(&mut state, next, desk, inside),
-            None => (Then::Over, self.place.take().map(|place| state.leave(place))),
+            Some(next) => self.begin(&mut state, next, here, inside),
+            None => (Then::Over(settled.take_last()), self.place.take().and_then(|place| state.running.remove(place))),
         };
         self.let_go(state, settled, goes_on);
         drop(left);
         then
     }
 
-    /// Begins a request, under the lock, where a cancel finds it from now on. Returns a region that it was not to run in, too, to
-    /// be dropped when the lock is free.
+    /// Begins a request, under the lock, where a cancel finds it from now on. Returns a region that was left for it, too, to be
+    /// dropped when the lock is free.
     #[inline]
-    fn begin(&mut self, state: &mut State, mut next: Request, desk: &mut Desk, inside: Inside) -> (Then, Option<Left>) {
-        self.current = Some(Current { id: next.id, cost: next.cost as usize, begun: None });
-        let is_plain = next.meta.is_none();
-        let follows = |desk: &Desk| inside == Inside::Region && is_plain && desk.may_be_shared(HOLDERS);
-        let mut left = None;
-        let (place, is_here) = match self.place {
-            Some(place) if follows(desk) => (place, true),
-            Some(place) => {
-                left = desk.renew(self.connection, next.meta.take());
-                state.running[place] = desk.region.clone();
-                (place, false)
+    fn begin(&mut self, state: &mut State, next: Request, here: &Here, inside: Inside) -> (Then, Option<Here>) {
+        self.current = Some(Current::of(&next));
+        match self.place {
+            Some(place) if inside == Inside::Region && next.meta.is_none() && asked::may_be_shared(here, HOLDERS) => {
+                here.begin(next.number);
+                state.note_running(next.id, place);
+                (Then::Here(next), None)
             }
-            None => {
-                if !is_plain {
-                    left = desk.renew(self.connection, next.meta.take());
-                }
-                (state.running.insert(desk.region.clone()), false)
-            }
+            _ => self.begin_anew(state, next, here),
+        }
+    }
+
+    /// As [`begin`](Self::begin), of one that follows no other where that has run.
+    #[inline(never)]
+    fn begin_anew(&mut self, state: &mut State, mut next: Request, here: &Here) -> (Then, Option<Here>) {
+        let is_first = self.place.is_none() && next.meta.is_none();
+        let elsewhere = (!is_first).then(|| self.renew(next.meta.take()));
+        let region = elsewhere.as_ref().unwrap_or(here);
+        region.begin(next.number);
+        let (place, left) = match self.place {
+            Some(place) => (place, state.running.replace(place, region.clone())),
+            None => (state.running.insert(region.clone()), None),
         };
         self.place = Some(place);
         state.note_running(next.id, place);
-        desk.region.begin(next.number);
-        (if is_here { Then::Here(next) } else { Then::Elsewhere(next) }, left)
+        let then = match elsewhere {
+            None => Then::Here(next),
+            Some(elsewhere) => Then::Elsewhere(next, elsewhere),
+        };
+        (then, left)
+    }
+
+    /// A region in which nothing has run, for a request with `meta`.
+    #[cold]
+    #[inline(never)]
+    fn renew(&self, meta: Option<Box<Meta>>) -> Here {
+        Asked::region(self.connection, self.serving.number_of(self.connection), meta)
     }
 
     /// All under the lock: whoever sees nothing in flight may close the connection, so the answer is with the unsent bytes
@@ -323,7 +377,8 @@ impl Successor {
         self.connection.step_back_if_greedy();
         let serving = self.connection.side.serving();
         serving.state().has_successor = false;
-        Runner::new(&self.connection, serving).run();
+        let appended = Runner::new(&self.connection, serving).run();
+        self.connection.note(appended);
     }
 }
 
@@ -342,6 +397,17 @@ enum Settled {
     One(Appended),
 }
 
+impl Settled {
+    /// Leaves it to the caller to ask for the flush.
+    #[inline]
+    fn take_last(&mut self) -> Appended {
+        match self {
+            Self::Nothing => Appended::Queued,
+            Self::One(appended) => std::mem::replace(appended, Appended::Queued),
+        }
+    }
+}
+
 impl Drop for Runner<'_> {
     /// A handler panicked, or the runtime's shutdown unwinds it. Others go on with what is pending.
     fn drop(&mut self) {
@@ -358,7 +424,7 @@ impl Drop for Runner<'_> {
         let appended = self.connection.append(&answer);
         state.release(current.id, current.cost);
         self.serving.note_occupied(&state);
-        let _left = self.place.take().map(|place| state.leave(place));
+        let _left = self.place.take().and_then(|place| state.running.remove(place));
         self.let_go(state, Settled::One(appended), false);
     }
 }

@@ -4,18 +4,18 @@
 //!   reader: frame ──▶ admit (limits, duplicate id, method) ──▶ a dhaga: decode, run, encode, append ──▶ release
 //! ```
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use dhaga::turn::Region;
-use slab::Slab;
-
-use super::asked::{Asked, Left};
+use super::asked::{self, Desk, Here};
 use super::calling::Answered;
 use super::ids::{Ids, Place};
 use super::queue::{Queue, Request};
+use super::runner::Work;
+use super::running::Running;
 use super::{Breach, Peer};
 use crate::connection::Connection;
+use crate::directory::Number;
 use crate::error::{Cause, Refusal};
 use crate::extension::PREFIX;
 use crate::host::{Host, WaitsForRoom};
@@ -24,6 +24,7 @@ use crate::limits::QUEUED_FRAME_OVERHEAD_BYTES;
 use crate::message::{self, Message, MessageError};
 use crate::meta::{Announced, Meta};
 use crate::service::respond_refusal;
+use dhaga::turn::Region;
 
 /// Capacity that an idle connection may keep in each of its collections.
 const KEPT_MAX: usize = 8;
@@ -48,6 +49,11 @@ pub(super) struct Serving {
     /// Something is in flight or announced. Written under the lock. Only a reader sets it, so that a reader, of which there is one
     /// at a time, believes it without the lock when it is not set.
     is_occupied: AtomicBool,
+    /// Under which handlers find the connection.
+    number: OnceLock<Number>,
+    /// One more than the number of the last method that was looked up, which is mostly the next one's, too; 0: there was none. By one
+    /// reader at a time.
+    last_method: AtomicU32,
 }
 
 #[derive(Default)]
@@ -55,7 +61,7 @@ pub(super) struct State {
     pub(super) pending: Queue,
     pub(super) has_successor: bool,
     /// Where requests run, by the place of their runner.
-    pub(super) running: Slab<Arc<Region<Asked>>>,
+    pub(super) running: Running,
     /// Requests that are pending or run, notifications included.
     in_flight: usize,
     /// Bytes of their frames and of what goes with them, at true cost.
@@ -73,13 +79,17 @@ pub(super) struct State {
 pub(crate) struct Batch {
     /// Callers whose answers came with them.
     pub(super) answered: Answered,
+    /// The first one, with the desk where its arguments lie, while it is the only one: then it needs no queue.
+    lone: Option<Lone>,
     requests: Queue,
+    /// How many there are, and their bytes.
+    len: usize,
     bytes: usize,
     /// What the host has counted beyond them, and how many it has counted last: the next lot is larger, up to `lot_max`.
     reserved: usize,
     lot: usize,
     lot_max: usize,
-    /// The number of the last method, which is mostly the next one's, too.
+    /// As [`Serving::last_method`].
     last_number: Option<u32>,
     /// New requests are refused.
     is_ending: bool,
@@ -87,6 +97,13 @@ pub(crate) struct Batch {
     room: Option<Room>,
     /// A `$/meta` whose request has not come.
     announced: Option<Box<Announced>>,
+}
+
+/// A request that came alone so far, and where it may run.
+struct Lone {
+    request: Request,
+    here: Here,
+    desk: Desk,
 }
 
 /// Room when the first request of a batch came. Only other connections can make it smaller meanwhile: there is one reader.
@@ -114,8 +131,11 @@ impl Connection<Peer> {
     pub(super) fn take_plain_request(self: &Arc<Self>, frame: &[u8], batch: &mut Batch) -> bool {
         let Some((id, name, params)) = message::plain_request(frame, &self.limits) else { return false };
         let host = &*self.side.host;
-        let Some(number) = batch.number(host, name) else { return false };
-        if !batch.has_room(self, frame.len()) || batch.announced.is_some() || batch.is_ending {
+        if !batch.has_room(self, frame.len()) {
+            return false;
+        }
+        let Some(number) = batch.number(self, name) else { return false };
+        if batch.announced.is_some() || batch.is_ending {
             return false;
         }
         let is_admitted = batch.reserve(host);
@@ -286,7 +306,12 @@ impl Connection<Peer> {
     }
 
     /// Enters a batch. Returns whether there is room after all for the frame that has to wait, if one does.
-    pub(super) fn enter_requests(self: &Arc<Self>, batch: Batch, waits_for: Option<usize>) -> bool {
+    pub(super) fn enter_requests(
+        self: &Arc<Self>,
+        batch: &mut Batch,
+        waits_for: Option<usize>,
+        work: Option<&mut Option<Work>>,
+    ) -> bool {
         if batch.room.is_none() && waits_for.is_none() {
             return true;
         }
@@ -294,6 +319,21 @@ impl Connection<Peer> {
         if batch.reserved > 0 {
             self.side.host.release(batch.reserved);
         }
+        let lone = match &work {
+            Some(_) => batch.lone.take_if(|lone| lone.request.meta.is_none()),
+            None => None,
+        };
+        if let (Some(mut lone), Some(work)) = (lone, work) {
+            asked::prepare(&mut lone.here, self, serving.number_of(self));
+            match self.begin_lone(lone, batch) {
+                Ok(begun) => {
+                    *work = begun;
+                    return true;
+                }
+                Err(lone) => batch.lone = Some(lone),
+            }
+        }
+        batch.queue_lone();
         let mut state = serving.state();
         let entered = state.enter(batch);
         serving.note_occupied(&state);
@@ -316,6 +356,36 @@ impl Connection<Peer> {
             self.close_for_breach(duplicate);
         }
         has_room
+    }
+
+    /// Enters a request that came alone, and begins it if no others wait. Returns nothing if it is to run no more.
+    #[inline]
+    fn begin_lone(self: &Arc<Self>, lone: Lone, batch: &mut Batch) -> Result<Option<Work>, Lone> {
+        let serving = self.side.serving();
+        let mut state = serving.state();
+        let Some(place) = state.begin(&lone) else { return Err(lone) };
+        state.announced = batch.announced.take();
+        serving.note_occupied(&state);
+        drop(state);
+        let Lone { request, here, desk } = lone;
+        let work = Work { request, here, desk, place };
+        match self.is_closed() && work.request.id.is_some() {
+            true => self.forget_begun(work),
+            false => Ok(Some(work)),
+        }
+    }
+
+    /// As [`forget_what_came_late`](Self::forget_what_came_late), of one that has begun.
+    #[cold]
+    fn forget_begun(&self, work: Work) -> Result<Option<Work>, Lone> {
+        let serving = self.side.serving();
+        let mut state = serving.state();
+        state.release(work.request.id, work.request.cost as usize);
+        let left = state.running.remove(work.place);
+        serving.note_occupied(&state);
+        drop((state, left));
+        self.side.host.release(1);
+        Ok(None)
     }
 
     /// The connection was closed by another thread while a batch was read: nobody waits for the answers.
@@ -352,7 +422,7 @@ impl Connection<Peer> {
             host.count_refused(number, frame.len(), &refusal);
             Err(id.map_or(Reject::Ignore, |id| Reject::Refuse(id, refusal)))
         };
-        let Some(number) = batch.number(host, method.as_bytes()) else {
+        let Some(number) = batch.number(self, method.as_bytes()) else {
             return refuse(None, Refusal::UnknownMethod { method: method.to_owned() });
         };
         // Who watches a server over wants to see it end.
@@ -397,9 +467,9 @@ impl Batch {
             self.begin(connection);
         }
         let Some(room) = &self.room else { return false };
-        let is_alone = room.in_flight == 0 && self.requests.is_empty();
+        let is_alone = room.in_flight == 0 && self.len == 0;
         let bytes = self.bytes + frame_bytes + bytes_of(&self.announced) + QUEUED_FRAME_OVERHEAD_BYTES;
-        self.requests.len() < room.requests && (is_alone || bytes <= room.bytes)
+        self.len < room.requests && (is_alone || bytes <= room.bytes)
     }
 
     /// As [`has_room`](Self::has_room), looked at anew, for who reads on however much is unsent.
@@ -414,17 +484,44 @@ impl Batch {
     #[inline]
     fn push(&mut self, id: Option<u32>, number: u32, cost: usize, params: &[u8], meta: Option<Box<Meta>>) {
         self.bytes += cost;
+        self.len += 1;
+        match self.len {
+            1 => return self.push_lone(id, number, cost, params, meta),
+            2 => self.queue_lone(),
+            _ => {}
+        }
         self.requests.push(id, number, cost, params, meta);
+    }
+
+    #[inline(never)]
+    fn push_lone(&mut self, id: Option<u32>, number: u32, cost: usize, params: &[u8], meta: Option<Box<Meta>>) {
+        let (here, mut desk) = asked::take();
+        desk.params.clear();
+        let request = Request::new(id, number, cost, params, &mut desk.params, meta);
+        self.lone = Some(Lone { request, here, desk });
+    }
+
+    /// Puts the lone one, if there is one, into the queue.
+    #[inline(never)]
+    fn queue_lone(&mut self) {
+        if let Some(Lone { request, here, desk }) = self.lone.take() {
+            self.requests = Queue::spare();
+            self.requests.push_request(request, &desk.params);
+            asked::keep(here, desk);
+        }
     }
 
     /// The number of a method, if there is one of this name.
     #[inline]
-    fn number(&mut self, host: &Host, name: &[u8]) -> Option<u32> {
+    fn number(&mut self, connection: &Connection<Peer>, name: &[u8]) -> Option<u32> {
+        let host = &*connection.side.host;
         let is_last = |number: &u32| host.handlers[*number as usize].name().as_bytes() == name;
         if let Some(number) = self.last_number.filter(is_last) {
             return Some(number);
         }
-        self.last_number = host.methods.lookup_numbered(name).map(|(_, number)| number);
+        let (_, number) = host.methods.lookup_numbered(name)?;
+        connection.side.serving().last_method.store(number + 1, Ordering::Relaxed);
+        self.last_number = Some(number);
         self.last_number
     }
 
@@ -445,7 +542,7 @@ impl Batch {
             self.look_at_others(host);
         }
         // No more than the connection may have, which is what is told of it.
-        let room = self.room.as_ref().map_or(0, |room| room.requests.saturating_sub(self.requests.len()));
+        let room = self.room.as_ref().map_or(0, |room| room.requests.saturating_sub(self.len));
         self.reserved = host.reserve(self.lot.min(room).max(1));
         self.lot = (self.lot * LOT_GROWTH).clamp(1, self.lot_max.max(1));
     }
@@ -470,14 +567,15 @@ impl Batch {
                 connection.room(&state)
             }
         });
+        self.last_number = serving.last_method.load(Ordering::Relaxed).checked_sub(1);
         self.is_ending = connection.is_ending();
         self.lot_max = host.limits.in_flight_per_server_max.saturating_sub(host.in_flight()) / LOTS_MIN;
-        self.requests = Queue::spare();
     }
 
     /// Cancels the request with this id. Returns whether it is in this batch.
     pub(super) fn cancel(&mut self, id: u32) -> bool {
-        let request = self.requests.iter_mut().rev().find(|request| request.id == Some(id));
+        let lone = self.lone.as_mut().map(|lone| &mut lone.request);
+        let request = self.requests.iter_mut().rev().chain(lone).find(|request| request.id == Some(id));
         request.map(|request| request.is_cancelled = true).is_some()
     }
 
@@ -495,15 +593,33 @@ impl Batch {
 }
 
 impl State {
+    /// Enters a request and begins it, in a region of its runner. Returns its place; `None`, and has done nothing, if others wait, or
+    /// one with its id is in flight.
+    #[inline]
+    fn begin(&mut self, Lone { request, here, .. }: &Lone) -> Option<usize> {
+        if !self.pending.is_empty() {
+            return None;
+        }
+        let place = self.running.insert(here.clone());
+        if request.id.is_some_and(|id| !self.ids.insert(id, Place::Running(place as u32))) {
+            drop(self.running.remove(place));
+            return None;
+        }
+        self.in_flight += 1;
+        self.queued_bytes += request.cost as usize;
+        here.begin(request.number);
+        Some(place)
+    }
+
     /// Enters a batch.
     ///
     /// # Errors
     ///
     /// An id is in flight already.
-    fn enter(&mut self, mut batch: Batch) -> Result<(), Breach> {
+    fn enter(&mut self, batch: &mut Batch) -> Result<(), Breach> {
         self.in_flight += batch.requests.len();
         self.queued_bytes += batch.bytes;
-        self.announced = batch.announced;
+        self.announced = batch.announced.take();
         self.ids.reserve(batch.requests.len());
         let mut result = Ok(());
         for (request, number) in batch.requests.iter().zip(self.pending.numbers_to_come()) {
@@ -513,7 +629,7 @@ impl State {
             }
         }
         self.pending.append(&mut batch.requests);
-        batch.requests.keep();
+        std::mem::take(&mut batch.requests).keep();
         result
     }
 
@@ -547,16 +663,6 @@ impl State {
             self.ids.let_go(KEPT_MAX);
         }
     }
-
-    /// A runner is done. Returns what was held for it, to be dropped when the lock is free.
-    #[inline]
-    pub(super) fn leave(&mut self, place: usize) -> Left {
-        let left = self.running.remove(place);
-        if self.running.is_empty() && self.running.capacity() > KEPT_MAX {
-            self.running = Slab::new();
-        }
-        left
-    }
 }
 
 impl Serving {
@@ -582,6 +688,17 @@ impl Serving {
     /// Whether nothing is pending or runs.
     pub(super) fn is_idle(&self) -> bool {
         self.state().in_flight == 0
+    }
+
+    /// The connection's number in its host's directory, if it has one.
+    pub(super) fn number(&self) -> Option<Number> {
+        self.number.get().copied()
+    }
+
+    /// As [`number`](Self::number), made at the first request.
+    #[inline]
+    pub(super) fn number_of(&self, connection: &Arc<Connection<Peer>>) -> Number {
+        *self.number.get_or_init(|| connection.side.host.served.open.add(Arc::downgrade(connection)))
     }
 
     /// Drops what is pending, but for notifications if they are to be run all the same. Returns how many there were.
@@ -657,8 +774,10 @@ impl Serving {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::connection::Side;
     use crate::encode;
     use crate::host::Manner;
+    use crate::incoming::Incoming;
     use crate::limits::Limits;
     use crate::peer::{Until, call};
     use crate::service::Methods;
@@ -682,9 +801,43 @@ mod tests {
         connection
     }
 
+    const FRAME: [u8; 10] = [0x94, 0, 1, 0xa3, b'a', b'd', b'd', 0x92, 1, 2];
+
+    /// What is begun of these frames, which come in one read, and how many are in flight then.
+    fn check_begun(frames: &[&[u8]], is_closed: bool, expected: (Option<Option<u32>>, usize)) {
+        let (near, _far) = Transport::pair().expect("there are descriptors");
+        let frames = frames.concat();
+        let entering = dhaga::spawn(move || {
+            let connection = busy_connection(near);
+            let mut batch = Batch::default();
+            let mut feed = Incoming::default();
+            let fed = feed.feed(&frames, &connection.limits, |frame| Peer::take(&connection, frame, &mut batch));
+            assert_eq!(fed, Ok(Flow::Taken));
+            if is_closed {
+                connection.close(None);
+            }
+            let mut work = None;
+            connection.enter_requests(&mut batch, None, Some(&mut work));
+            let in_flight = connection.side.serving().state().in_flight;
+            assert_eq!(connection.side.host.in_flight(), in_flight);
+            connection.close(None);
+            (work.map(|work| work.request.id), in_flight)
+        });
+        assert_eq!(entering.join().expect("nobody panics"), expected);
+    }
+
+    #[test]
+    fn who_comes_alone_is_begun_at_once_but_for_a_request_of_who_was_closed_meanwhile() {
+        const NOTIFICATION: [u8; 9] = [0x93, 2, 0xa3, b'a', b'd', b'd', 0x92, 1, 2];
+        check_begun(&[&FRAME], false, (Some(Some(1)), 1));
+        check_begun(&[&NOTIFICATION], false, (Some(None), 1));
+        check_begun(&[&FRAME, &NOTIFICATION], false, (None, 2));
+        check_begun(&[&FRAME], true, (None, 0));
+        check_begun(&[&NOTIFICATION], true, (Some(None), 1));
+    }
+
     #[test]
     fn room_that_has_come_since_the_batch_began_is_used() {
-        const FRAME: [u8; 10] = [0x94, 0, 1, 0xa3, b'a', b'd', b'd', 0x92, 1, 2];
         let (near, _far) = Transport::pair().expect("there are descriptors");
         let taking = dhaga::spawn(move || {
             let connection = busy_connection(near);
@@ -692,7 +845,7 @@ mod tests {
             let mut batch = Batch { room: Some(room), ..Batch::default() };
             let flow = connection.take_request(&FRAME, Message::parse(&FRAME, &connection.limits), &mut batch);
             connection.close(None);
-            (flow, batch.requests.len())
+            (flow, batch.len)
         });
         assert_eq!(taking.join().expect("nobody panics"), (Flow::Taken, 1));
     }

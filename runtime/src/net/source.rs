@@ -13,6 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use crate::around;
+use crate::coroutine::prefetch_lines;
 use crate::future::word;
 use crate::interrupt::{Interrupt, ShuttingDown};
 use crate::park::{self, Parked, WaitReason};
@@ -106,6 +107,12 @@ impl<S: AsFd> Source<S> {
             read_timeout: Timeout::default(),
             write_timeout: Timeout::default(),
         }
+    }
+
+    /// Asks the processor for what an attempt will touch besides the source itself.
+    #[inline]
+    pub(crate) fn bring_near(&self) {
+        prefetch_lines(Arc::as_ptr(&self.registration.readiness).addr(), 1);
     }
 
     pub(crate) fn socket(&self) -> &S {

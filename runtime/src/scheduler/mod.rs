@@ -26,7 +26,7 @@ use crate::audit::Audit;
 use crate::blocks::Blocks;
 use crate::coroutine::Wake;
 use crate::fork;
-use crate::front::{AtEnd, Front};
+use crate::front::{AtEnd, FEW, Front, end_all, pop_called};
 use crate::job::Job;
 use crate::phase::Phase;
 use crate::reactor::{FutureWaker, OnReady, Reactor, Readiness, Report};
@@ -123,6 +123,10 @@ pub(crate) struct Worker {
     arrived: Cell<usize>,
     /// Callbacks whose sources became readable in the poll that runs now.
     callbacks: RefCell<Vec<Arc<dyn OnReady>>>,
+    /// Callbacks that are yet to be called, where this worker is the only one: nobody else could do it, see `Front`.
+    called: RefCell<VecDeque<Arc<dyn OnReady>>>,
+    /// What was asked for the end of the turn, where this worker is the only one.
+    at_end: RefCell<Vec<Arc<dyn AtEnd>>>,
     /// What was last seen of all workers, in their order.
     seen: RefCell<Box<[Seen]>>,
     /// How often this worker still wakes to look after the others, if nothing happens to itself.
@@ -242,6 +246,8 @@ impl Worker {
             placed_left: Cell::new(0),
             arrived: Cell::new(0),
             callbacks: RefCell::default(),
+            called: RefCell::default(),
+            at_end: RefCell::default(),
             pace: Cell::new(1),
             budget: Cell::new(BUDGET_MAX),
             poll_due: Cell::new(now()),
@@ -466,14 +472,22 @@ impl Worker {
     }
 
     fn flush(&self) {
-        let mut list = self.front.take_at_end();
+        let is_alone = self.shared.workers == 1;
+        let mut list = if is_alone { self.at_end.take() } else { self.front.take_at_end() };
         if list.is_empty() {
             return;
         }
-        for work in list.drain(..) {
-            work.at_end();
+        end_all(&mut list);
+        match is_alone {
+            // What these have asked for is in another list by now, which mostly is none.
+            true if self.at_end.borrow().is_empty() => drop(self.at_end.replace(list)),
+            true => {}
+            false => self.front.keep_at_end(list),
         }
-        self.front.keep_at_end(list);
+    }
+
+    fn at_end_len(&self) -> usize {
+        self.at_end.borrow().len() + self.front.at_end_len()
     }
 
     /// Step 6: those who stepped back, for a short while, when what the others have to send has left. Never left out: however
@@ -612,18 +626,31 @@ impl Worker {
 
     /// Only now that the reactor is free again: a callback may be the last owner of a source, which is closed with it.
     ///
-    /// Among several workers they are called one at a time, as dhagas are started, so that an idle one can take over those
-    /// that are left when the dhaga of the one before computes for long.
+    /// They are called one at a time, as dhagas are started, so that what each touches is in the cache when its dhaga starts; and
+    /// so that an idle worker can take over those that are left when the dhaga of the one before computes for long.
     fn call_back(&self) {
         if self.callbacks.borrow().is_empty() {
             return;
         }
-        if self.shared.workers > 1 {
-            return self.front.push_called(self.callbacks.borrow_mut().drain(..));
+        let mut callbacks = self.callbacks.take();
+        match self.shared.workers {
+            1 if callbacks.len() < FEW => callbacks.drain(..).for_each(|callback| callback.on_ready()),
+            1 => self.called.borrow_mut().extend(callbacks.drain(..)),
+            _ => self.front.push_called(callbacks.drain(..)),
         }
-        let mut list = self.callbacks.take();
-        list.drain(..).for_each(|callback| callback.on_ready());
-        self.callbacks.replace(list);
+        self.callbacks.replace(callbacks);
+    }
+
+    /// Whoever is to be called next.
+    fn pop_called(&self) -> Option<Arc<dyn OnReady>> {
+        match self.shared.workers {
+            1 => pop_called(&mut self.called.borrow_mut()),
+            _ => self.front.pop_called(),
+        }
+    }
+
+    fn called_len(&self) -> usize {
+        self.called.borrow().len() + self.front.called_len()
     }
 
     fn has_work(&self) -> bool {
@@ -631,7 +658,7 @@ impl Worker {
             || !self.patient.is_empty()
             || self.handed.get().is_some()
             || self.has_unstarted()
-            || self.front.at_end_len() > 0
+            || self.at_end_len() > 0
     }
 }
 
@@ -644,7 +671,7 @@ impl Worker {
             stacks: self.stacks.borrow().stats().in_use - reserve,
             timers: self.timers.borrow().len(),
             sources: self.front.reactor().len(),
-            at_end: self.front.at_end_len(),
+            at_end: self.at_end_len(),
             reserved: 0,
         }
     }
@@ -653,7 +680,10 @@ impl Worker {
 /// Starting and resuming dhagas.
 impl Worker {
     pub(crate) fn push_at_end(&self, work: Arc<dyn AtEnd>) {
-        self.front.push_at_end(work);
+        match self.shared.workers {
+            1 => self.at_end.borrow_mut().push(work),
+            _ => self.front.push_at_end(work),
+        }
     }
 }
 

@@ -109,7 +109,7 @@ impl Worker {
             if local.is_some() {
                 return local;
             }
-            match self.front.pop_called() {
+            match self.pop_called() {
                 Some(callback) => callback.on_ready(),
                 None => break,
             }
@@ -182,13 +182,13 @@ impl Worker {
     }
 
     pub(super) fn count_unstarted(&self) -> usize {
-        self.local.borrow().len() + self.front.called_len() + self.fresh.borrow().len() + self.injector.unstarted_len()
+        self.local.borrow().len() + self.called_len() + self.fresh.borrow().len() + self.injector.unstarted_len()
     }
 
     #[inline(always)]
     pub(super) fn has_unstarted(&self) -> bool {
         !self.local.borrow().is_empty()
-            || self.front.called_len() > 0
+            || self.called_len() > 0
             || !self.fresh.borrow().is_empty()
             || self.injector.unstarted_len() > 0
     }

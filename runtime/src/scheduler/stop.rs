@@ -101,6 +101,7 @@ impl Worker {
         self.front.close(|report| self.take_report(report));
         self.rouse_all_sleepers();
         self.callbacks.take();
+        self.called.take();
         self.flush();
         self.extensions.clear();
         self.return_first_stack();

@@ -15,7 +15,7 @@ use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
 
 use super::{Worker, now};
-use crate::front::Front;
+use crate::front::{Front, end_all};
 use crate::run_queue::Injector;
 use crate::thieves::Door;
 
@@ -46,7 +46,7 @@ impl Worker {
             }
         }
         drop(seen);
-        at_end.into_iter().for_each(|work| work.at_end());
+        end_all(&mut at_end);
         self.call_back();
         self.has_work()
     }

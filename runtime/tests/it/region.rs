@@ -137,6 +137,56 @@ fn a_region_that_nobody_else_holds_can_be_made_as_new() {
 }
 
 #[test]
+fn a_region_for_the_caller_is_entered_again_and_again_and_counted_only_for_who_shares_it() {
+    within_deadline(DEADLINE, || {
+        let region = Region::for_caller("work");
+        for _ in 0..3 {
+            region.run(None, || {
+                assert_eq!(Arc::strong_count(&region), 1);
+                let found = Region::<&str>::current();
+                assert_eq!((found.as_deref().map(|found| **found), Arc::strong_count(&region)), (Some("work"), 2));
+                assert_eq!(dhaga::within(DEADLINE, || Arc::strong_count(&region)), 3, "a frame inside holds it");
+            });
+            assert_eq!(Arc::strong_count(&region), 1);
+        }
+    });
+}
+
+#[test]
+fn what_was_spawned_in_a_region_holds_it_when_nobody_else_does() {
+    within_deadline(DEADLINE, || {
+        let (go, has_gone) = mpsc::channel();
+        let region = Region::for_caller("work");
+        let spawned = region.run(None, || {
+            spawn(move || {
+                has_gone.recv().expect("the test says so");
+                name()
+            })
+        });
+        drop(region);
+        go.send(()).expect("it waits");
+        assert_eq!(spawned.join().expect("nobody panics").as_deref(), Some("work"));
+    });
+}
+
+#[test]
+fn cancels_wake_who_has_made_the_region_for_himself() {
+    within_deadline(DEADLINE, || {
+        for _ in 0..300 {
+            let (found, find) = mpsc::channel();
+            let work = spawn(move || {
+                let mut region = Region::new("work");
+                *region.renew().expect("nobody else holds it") = "other work";
+                found.send(region.clone()).expect("the test waits");
+                region.run(None, wait_for_nothing)
+            });
+            find.recv().expect("it begins").cancel();
+            assert!(is_cancelled(&work.join().expect("nobody panics")));
+        }
+    });
+}
+
+#[test]
 fn cancels_from_other_threads_at_any_moment_lose_no_wake() {
     within_deadline(DEADLINE, || {
         for _ in 0..300 {
@@ -156,10 +206,10 @@ fn a_region_is_unused_until_it_is_cancelled_or_held_or_a_scope_was_opened_in_it(
         let check = |what: &str, use_it: fn(&Arc<Region<u8>>), is_unused| {
             let region = Region::new(7);
             assert!(region.is_unused(1));
-            // Held here, and by who runs in it.
+            // Held here; who runs in it is not counted.
             region.run(None, || {
                 use_it(&region);
-                assert_eq!(region.is_unused(2), is_unused, "{what}");
+                assert_eq!(region.is_unused(1), is_unused, "{what}");
             });
         };
         check("nothing", |_| (), true);

@@ -18,6 +18,37 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg}
 
 use crate::common::{DEADLINE, within_deadline};
 
+/// Tells that it was abandoned.
+struct Abandoned(channel::Sender<u8>, u8);
+
+impl OnReady for Abandoned {
+    fn on_ready(self: Arc<Self>) {}
+
+    fn on_abandoned(self: Arc<Self>) {
+        let _ = self.0.try_send(self.1);
+    }
+}
+
+#[test]
+fn a_callback_is_told_that_its_runtime_has_gone_unless_it_was_taken_away() {
+    within_deadline(DEADLINE * 2, || {
+        let runtime = Runtime::builder().workers(1).build().expect("a test can start a runtime");
+        let (told, is_told) = channel::bounded(4);
+        let watched = runtime.spawn(move || {
+            let (kept, kept_far) = UnixStream::pair().expect("there are descriptors");
+            let (stopped, stopped_far) = UnixStream::pair().expect("there are descriptors");
+            turn::on_ready(&kept, Arc::new(Abandoned(told.clone(), 1))).expect("this is a worker");
+            turn::on_ready(&stopped, Arc::new(Abandoned(told, 2))).expect("this is a worker");
+            turn::stop_on_ready(&stopped);
+            (kept, kept_far, stopped, stopped_far)
+        });
+        let watched = watched.join().expect("nobody panics");
+        runtime.shutdown(DEADLINE).expect("nobody is left");
+        assert_eq!(is_told.iter().collect::<Vec<_>>(), [1], "each is told once, and dropped");
+        drop(watched);
+    });
+}
+
 /// More than any descriptor of the kernel takes without a reader.
 const LARGE: usize = 32 << 20;
 
