@@ -315,7 +315,7 @@ impl Side for Peer {
             // What it has sent before an end in good order counts, even if it takes no more answers.
             let keeps_notifications =
                 peer.is_all_read.load(Ordering::SeqCst) && reason.as_ref().is_some_and(is_departure);
-            peer.host.release(serving.forget_pending(keeps_notifications));
+            peer.host.release(serving.forget(keeps_notifications));
         }
         peer.cancel_for_who_has_gone();
         if let Some(cause) = &reason {
