@@ -40,8 +40,8 @@ const LOTS_MIN: usize = 64;
 /// runs a handler it makes sure that, if any are left, a *successor* is queued, which starts when the runner parks or when
 /// an idle worker steals it. So each request that waits has a dhaga of its own, and those that do not wait share one.
 ///
-/// When the unsent bytes are at their limit, answers wait in `unsent`, no handler begins, and the successor waits for room
-/// for all of them: a peer that does not read costs one stack however much it has asked for.
+/// While the connection is congested no handler begins, and the successor waits for all that is pending. Answers for which there
+/// is no room wait in `unsent`: a peer that does not read costs one stack and its answers, however much it has asked for.
 #[derive(Default)]
 pub(super) struct Serving {
     state: Mutex<State>,
