@@ -85,6 +85,8 @@ impl Service {
 
     /// One read, all its requests, one write.
     fn serve(&mut self, connection: &mut Connection<Unread>) -> io::Result<Next> {
+        // What another connection has left that broke before it could be sent is nothing for this one.
+        self.output.clear();
         let kept = connection.state.len();
         self.input[..kept].copy_from_slice(&connection.state);
         let room = &mut self.input[kept..];
@@ -103,7 +105,6 @@ impl Service {
         };
         self.keep_rest(done..end, &mut connection.state)?;
         connection.outgoing.send(&mut connection.stream, &self.output)?;
-        self.output.clear();
         Ok(if connection.readiness.readable { Next::ServeAgain } else { Next::AwaitEvent })
     }
 
@@ -159,5 +160,42 @@ fn echo(job: &mut Job) {
             rmp_serde::encode::write(&mut job.output, &payload).expect("a vector takes all that is written to it");
         }
         Err(_) => wire::push_error_answer(&mut job.output, job.id, "echo takes one string or binary"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream};
+
+    use dhaga_benches::dial::rpc_call;
+    use dhaga_benches::outgoing::Outgoing;
+    use dhaga_benches::readiness::Readiness;
+    use dhaga_benches::wire::{EchoRequest, PayloadKind};
+
+    use super::*;
+
+    /// A connection of the server's, and its peer.
+    fn pair() -> io::Result<(Connection<Unread>, TcpStream)> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let peer = TcpStream::connect(listener.local_addr()?)?;
+        peer.set_read_timeout(Some(Duration::from_secs(30)))?;
+        let (stream, readiness) = (mio::net::TcpStream::from_std(listener.accept()?.0), Readiness::default());
+        Ok((Connection { stream, readiness, outgoing: Outgoing::default(), state: Unread::new() }, peer))
+    }
+
+    #[test]
+    fn nobody_gets_the_answers_of_a_connection_that_broke() -> io::Result<()> {
+        let mut service = Service::new()?;
+        let (mut broken, mut peer) = pair()?;
+        let mut bytes = Vec::new();
+        EchoRequest::new(PayloadKind::Binary, 32).push(&mut bytes, 7);
+        bytes.push(0xc1);
+        peer.write_all(&bytes)?;
+        assert_eq!(service.serve(&mut broken)?, Next::Close);
+        let (mut sound, mut peer) = pair()?;
+        let calling = std::thread::spawn(move || rpc_call(&mut peer, PayloadKind::Binary));
+        service.serve(&mut sound)?;
+        calling.join().expect("it does not panic")
     }
 }

@@ -137,18 +137,20 @@ impl<S: Side> Connection<S> {
         self.outbox.is_empty()
     }
 
-    /// Whether the peer takes its bytes too slowly for more requests of its to be read.
+    /// Whether the peer takes its bytes too slowly for more requests of its to be read or begun.
+    #[inline]
     pub(crate) fn is_congested(&self) -> bool {
-        self.outbox.is_full()
+        // While a message is encoded it was congested, and is not: the first is only to save a look under the lock.
+        self.outbox.was_congested() && self.outbox.is_congested()
     }
 
     /// As [`is_congested`](Self::is_congested), as far as it is known without a lock.
     #[inline]
     pub(crate) fn was_congested(&self) -> bool {
-        self.outbox.was_full()
+        self.outbox.was_congested()
     }
 
-    /// As [`is_congested`](Self::is_congested), by twice as much.
+    /// Whether twice as much is unsent as may be.
     pub(crate) fn is_flooded(&self) -> bool {
         self.outbox.is_flooded()
     }
@@ -183,6 +185,11 @@ impl<S: Side> Connection<S> {
         self.outbox.wait_for_room(deadline)
     }
 
+    /// Waits until more requests of the peer may begin.
+    pub(crate) fn wait_while_congested(&self) -> Result<(), NoRoom> {
+        self.outbox.wait_while_congested()
+    }
+
     /// Appends whole messages to the unsent bytes, whatever is there. The caller hands the result to [`note`](Self::note).
     pub(crate) fn append(&self, messages: &[u8]) -> Appended {
         self.outbox.append(|buffer| buffer.extend_from_slice(messages))
@@ -208,12 +215,16 @@ impl<S: Side> Connection<S> {
         }
     }
 
-    /// Asks for a flush at the end of the turn, if none is asked for. Returns false when the connection has ended.
+    /// Sees to it that what was appended is flushed: at the end of the turn, or at once. Returns false when the connection has ended.
     pub(crate) fn note(self: &Arc<Self>, appended: Appended) -> bool {
         match appended {
             Appended::Queued => true,
             Appended::First => {
                 turn::at_end(self.clone());
+                true
+            }
+            Appended::Full => {
+                self.flush();
                 true
             }
             Appended::Closed => false,
@@ -312,9 +323,12 @@ impl<S: Side> Connection<S> {
     }
 
     /// What the peer asks for took long: whoever takes little goes first.
-    pub(crate) fn step_back(&self) {
+    pub(crate) fn be_greedy(&self) {
         self.share.set_greedy();
-        turn::step_back();
+    }
+
+    pub(crate) fn is_greedy(&self) -> bool {
+        self.share.is_greedy()
     }
 
     /// Ends the right to read. Returns whether an event came meanwhile, and the caller has the right again.
@@ -410,7 +424,7 @@ impl<S: Side> Connection<S> {
     }
 
     #[cold]
-    fn close_for_want_of_a_dhaga(self: &Arc<Self>) {
+    pub(crate) fn close_for_want_of_a_dhaga(self: &Arc<Self>) {
         let reason = "a dhaga for the connection could not begin";
         self.close(Some(Arc::new(io::Error::new(io::ErrorKind::OutOfMemory, reason))));
     }

@@ -34,7 +34,8 @@ pub const IN_FLIGHT_GUARANTEED: usize = 16;
 /// 65 536 calls waiting on one client connection: an id table of a few MiB.
 pub const CALLS_PER_CONNECTION_MAX: usize = 65_536;
 
-/// 1 MiB of unsent bytes, from where on callers wait: far above what one write takes, so it costs no throughput.
+/// 1 MiB of unsent bytes, from where on callers wait: far above what one write takes, so it costs no throughput. With an eighth
+/// of it, and a socket that takes no more, no request of the peer is read or begun.
 pub const UNSENT_BYTES_MAX: usize = 1 << 20;
 
 /// 1 MiB of requests that were read and not yet answered. Over it reading stops, and TCP holds the peer back.
@@ -98,7 +99,8 @@ pub struct Limits {
     pub in_flight_per_server_max: usize,
     /// Calls that wait for an answer on one client connection; see [`CALLS_PER_CONNECTION_MAX`].
     pub calls_per_connection_max: usize,
-    /// Unsent bytes of a connection from where on senders wait; see [`UNSENT_BYTES_MAX`].
+    /// Unsent bytes of a connection from where on senders wait; requests of its peer wait from an eighth on. See
+    /// [`UNSENT_BYTES_MAX`].
     pub unsent_bytes_max: usize,
     /// Bytes of requests in flight on a connection, [`QUEUED_FRAME_OVERHEAD_BYTES`] included for each.
     pub queued_bytes_max: usize,

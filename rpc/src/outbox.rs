@@ -6,6 +6,9 @@
 //!                                   └── above the limit of unsent bytes senders wait here
 //! ```
 //!
+//! A connection whose socket is full is *congested* long before the limit: what the kernel holds for the peer is more than it reads
+//! until there is room again, so that nothing is gained by answers that wait here. They may reach the limit only within a turn.
+//!
 //! The buffer is taken out of the lock while a message is encoded: that runs the user's `Serialize`, which might wait.
 
 use std::cell::{Cell, RefCell};
@@ -24,6 +27,8 @@ use crate::waiters::Waiters;
 const SPARE_BYTES_MAX: usize = 256 << 10;
 /// Capacity of a new buffer: most messages fit in.
 const FIRST_BYTES: usize = 128;
+/// A full socket and this part of the limit make a connection congested: 128 KiB by default, far less than what the kernel holds.
+const CONGESTED_PART: usize = 8;
 /// How long a peer may take nothing of what waits for it before the connection is given up.
 pub const UNSENT_MUST_MOVE_WITHIN: Duration = Duration::from_secs(30);
 
@@ -31,8 +36,8 @@ pub const UNSENT_MUST_MOVE_WITHIN: Duration = Duration::from_secs(30);
 pub(crate) struct Outbox {
     state: Mutex<State>,
     unsent_max: usize,
-    /// The limit of unsent bytes was met when it was last looked at under the lock.
-    was_full: AtomicBool,
+    /// It was congested when it was last looked at under the lock.
+    was_congested: AtomicBool,
 }
 
 #[derive(Default)]
@@ -58,6 +63,8 @@ pub(crate) enum Appended {
     Queued,
     /// It is the first of this turn: the caller asks for a flush at the turn's end.
     First,
+    /// It meets the limit, and nobody has tried to send it: the caller flushes at once.
+    Full,
     /// The connection has ended.
     Closed,
 }
@@ -133,7 +140,7 @@ fn keep_spare(buffer: Vec<u8>) {
 
 impl Outbox {
     pub(crate) fn new(unsent_max: usize) -> Self {
-        Self { state: Mutex::default(), unsent_max, was_full: AtomicBool::new(false) }
+        Self { state: Mutex::default(), unsent_max, was_congested: AtomicBool::new(false) }
     }
 
     #[inline]
@@ -147,11 +154,24 @@ impl Outbox {
     ///
     /// The deadline passed first, or what [`park::check`] says.
     pub(crate) fn wait_for_room(&self, deadline: Option<Instant>) -> Result<(), NoRoom> {
+        self.wait_while(|state| state.unsent() >= self.unsent_max, deadline)
+    }
+
+    /// Waits until it is not congested. Suspends.
+    ///
+    /// # Errors
+    ///
+    /// What [`park::check`] says.
+    pub(crate) fn wait_while_congested(&self) -> Result<(), NoRoom> {
+        self.wait_while(|state| self.congests(state), None)
+    }
+
+    fn wait_while(&self, is_so: impl Fn(&State) -> bool, deadline: Option<Instant>) -> Result<(), NoRoom> {
         let mut place = Place { outbox: self, number: None };
         loop {
             park::check()?;
             let mut state = self.lock();
-            if state.is_closed || state.unsent() < self.unsent_max {
+            if state.is_closed || !is_so(&state) {
                 return Ok(());
             }
             place.take(&mut state);
@@ -163,27 +183,34 @@ impl Outbox {
         }
     }
 
-    /// Whether the limit of unsent bytes is met.
-    pub(crate) fn is_full(&self) -> bool {
-        self.lock().unsent() >= self.unsent_max
+    /// Whether the peer takes less than it is sent.
+    pub(crate) fn is_congested(&self) -> bool {
+        self.congests(&self.lock())
     }
 
-    /// As [`is_full`](Self::is_full), without the lock: for whoever asks [`wait_for_room`](Self::wait_for_room) if it is so, and
-    /// adds no more than one message if it is not yet.
+    /// As [`is_congested`](Self::is_congested), without the lock: for whoever looks again under it if it is so, and adds no more
+    /// than one message if it is not yet.
     #[inline]
-    pub(crate) fn was_full(&self) -> bool {
-        self.was_full.load(Ordering::Relaxed)
+    pub(crate) fn was_congested(&self) -> bool {
+        self.was_congested.load(Ordering::Relaxed)
     }
 
-    fn note_fullness(&self, state: &State) {
-        if state.unsent() >= self.unsent_max {
-            self.was_full.store(true, Ordering::Relaxed);
+    fn congests(&self, state: &State) -> bool {
+        let unsent = state.unsent();
+        unsent >= self.unsent_max || state.has_writer && unsent >= self.unsent_max / CONGESTED_PART
+    }
+
+    fn note_congestion(&self, state: &State) {
+        if self.congests(state) {
+            self.was_congested.store(true, Ordering::Relaxed);
         }
     }
 
     fn wake_if_room(&self, state: &mut State) {
         if state.unsent() < self.unsent_max {
-            self.was_full.store(false, Ordering::Relaxed);
+            if !self.congests(state) {
+                self.was_congested.store(false, Ordering::Relaxed);
+            }
             state.waiting.wake_all();
         }
     }
@@ -238,8 +265,9 @@ impl Outbox {
             state.buffer = take_spare();
         }
         state.buffer.extend_from_slice(messages);
-        self.note_fullness(&state);
-        Some(state.mark_dirty())
+        self.note_congestion(&state);
+        let is_full = !state.has_writer && state.buffer.len() >= self.unsent_max;
+        Some(if is_full { Appended::Full } else { state.mark_dirty() })
     }
 
     /// Writes as much as the socket takes.
@@ -272,6 +300,7 @@ impl Outbox {
                 state.head.drain(..written);
                 state.held = state.head.len();
                 state.has_writer = matches!(outcome, Flushed::Full);
+                self.note_congestion(&state);
             }
         }
         outcome
@@ -333,7 +362,7 @@ impl Outbox {
         state.head = Vec::new();
         state.held = 0;
         state.is_dirty = false;
-        self.was_full.store(false, Ordering::Relaxed);
+        self.was_congested.store(false, Ordering::Relaxed);
         state.waiting.wake_all();
         !std::mem::replace(&mut state.is_closed, true)
     }
@@ -352,7 +381,7 @@ impl<'a> Lent<'a> {
         self.is_back = true;
         let mut state = self.outbox.lock();
         state.put_back(std::mem::take(&mut self.buffer));
-        self.outbox.note_fullness(&state);
+        self.outbox.note_congestion(&state);
         state
     }
 }

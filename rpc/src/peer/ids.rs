@@ -11,6 +11,8 @@ pub(super) enum Place {
     Pending(u32),
     /// It runs; the place of its runner.
     Running(u32),
+    /// Its answer waits for room.
+    Answered,
 }
 
 /// A table of ids in flight. Open addressing, half full at most: an id comes, moves on once and goes, a few instructions each. One

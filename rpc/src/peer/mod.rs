@@ -337,7 +337,7 @@ impl Side for Peer {
         if let Some(serving) = peer.serving.get() {
             // What it has sent before it went counts, even if it takes no more answers.
             let keeps_notifications = reason.as_ref().is_some_and(is_departure);
-            peer.host.release(serving.forget_pending(keeps_notifications));
+            peer.host.release(serving.forget(keeps_notifications));
         }
         peer.cancel_for_who_has_gone();
         if let Some(cause) = &reason {

@@ -68,10 +68,18 @@ enum Then {
     Here(Request),
     /// With this one, in another, in which nothing has run.
     Elsewhere(Request, Here),
-    /// Not before there is room for the answer.
-    NoRoom,
+    /// When its turn comes and there is room for answers, as its own successor.
+    Later,
     /// With nothing; a flush may have yet to be asked for.
     Over(Appended),
+}
+
+/// Whether a runner goes on with what is pending.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    On,
+    /// Others have their turn first.
+    Pause,
 }
 
 /// From where a runner takes the next request.
@@ -98,10 +106,15 @@ impl<'a> Runner<'a> {
     /// Returns what became of the last answer, for the caller to note: the connection goes with it to the end of the turn.
     #[must_use = "nobody else asks for the flush"]
     pub(super) fn run(mut self) -> Appended {
-        let (mut here, mut desk) = asked::take();
-        asked::prepare(&mut here, self.connection, self.serving.number_of(self.connection));
-        let then = self.next(&here, &mut desk, Inside::No);
-        self.go_on(then, here, desk)
+        loop {
+            let (mut here, mut desk) = asked::take();
+            asked::prepare(&mut here, self.connection, self.serving.number_of(self.connection));
+            let then = self.next(&here, &mut desk, Inside::No, Pace::On);
+            match self.go_on(then, here, desk) {
+                Some(appended) => return appended,
+                None => self.wait_for_turn(),
+            }
+        }
     }
 
     /// As [`run`](Self::run), first what has begun.
@@ -110,32 +123,42 @@ impl<'a> Runner<'a> {
         let Work { request, here, desk, place } = work;
         self.current = Some(Current::of(&request));
         self.place = Some(place);
-        self.go_on(Then::Here(request), here, desk)
+        match self.go_on(Then::Here(request), here, desk) {
+            Some(appended) => appended,
+            None => {
+                self.wait_for_turn();
+                self.run()
+            }
+        }
     }
 
-    fn go_on(mut self, mut then: Then, mut here: Here, mut desk: Desk) -> Appended {
+    /// Runs requests until none is left for now. `None`: it is its own successor. Who waits as that holds nothing but its stack.
+    fn go_on(&mut self, mut then: Then, mut here: Here, mut desk: Desk) -> Option<Appended> {
         let mut slice = Slice::default();
-        let appended = loop {
+        let over = loop {
             let request = match then {
                 Then::Here(request) => request,
                 Then::Elsewhere(request, elsewhere) => {
                     here = elsewhere;
                     request
                 }
-                Then::NoRoom => {
-                    // Its deadline or cancel must not swallow an answer; and if the connection ends, there is room.
-                    while self.connection.wait_for_room(None).is_err() {
-                        yield_now();
-                    }
-                    then = self.next(&here, &mut desk, Inside::No);
-                    continue;
-                }
-                Then::Over(appended) => break appended,
+                Then::Later => break None,
+                Then::Over(appended) => break Some(appended),
             };
             then = here.run(here.deadline(), || self.run_here(request, &here, &mut desk, &mut slice));
         };
         asked::keep(here, desk);
-        appended
+        over
+    }
+
+    /// As the successor, of which there is one: it waits for all that the connection has to run or to send.
+    fn wait_for_turn(&self) {
+        // Its deadline or cancel must not swallow an answer; and if the connection ends, there is room.
+        while self.connection.wait_while_congested().is_err() {
+            yield_now();
+        }
+        self.connection.step_back_if_greedy();
+        self.serving.state().has_successor = false;
     }
 
     /// Runs a request, and those behind it that may run in the same region.
@@ -146,13 +169,16 @@ impl<'a> Runner<'a> {
             self.count_end(desk.answer.len(), error);
             let bytes = request.cost as usize + desk.answer.len();
             drop(request);
-            match slice.is_over(bytes) {
-                true => self.connection.step_back(),
+            let pace = match slice.is_over(bytes) {
+                true => {
+                    self.connection.be_greedy();
+                    Pace::Pause
+                }
                 // The handler has waited, and was woken among those who take little.
-                false if !turn::is_patient() => self.connection.step_back_if_greedy(),
-                false => {}
-            }
-            match self.next(here, desk, Inside::Region) {
+                false if !turn::is_patient() && self.connection.is_greedy() => Pace::Pause,
+                false => Pace::On,
+            };
+            match self.next(here, desk, Inside::Region, pace) {
                 Then::Here(next) => request = next,
                 then => return then,
             }
@@ -233,19 +259,25 @@ impl<'a> Runner<'a> {
     }
 
     /// Sends the answer of the request at hand, lets it go, and takes the next.
-    fn next(&mut self, here: &Here, desk: &mut Desk, inside: Inside) -> Then {
+    fn next(&mut self, here: &Here, desk: &mut Desk, inside: Inside, pace: Pace) -> Then {
         let mut state = self.serving.state();
-        let Some(mut settled) = self.settle(&mut state, &mut desk.answer) else { return Then::NoRoom };
-        let next = state.next(&mut desk.params);
+        let mut settled = self.settle(&mut state, &mut desk.answer);
+        // A peer that does not read gets no more handlers run: each would hold its answer.
+        let goes_on = pace == Pace::On && state.unsent.is_empty() && !self.connection.is_congested();
+        let next = if goes_on { state.next(&mut desk.params) } else { None };
         // What never waits is soon over: the runner itself goes on with what is behind it. A layer may wait.
         let host = &self.connection.side.host;
         let is_inline = |next: &Request| host.handlers[next.number as usize].is_inline();
-        let goes_on = next.as_ref().is_some_and(is_inline) && host.manner.layers.is_empty();
+        let needs_no_successor = next.as_ref().is_some_and(is_inline) && host.manner.layers.is_empty();
         let (then, left) = match next {
             Some(next) => self.begin(&mut state, next, here, inside),
-            None => (Then::Over(settled.take_last()), self.place.take().and_then(|place| state.running.remove(place))),
+            None => {
+                // Whoever is queued already goes on; with two of them, each turn would begin one more.
+                let then = if state.succeed() { Then::Later } else { Then::Over(settled.take_last()) };
+                (then, self.place.take().and_then(|place| state.running.remove(place)))
+            }
         };
-        self.let_go(state, settled, goes_on);
+        self.let_go(state, settled, needs_no_successor);
         drop(left);
         then
     }
@@ -292,31 +324,60 @@ impl<'a> Runner<'a> {
         Asked::region(self.connection, self.serving.number_of(self.connection), meta)
     }
 
-    /// All under the lock: whoever sees nothing in flight may close the connection, so the answer is with the unsent bytes
-    /// by then; and its id is free before the answer can leave, for then the peer may use it again. `None`: no room.
-    fn settle(&mut self, state: &mut State, answer: &mut Vec<u8>) -> Option<Settled> {
-        let Some(current) = &self.current else { return Some(Settled::Nothing) };
-        let appended = match answer.is_empty() || self.connection.is_deserted() {
-            true => Appended::Queued,
-            false => self.connection.try_append(answer)?,
+    /// All under the lock: whoever sees nothing in flight may close the connection, so an answer is with the unsent bytes
+    /// by then; and its id is free before the answer can leave, for then the peer may use it again. An answer for which there
+    /// is no room stays in flight, behind those that wait already, and its runner waits no longer.
+    #[inline]
+    fn settle(&mut self, state: &mut State, answer: &mut Vec<u8>) -> Settled {
+        let mut settled = if state.unsent.is_empty() { Settled::default() } else { self.send_unsent(state) };
+        let Some(current) = self.current.take() else { return settled };
+        let appended = match current.id {
+            Some(id) if !answer.is_empty() && !self.connection.is_deserted() => {
+                let has_turn = state.unsent.is_empty();
+                let Some(appended) = has_turn.then(|| self.connection.try_append(answer)).flatten() else {
+                    state.hold(id, current.cost, std::mem::take(answer));
+                    return settled;
+                };
+                appended
+            }
+            _ => Appended::Queued,
         };
         answer.clear();
         state.release(current.id, current.cost);
         self.serving.note_occupied(state);
-        self.current = None;
-        Some(Settled::One(appended))
+        settled.count(appended);
+        settled
+    }
+
+    /// Sends answers that have waited, as far as there is room.
+    #[cold]
+    fn send_unsent(&self, state: &mut State) -> Settled {
+        let (mut settled, is_deserted) = (Settled::default(), self.connection.is_deserted());
+        while let Some(unsent) = state.unsent.front() {
+            let appended = match is_deserted {
+                true => Appended::Queued,
+                false => match self.connection.try_append(&unsent.answer) {
+                    Some(appended) => appended,
+                    None => break,
+                },
+            };
+            settled.count(appended);
+            state.release_unsent();
+        }
+        self.serving.note_occupied(state);
+        settled
     }
 
     #[inline]
-    fn let_go(&self, state: MutexGuard<'_, State>, settled: Settled, goes_on: bool) {
-        match goes_on {
+    fn let_go(&self, state: MutexGuard<'_, State>, settled: Settled, needs_no_successor: bool) {
+        match needs_no_successor {
             true => drop(state),
             false => self.serving.ensure_successor(self.connection, state),
         }
-        if let Settled::One(appended) = settled {
+        if settled.requests > 0 {
             let peer = &self.connection.side;
-            self.connection.note(appended);
-            peer.host.release(1);
+            peer.host.release(settled.requests);
+            self.connection.note(settled.appended);
             self.serving.resume_if_waiting(self.connection);
             if peer.is_ended.load(Ordering::SeqCst) {
                 self.connection.close_if_done();
@@ -370,40 +431,59 @@ impl Successor {
 
     fn run(mut self) {
         self.has_begun = true;
-        // A peer that does not read gets no more handlers run: each would hold its answer.
-        while self.connection.wait_for_room(None).is_err() {
-            yield_now();
-        }
-        self.connection.step_back_if_greedy();
-        let serving = self.connection.side.serving();
-        serving.state().has_successor = false;
-        let appended = Runner::new(&self.connection, serving).run();
+        let runner = Runner::new(&self.connection, self.connection.side.serving());
+        runner.wait_for_turn();
+        let appended = runner.run();
         self.connection.note(appended);
     }
 }
 
 impl Drop for Successor {
-    /// It may never begin: the runtime has no room or memory for a dhaga. Whoever runs next queues another.
+    /// It may never begin: the runtime has no room or memory for a dhaga. Whoever runs next queues another; if nobody does, and
+    /// nothing more is read for want of room, the connection has come to its end.
     fn drop(&mut self) {
-        if !self.has_begun {
-            self.connection.side.serving().state().has_successor = false;
+        if self.has_begun {
+            return;
+        }
+        let mut state = self.connection.side.serving().state();
+        state.has_successor = false;
+        let is_stranded = state.running.is_empty() && state.has_work() && self.connection.is_congested();
+        drop(state);
+        if is_stranded {
+            self.connection.close_for_want_of_a_dhaga();
         }
     }
 }
 
-/// What a runner had to settle.
-enum Settled {
-    Nothing,
-    One(Appended),
+/// Requests that were let go under the lock.
+struct Settled {
+    requests: usize,
+    /// What became of their answers.
+    appended: Appended,
+}
+
+impl Default for Settled {
+    fn default() -> Self {
+        Self { requests: 0, appended: Appended::Queued }
+    }
 }
 
 impl Settled {
-    /// Leaves it to the caller to ask for the flush.
+    #[inline]
+    fn count(&mut self, appended: Appended) {
+        self.requests += 1;
+        // One of them at most is the first, and what is flushed at once needs no end of the turn.
+        if appended != Appended::Queued && self.appended != Appended::Full {
+            self.appended = appended;
+        }
+    }
+
+    /// Leaves it to the caller to ask for a flush at the end of the turn.
     #[inline]
     fn take_last(&mut self) -> Appended {
-        match self {
-            Self::Nothing => Appended::Queued,
-            Self::One(appended) => std::mem::replace(appended, Appended::Queued),
+        match self.appended {
+            Appended::First => std::mem::replace(&mut self.appended, Appended::Queued),
+            _ => Appended::Queued,
         }
     }
 }
@@ -425,7 +505,7 @@ impl Drop for Runner<'_> {
         state.release(current.id, current.cost);
         self.serving.note_occupied(&state);
         let _left = self.place.take().and_then(|place| state.running.remove(place));
-        self.let_go(state, Settled::One(appended), false);
+        self.let_go(state, Settled { requests: 1, appended }, false);
     }
 }
 

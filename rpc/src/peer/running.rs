@@ -51,6 +51,11 @@ impl Running {
         }
     }
 
+    /// Whether nobody runs.
+    pub(super) fn is_empty(&self) -> bool {
+        self.first.is_none() && self.others.is_empty()
+    }
+
     #[inline(never)]
     fn remove_other(&mut self, other: usize) -> Option<Here> {
         let left = self.others.try_remove(other);

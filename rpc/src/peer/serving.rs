@@ -4,6 +4,7 @@
 //!   reader: frame ──▶ admit (limits, duplicate id, method) ──▶ a dhaga: decode, run, encode, append ──▶ release
 //! ```
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -39,6 +40,9 @@ const LOTS_MIN: usize = 64;
 /// Requests that were read wait in `pending`. A *runner* is a dhaga that takes one after the other from there; before it
 /// runs a handler it makes sure that, if any are left, a *successor* is queued, which starts when the runner parks or when
 /// an idle worker steals it. So each request that waits has a dhaga of its own, and those that do not wait share one.
+///
+/// While the connection is congested no handler begins, and the successor waits for all that is pending. Answers for which there
+/// is no room wait in `unsent`: a peer that does not read costs one stack and its answers, however much it has asked for.
 #[derive(Default)]
 pub(super) struct Serving {
     state: Mutex<State>,
@@ -59,10 +63,13 @@ pub(super) struct Serving {
 #[derive(Default)]
 pub(super) struct State {
     pub(super) pending: Queue,
+    /// Answers for which there was no room, in the order in which they came.
+    pub(super) unsent: VecDeque<Unsent>,
+    /// A dhaga is queued or waits that will go on with both.
     pub(super) has_successor: bool,
     /// Where requests run, by the place of their runner.
     pub(super) running: Running,
-    /// Requests that are pending or run, notifications included.
+    /// Requests that are pending or run, notifications included, or whose answers wait.
     in_flight: usize,
     /// Bytes of their frames and of what goes with them, at true cost.
     queued_bytes: usize,
@@ -72,6 +79,13 @@ pub(super) struct State {
     announced: Option<Box<Announced>>,
     /// Size of the frame that waits, if one does, and of its `$/meta`.
     waiting_bytes: usize,
+}
+
+/// An answer that waits for room, and what its request is charged.
+pub(super) struct Unsent {
+    id: u32,
+    cost: usize,
+    pub(super) answer: Box<[u8]>,
 }
 
 /// What one read brought, before it is entered.
@@ -272,8 +286,7 @@ impl Connection<Peer> {
     /// A peer that does not read what it is sent is not read from. But if calls of ours wait, it may hold back for the same
     /// reason, and one of us has to read on.
     fn may_read_requests(&self) -> bool {
-        // While a message is encoded it was congested, and is not: the first is only to save a look under the lock.
-        !(self.was_congested() && self.is_congested()) || self.side.has_calls() && !self.is_flooded()
+        !self.is_congested() || self.side.has_calls() && !self.is_flooded()
     }
 
     /// There was no room for a request. The reader waits until there is, unless calls of ours wait for answers, which come
@@ -361,6 +374,9 @@ impl Connection<Peer> {
     /// Enters a request that came alone, and begins it if no others wait. Returns nothing if it is to run no more.
     #[inline]
     fn begin_lone(self: &Arc<Self>, lone: Lone, batch: &mut Batch) -> Result<Option<Work>, Lone> {
+        if self.was_congested() {
+            return Err(lone);
+        }
         let serving = self.side.serving();
         let mut state = serving.state();
         let Some(place) = state.begin(&lone) else { return Err(lone) };
@@ -391,7 +407,7 @@ impl Connection<Peer> {
     /// The connection was closed by another thread while a batch was read: nobody waits for the answers.
     #[cold]
     fn forget_what_came_late(&self) {
-        let forgotten = self.side.serving().forget_pending(true);
+        let forgotten = self.side.serving().forget(true);
         self.side.host.release(forgotten);
         // Another runner may have begun some.
         self.side.cancel_for_who_has_gone();
@@ -597,7 +613,7 @@ impl State {
     /// one with its id is in flight.
     #[inline]
     fn begin(&mut self, Lone { request, here, .. }: &Lone) -> Option<usize> {
-        if !self.pending.is_empty() {
+        if self.has_work() {
             return None;
         }
         let place = self.running.insert(here.clone());
@@ -663,6 +679,33 @@ impl State {
             self.ids.let_go(KEPT_MAX);
         }
     }
+
+    /// Whether there is anything to run or to send.
+    pub(super) fn has_work(&self) -> bool {
+        !(self.pending.is_empty() && self.unsent.is_empty())
+    }
+
+    /// Makes the caller the successor, if there is none and something for it to do.
+    pub(super) fn succeed(&mut self) -> bool {
+        let succeeds = !self.has_successor && self.has_work();
+        self.has_successor |= succeeds;
+        succeeds
+    }
+
+    /// Keeps an answer until there is room.
+    pub(super) fn hold(&mut self, id: u32, cost: usize, answer: Vec<u8>) {
+        self.ids.set(id, Place::Answered);
+        self.unsent.push_back(Unsent { id, cost, answer: answer.into() });
+    }
+
+    /// Lets the first request go whose answer has waited.
+    pub(super) fn release_unsent(&mut self) {
+        let Some(Unsent { id, cost, .. }) = self.unsent.pop_front() else { return };
+        self.release(Some(id), cost);
+        if self.unsent.is_empty() {
+            self.unsent = VecDeque::new();
+        }
+    }
 }
 
 impl Serving {
@@ -701,19 +744,20 @@ impl Serving {
         *self.number.get_or_init(|| connection.side.host.served.open.add(Arc::downgrade(connection)))
     }
 
-    /// Drops what is pending, but for notifications if they are to be run all the same. Returns how many there were.
-    pub(super) fn forget_pending(&self, keeps_notifications: bool) -> usize {
+    /// Drops answers that wait and what is pending, but for notifications if they are to be run all the same. Returns how many
+    /// requests there were.
+    pub(super) fn forget(&self, keeps_notifications: bool) -> usize {
         let mut state = self.state();
         let forgotten = state.pending.forget(keeps_notifications);
-        state.in_flight -= forgotten.len();
-        state.queued_bytes -= forgotten.iter().map(|request| request.cost as usize).sum::<usize>();
-        forgotten.iter().filter_map(|request| request.id).for_each(|id| state.ids.remove(id));
+        let unsent = std::mem::take(&mut state.unsent);
+        forgotten.iter().for_each(|request| state.release(request.id, request.cost as usize));
+        unsent.iter().for_each(|unsent| state.release(Some(unsent.id), unsent.cost));
         self.note_occupied(&state);
         drop(state);
-        forgotten.len()
+        forgotten.len() + unsent.len()
     }
 
-    /// Cancels the request with this id. Returns whether it is pending or runs.
+    /// Cancels the request with this id. Returns whether it is in flight.
     pub(super) fn cancel(&self, id: u32) -> bool {
         let mut state = self.state();
         let region = match state.ids.get(id) {
@@ -723,6 +767,7 @@ impl Serving {
                 return true;
             }
             Some(Place::Running(place)) => state.running.get(place as usize).cloned(),
+            Some(Place::Answered) => None,
         };
         drop(state);
         // The runner sees that it is held, and leaves it to what it has run there.
@@ -739,6 +784,7 @@ impl Serving {
             match place {
                 Place::Pending(number) => pending.cancel(number),
                 Place::Running(place) => regions.extend(running.get(place as usize).cloned()),
+                Place::Answered => {}
             }
         }
         drop(state);

@@ -392,9 +392,33 @@ fn of_many_readers_a_tenth_that_stops_costs_what_is_allowed_and_keeps_nobody() {
         }
         let stats = server.stats();
         assert!(stats.in_flight <= STOPPED * 8, "{stats:?}");
-        // Unsent, in the hands of a writer, and as an answer that each runner holds.
-        check_growth(before, STOPPED, 8 * (64 << 10) + 4 * UNSENT);
+        // Unsent, in the hands of a writer, and one answer that was under way.
+        check_growth(before, STOPPED, (64 << 10) + 4 * UNSENT);
         drop((stopped, reading));
+        none_is_left(&server);
+    });
+}
+
+/// Who has asked for a thousand large answers, and reads none or few at a time, gets them made as it reads: they wait neither as
+/// unsent bytes up to the limit nor with as many dhagas that have answered and wait for their turn.
+#[test]
+fn large_answers_that_are_read_slowly_or_never_cost_little() {
+    const PEERS: usize = 60;
+    const BYTES_EACH: usize = 512 << 10;
+    in_child(name_of!(large_answers_that_are_read_slowly_or_never_cost_little), 1024, || {
+        let runtime = Runtime::builder().workers(1).build().expect("the kernel gives threads");
+        let server = builder(&Gate::default()).bind_on(&runtime, "127.0.0.1:0").expect("there is a port");
+        let blobs: Vec<u8> = (0..1000).flat_map(|id| request(id, "blob", vec![(64 << 10).into()])).collect();
+        let mut peers: Vec<_> = (0..PEERS).map(|_| Peer::connect(server.local_addr())).collect();
+        Bystander::at(&server).has_not_noticed();
+        let before = resident_bytes();
+        peers.iter_mut().for_each(|peer| peer.send(&blobs));
+        for _ in 0..10 {
+            peers.iter_mut().step_by(2).for_each(|peer| drop(peer.receive_bytes(1 << 20)));
+            check_growth(before, PEERS, BYTES_EACH);
+        }
+        Bystander::at(&server).has_not_noticed();
+        drop(peers);
         none_is_left(&server);
     });
 }

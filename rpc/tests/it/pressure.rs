@@ -383,6 +383,93 @@ fn a_peer_that_does_not_read_costs_bounded_memory() {
     });
 }
 
+/// Of each, more than all together could keep in the kernel.
+const HELD: usize = 40;
+const HELD_BYTES: usize = 1 << 20;
+
+/// A server whose handlers have all returned, one after the other, and a peer that has read none of their answers.
+fn answers_that_wait() -> (Server, Peer) {
+    let gates: Vec<_> = (0..HELD).map(|_| Gate::default()).collect();
+    let (held, ended) = (gates.clone(), Arc::new(AtomicUsize::new(0)));
+    let counted = ended.clone();
+    let method = move |n: usize| {
+        held[n].wait();
+        counted.fetch_add(1, Ordering::SeqCst);
+        Ok::<_, HandlerError>(ByteBuf::from(vec![n as u8; HELD_BYTES]))
+    };
+    let limits = Limits { unsent_bytes_max: SOFT_MAX, ..Limits::default() };
+    // Of one worker: a handler begins or goes on when the one before it is done with its answer.
+    let runtime = Runtime::builder().workers(1).build().expect("the kernel gives threads");
+    let builder = builder(&Gate::default()).method("held", method).limits(limits);
+    let server = builder.bind_on(&runtime, "127.0.0.1:0").expect("there is a port");
+    // It lives as long as the process: the server is what ends.
+    std::mem::forget(runtime);
+    let mut peer = Peer::extended(server.local_addr());
+    peer.send(&pipeline(HELD as u32, "held"));
+    // None begins once the answers of others wait.
+    eventually("all have begun", || gates.iter().all(|gate| gate.inside() == 1));
+    for (n, gate) in gates.iter().enumerate() {
+        gate.open();
+        eventually("the next one returns", || ended.load(Ordering::SeqCst) == n + 1);
+    }
+    eventually("some had room", || server.stats().in_flight < HELD);
+    assert!(server.stats().in_flight > HELD / 4, "{:?}: the kernel took them all", server.stats());
+    (server, peer)
+}
+
+#[test]
+fn answers_that_wait_come_in_order_and_none_is_lost_although_one_is_cancelled() {
+    within_deadline(|| {
+        let (server, mut peer) = answers_that_wait();
+        let in_flight = server.stats().in_flight;
+        let last = HELD as u32 - 1;
+        peer.send(&notification("$/cancelRequest", vec![0.into(), last.into()]));
+        // Its id is taken as long as its answer waits, and whoever uses it again is closed: so nobody does.
+        Bystander::at(&server).has_not_noticed();
+        assert_eq!(server.stats().in_flight, in_flight);
+        for n in 0..=last {
+            let (id, answer) = peer.receive_answer();
+            let answer = answer.expect("each handler has returned a value");
+            assert_eq!(id, n, "one has overtaken another");
+            assert!(answer.as_slice().is_some_and(|bytes| bytes.len() == HELD_BYTES && bytes[0] == n as u8), "{n}");
+        }
+        eventually("none is left", || server.stats().in_flight == 0);
+        assert_eq!(peer.ask(last, "add", vec![1.into(), 2.into()]), Ok(3.into()));
+    });
+}
+
+#[test]
+fn who_goes_while_answers_wait_leaves_none_of_them() {
+    in_child(name_of!(who_goes_while_answers_wait_leaves_none_of_them), 1024, || {
+        let (server, peer) = answers_that_wait();
+        let before = resident_bytes();
+        drop(peer);
+        eventually("all is released", || (server.stats().in_flight, server.stats().connections) == (0, 0));
+        eventually("their memory is free", || resident_bytes() + HELD / 8 * HELD_BYTES < before);
+    });
+}
+
+#[test]
+fn an_id_whose_answer_waits_is_in_flight() {
+    within_deadline(|| {
+        let (server, mut peer) = answers_that_wait();
+        peer.send(&request(HELD as u32 - 1, "add", vec![1.into(), 2.into()]));
+        eventually("it is closed", || server.stats().closed_for_fault == 1 && server.stats().connections == 0);
+        eventually("all is released", || server.stats().in_flight == 0);
+    });
+}
+
+#[test]
+fn a_server_that_ends_waits_for_answers_that_wait_no_longer_than_its_grace() {
+    within_deadline(|| {
+        let (server, mut peer) = answers_that_wait();
+        let begun = Instant::now();
+        server.shutdown(Duration::from_millis(100));
+        assert!(begun.elapsed() < PATIENCE / 2, "it took {:?}", begun.elapsed());
+        peer.expect_end_some_time();
+    });
+}
+
 /// A few bytes of requests must not buy a thousand large answers that wait for room.
 #[test]
 fn a_pipeline_of_large_answers_that_nobody_reads_costs_bounded_memory() {
