@@ -12,6 +12,18 @@ const RESUMES_PER_LOOK_MAX: u32 = 32;
 /// Time between two looks that a batch aims at: a quarter of what it may last.
 const LOOK_NANOS: u64 = BATCH_MAX.as_nanos() as u64 / 4;
 
+/// At this pace and above, dhagas do little before they wait: those of one connection run in a row.
+const PACE_QUICK: u32 = RESUMES_PER_LOOK_MAX / 2;
+
+/// How a batch has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// All have run, or one took long.
+    AllRan,
+    /// The clock came between dhagas that do little.
+    Amid,
+}
+
 /// How long a batch has run. Looks at the clock often where a single dhaga may use up the whole time, and rarely where
 /// a look would cost more than the resume before it.
 pub(super) struct Batch {
@@ -33,6 +45,11 @@ impl Batch {
     pub(super) fn is_over(&mut self) -> bool {
         self.until_look -= 1;
         self.until_look == 0 && self.look(now())
+    }
+
+    /// How it has ended if others are ready.
+    pub(super) fn cut_short(&self) -> Ended {
+        if self.pace >= PACE_QUICK { Ended::Amid } else { Ended::AllRan }
     }
 
     fn look(&mut self, now: Instant) -> bool {
