@@ -6,8 +6,8 @@
 //!   reader: frame ──▶ slot, whole id compared ──▶ bytes to the caller, made ready
 //! ```
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use dhaga::Interrupt;
@@ -162,36 +162,22 @@ struct Pending<'a> {
 
 impl<'a> Pending<'a> {
     /// Enters a call, and waits while as many as allowed are in flight.
+    #[inline]
     fn enter(connection: &'a Arc<Connection<Peer>>, deadline: Option<Instant>) -> Result<Self, CallError> {
         let calling = connection.side.calling();
         let peers_room = connection.side.peers_room();
-        let mut place = Place { calling, number: None };
-        loop {
-            let mut calls = calling.calls();
-            if let Some(error) = &calls.ended {
-                return Err(error.clone().before_sending());
-            }
-            match calls.enter(peers_room) {
-                Ok(id) => {
-                    place.leave(&mut calls);
-                    let answers_seen = calling.answers();
-                    drop(calls);
-                    if let Some(serving) = connection.side.serving.get() {
-                        serving.resume_for_answers(connection);
-                    }
-                    return Ok(Self { connection, calling, id, answers_seen, is_sent: false, is_over: false });
-                }
-                Err(Full { limit }) => {
-                    place.take(&mut calls);
-                    drop(calls);
-                    if park::park_until(WaitReason::Call, deadline) == Parked::TimedOut {
-                        park::check()?;
-                        return Err(CallError::TooManyInFlight { limit });
-                    }
-                    park::check()?;
-                }
-            }
+        let mut calls = calling.calls();
+        let entered = if calls.ended.is_none() { calls.enter(peers_room).ok() } else { None };
+        let answers_seen = calling.answers();
+        drop(calls);
+        let (id, answers_seen) = match entered {
+            Some(id) => (id, answers_seen),
+            None => calling.enter_later(peers_room, deadline)?,
+        };
+        if let Some(serving) = connection.side.serving.get() {
+            serving.resume_for_answers(connection);
         }
+        Ok(Self { connection, calling, id, answers_seen, is_sent: false, is_over: false })
     }
 
     fn wait(&mut self, deadline: Option<Instant>) -> Result<Answer, CallError> {
@@ -401,6 +387,33 @@ impl Calling {
         Self { calls: ShortLock::new(Calls::new(limits)), answers: AtomicU64::new(0) }
     }
 
+    /// Enters a call as soon as there is room. Returns its id, and how many were answered by then.
+    #[cold]
+    fn enter_later(&self, peers_room: usize, deadline: Option<Instant>) -> Result<(u32, u64), CallError> {
+        let mut place = Place { calling: self, number: None };
+        loop {
+            let mut calls = self.calls();
+            if let Some(error) = &calls.ended {
+                return Err(error.clone().before_sending());
+            }
+            match calls.enter(peers_room) {
+                Ok(id) => {
+                    place.leave(&mut calls);
+                    return Ok((id, self.answers()));
+                }
+                Err(Full { limit }) => {
+                    place.take(&mut calls);
+                    drop(calls);
+                    if park::park_until(WaitReason::Call, deadline) == Parked::TimedOut {
+                        park::check()?;
+                        return Err(CallError::TooManyInFlight { limit });
+                    }
+                    park::check()?;
+                }
+            }
+        }
+    }
+
     #[inline]
     fn calls(&self) -> ShortGuard<'_, Calls> {
         self.calls.lock()
@@ -437,8 +450,7 @@ impl Calling {
     pub(super) fn fail(&self, error: &CallError) {
         let mut calls = self.calls();
         calls.ended.get_or_insert_with(|| error.clone());
-        let failed: Vec<_> =
-            calls.in_flight.all_waiting().filter_map(|call| call.lay(Err(error.clone()))).collect();
+        let failed: Vec<_> = calls.in_flight.all_waiting().filter_map(|call| call.lay(Err(error.clone()))).collect();
         calls.answered += failed.len();
         self.count_answers(&mut calls);
         calls.waiting.wake_all();

@@ -18,7 +18,7 @@ const PACE_QUICK: u32 = RESUMES_PER_LOOK_MAX / 2;
 /// How a batch has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ended {
-    /// All have run, or one took long.
+    /// All have run, or those who have were slow.
     AllRan,
     /// The clock came between dhagas that do little.
     Amid,
@@ -47,7 +47,7 @@ impl Batch {
         self.until_look == 0 && self.look(now())
     }
 
-    /// How it has ended if others are ready.
+    /// How it has ended, if the next ones go on where it was ended by the clock.
     pub(super) fn cut_short(&self) -> Ended {
         if self.pace >= PACE_QUICK { Ended::Amid } else { Ended::AllRan }
     }
@@ -88,6 +88,22 @@ mod tests {
         check_batch(1, Duration::from_millis(1), 1..=1);
         // What the last batch has learned costs one pace at most.
         check_batch(RESUMES_PER_LOOK_MAX, Duration::from_millis(1), RESUMES_PER_LOOK_MAX..=RESUMES_PER_LOOK_MAX);
+    }
+
+    #[test]
+    fn a_batch_is_cut_amid_those_who_are_quick() {
+        let check = |resume: Duration, expected| {
+            let mut batch = Batch::new(1);
+            let mut now = batch.looked;
+            while {
+                now += resume * batch.pace;
+                !batch.look(now)
+            } {}
+            assert_eq!(batch.cut_short(), expected, "{resume:?}");
+        };
+        check(Duration::from_nanos(400), Ended::Amid);
+        check(Duration::from_micros(5), Ended::AllRan);
+        check(Duration::from_millis(1), Ended::AllRan);
     }
 
     #[test]

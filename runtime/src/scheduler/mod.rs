@@ -333,7 +333,9 @@ impl Worker {
         while self.run_one() {
             has_run = true;
             if batch.is_over() {
-                ended = if self.ready.is_empty() { Ended::AllRan } else { batch.cut_short() };
+                // Before those who stepped back run, everything leaves.
+                let goes_on = !self.ready.is_empty() && self.patient.is_empty();
+                ended = if goes_on { batch.cut_short() } else { Ended::AllRan };
                 break;
             }
         }
