@@ -9,7 +9,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use dhaga::net::unix::SocketAddr as UnixAddress;
@@ -17,7 +17,8 @@ use dhaga::net::{TcpStream, ToSocketAddrs, UnixStream};
 use dhaga::park;
 use dhaga::process::Command;
 use dhaga::sync::LockTimeoutError;
-use dhaga::{Builder, Interrupt, JoinError, turn, with_deadline};
+use dhaga::turn::{self, ShortLock};
+use dhaga::{Builder, Interrupt, JoinError, with_deadline};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -136,7 +137,7 @@ struct Dialled {
     host: Arc<Host>,
     extensions: Extensions,
     plain: PlainPeers,
-    links: Mutex<Vec<Link>>,
+    links: ShortLock<Vec<Link>>,
     /// One dhaga connects at a time; the others wait for what it gets.
     connecting: dhaga::sync::Mutex<()>,
 }
@@ -306,7 +307,7 @@ impl ClientBuilder {
             host,
             extensions: self.extensions,
             plain: PlainPeers::default(),
-            links: Mutex::default(),
+            links: ShortLock::default(),
             connecting: dhaga::sync::Mutex::new(()),
         };
         let route = Route::Dialled(dialled);
@@ -573,7 +574,7 @@ impl Client {
     /// Connections that are open now: one for each worker that has called.
     pub fn connections(&self) -> usize {
         match &self.shared.route {
-            Route::Dialled(dialled) => dialled.links().iter().filter(|link| link.is_usable()).count(),
+            Route::Dialled(dialled) => dialled.links.lock().iter().filter(|link| link.is_usable()).count(),
             Route::Open(connection) => usize::from(connection.upgrade().is_some_and(|open| is_usable(&open))),
             Route::Own(own) => usize::from(is_usable(&own.connection)),
         }
@@ -818,7 +819,7 @@ impl Shared {
 
 impl Drop for Dialled {
     fn drop(&mut self) {
-        let links = std::mem::take(self.links.get_mut().unwrap_or_else(PoisonError::into_inner));
+        let links = std::mem::take(&mut *self.links.lock());
         links.iter().for_each(|link| link.connection.end());
     }
 }
@@ -884,10 +885,6 @@ impl Dialled {
         }
     }
 
-    fn links(&self) -> MutexGuard<'_, Vec<Link>> {
-        self.links.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// The connection of the caller's worker, opened if there is none that lives.
     fn connection(&self, deadline: Option<Instant>) -> Result<Arc<Connection<Peer>>, CallError> {
         // Twice each: what closes on the question is dialled anew.
@@ -904,7 +901,7 @@ impl Dialled {
     #[inline]
     fn existing(&self) -> Option<Found> {
         let worker = turn::worker_id()?;
-        let mut links = self.links();
+        let mut links = self.links.lock();
         let link = links.iter_mut().find(|link| link.worker == worker || self.is_called())?;
         if link.probe.is_some() {
             return link.probed();
@@ -946,7 +943,7 @@ impl Dialled {
             .map_err(|error| CallError::Connect(Arc::new(error)))?;
         let worker = turn::worker_id().ok_or(CallError::ApiMisuse("a connection is opened on a worker"))?;
         let probe = self.extensions.ask(&connection, &self.plain)?;
-        let mut links = self.links();
+        let mut links = self.links.lock();
         links.retain(|link| link.worker != worker && !self.is_called());
         links.push(Link { worker, connection, probe });
         Ok(())

@@ -237,17 +237,22 @@ impl Frame<'_> {
     fn response_header(&mut self, id: u32) -> Result<(), EncodeError> {
         let mut head = Head::new([0x94, RESPONSE]);
         head.uint(id);
-        self.write(head.bytes())
+        self.head(&head)
     }
 
     #[inline]
     fn success_header(&mut self, id: u32) -> Result<(), EncodeError> {
         let mut head = Head::new([0x94, RESPONSE]);
         head.uint(id);
-        head.push([NIL]);
-        self.write(head.bytes())?;
+        head.push(u64::from(NIL), 1);
+        self.head(&head)?;
         self.last_value = Some(self.out.len());
         Ok(())
+    }
+
+    #[inline]
+    fn head(&mut self, head: &Head) -> Result<(), EncodeError> {
+        self.write(&head.word.to_le_bytes()[..head.len])
     }
 
     #[inline]
@@ -257,7 +262,7 @@ impl Frame<'_> {
             Ok(len) if method.len() <= limit => head.str_len(len),
             _ => return Err(EncodeError::MethodTooLong { limit }),
         }
-        self.write(head.bytes())?;
+        self.head(&head)?;
         self.write(method.as_bytes())?;
         self.last_value = Some(self.out.len());
         Ok(())
@@ -311,27 +316,28 @@ impl Frame<'_> {
     }
 }
 
-/// The beginning of a message, put together before it is appended at once.
+/// The beginning of a message, put together in a word and appended at once: what lies in memory in small pieces cannot be read as
+/// one for a while after they were written.
 struct Head {
-    bytes: [u8; Self::BYTES_MAX],
+    word: u128,
     len: usize,
 }
 
-impl Head {
-    /// Array and type, id, and the length of a name.
-    const BYTES_MAX: usize = 2 + 5 + 5;
+/// Array and type, id, and the length of a name.
+const HEAD_BYTES_MAX: usize = 2 + 5 + 5;
+const _: () = assert!(HEAD_BYTES_MAX <= size_of::<u128>());
 
+impl Head {
     #[inline]
     fn new(array_and_type: [u8; 2]) -> Self {
-        let mut head = Self { bytes: [0; Self::BYTES_MAX], len: 0 };
-        head.push(array_and_type);
-        head
+        Self { word: u128::from(u16::from_le_bytes(array_and_type)), len: 2 }
     }
 
-    #[inline]
-    fn push<const N: usize>(&mut self, bytes: [u8; N]) {
-        self.bytes[self.len..self.len + N].copy_from_slice(&bytes);
-        self.len += N;
+    /// Appends `len` bytes, of which the lowest is the first.
+    #[inline(always)]
+    fn push(&mut self, bytes: u64, len: usize) {
+        self.word |= u128::from(bytes) << (8 * self.len);
+        self.len += len;
     }
 
     #[inline]
@@ -349,23 +355,13 @@ impl Head {
     #[inline(always)]
     fn shortest(&mut self, value: u32, short: RangeInclusive<u8>, marker: u8) {
         let short_max = u32::from(short.end() - short.start());
+        let behind = |step: u8, value: u64| u64::from(marker + step) | value << 8;
         match value {
-            _ if value <= short_max => self.push([short.start() + value as u8]),
-            0..=0xff => self.push([marker, value as u8]),
-            0x100..=0xffff => {
-                let [.., high, low] = value.to_be_bytes();
-                self.push([marker + 1, high, low]);
-            }
-            _ => {
-                self.push([marker + 2]);
-                self.push(value.to_be_bytes());
-            }
+            _ if value <= short_max => self.push(u64::from(*short.start()) + u64::from(value), 1),
+            0..=0xff => self.push(behind(0, u64::from(value)), 2),
+            0x100..=0xffff => self.push(behind(1, u64::from((value as u16).swap_bytes())), 3),
+            _ => self.push(behind(2, u64::from(value.swap_bytes())), 5),
         }
-    }
-
-    #[inline]
-    fn bytes(&self) -> &[u8] {
-        &self.bytes[..self.len]
     }
 }
 
@@ -590,7 +586,7 @@ mod tests {
             let mut expected = vec![0x94, REQUEST];
             rmp::encode::write_uint(&mut expected, u64::from(value)).expect("a vector takes everything");
             rmp::encode::write_str_len(&mut expected, value).expect("a vector takes everything");
-            assert_eq!(head.bytes(), expected, "{value}");
+            assert_eq!(head.word.to_le_bytes()[..head.len], expected, "{value}");
         }
     }
 

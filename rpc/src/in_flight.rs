@@ -71,12 +71,18 @@ impl<T> InFlight<T> {
     /// Takes out what waits under `id` because its answer came; `None` for an id that nobody waits for.
     #[inline]
     pub fn complete(&mut self, id: u32) -> Option<T> {
-        self.take(id)
+        self.take(id, |_| true)
+    }
+
+    /// As [`complete`](Self::complete), if what waits is as `is_ready` wants it.
+    #[inline]
+    pub fn complete_if(&mut self, id: u32, is_ready: impl FnOnce(&T) -> bool) -> Option<T> {
+        self.take(id, is_ready)
     }
 
     /// Takes out what waits under `id` because its caller gave up; an answer that comes later finds nobody.
     pub fn cancel(&mut self, id: u32) -> Option<T> {
-        self.take(id)
+        self.take(id, |_| true)
     }
 
     /// What waits under `id`, left where it is; `None` for an id that nobody waits for.
@@ -112,12 +118,12 @@ impl<T> InFlight<T> {
     }
 
     #[inline]
-    fn take(&mut self, id: u32) -> Option<T> {
+    fn take(&mut self, id: u32, is_ready: impl FnOnce(&T) -> bool) -> Option<T> {
         if self.slots.is_empty() {
             return None;
         }
         let slot = self.slot(id);
-        let entry = self.slots[slot].take_if(|entry| entry.id == id)?;
+        let entry = self.slots[slot].take_if(|entry| entry.id == id && is_ready(&entry.value))?;
         self.len -= 1;
         Some(entry.value)
     }
@@ -170,7 +176,8 @@ mod tests {
         assert_eq!(id, 1);
         assert_eq!(calls.waiting(id), Some(&mut "a"));
         assert_eq!(calls.waiting(id + FIRST_SLOTS as u32), None);
-        assert_eq!(calls.complete(id), Some("a"));
+        assert_eq!(calls.complete_if(id, |_| false), None);
+        assert_eq!(calls.complete_if(id, |value| *value == "a"), Some("a"));
         assert_eq!(calls.waiting(id), None);
         assert_eq!(calls.complete(id), None);
         assert_eq!(calls.cancel(id), None);

@@ -116,6 +116,19 @@ pub(crate) fn plain_request<'a>(frame: &'a [u8], limits: &Limits) -> Option<(u32
     (len <= limits.method_name_bytes_max).then_some((id, name, reader.params().ok()?))
 }
 
+/// The parts of the answer of a call that succeeded, of the usual form: id, result. `None`: it is something else, or not in order,
+/// as [`Message::parse`] will say.
+#[inline]
+pub(crate) fn plain_answer(frame: &[u8]) -> Option<(u32, &[u8])> {
+    let [0x94, 1, rest @ ..] = frame else { return None };
+    let mut reader = Reader { bytes: rest };
+    let id = reader.id().ok()?;
+    match reader.bytes {
+        [NIL, result @ ..] if !result.is_empty() => Some((id, result)),
+        _ => None,
+    }
+}
+
 /// Leaves the id of a request in `request_id` as soon as it is read.
 #[inline]
 fn parse<'a>(reader: &mut Reader<'a>, limits: &Limits, request_id: &mut Option<u32>) -> Result<Message<'a>, Flaw> {

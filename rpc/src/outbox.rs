@@ -14,11 +14,11 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use dhaga::Interrupt;
 use dhaga::park::{self, Parked, WaitReason};
+use dhaga::turn::{ShortGuard, ShortLock};
 
 use crate::transport::Transport;
 use crate::waiters::Waiters;
@@ -34,7 +34,7 @@ pub const UNSENT_MUST_MOVE_WITHIN: Duration = Duration::from_secs(30);
 
 /// What is yet to be sent on one connection.
 pub(crate) struct Outbox {
-    state: Mutex<State>,
+    state: ShortLock<State>,
     unsent_max: usize,
     /// It was congested when it was last looked at under the lock.
     was_congested: AtomicBool,
@@ -140,12 +140,12 @@ fn keep_spare(buffer: Vec<u8>) {
 
 impl Outbox {
     pub(crate) fn new(unsent_max: usize) -> Self {
-        Self { state: Mutex::default(), unsent_max, was_congested: AtomicBool::new(false) }
+        Self { state: ShortLock::default(), unsent_max, was_congested: AtomicBool::new(false) }
     }
 
     #[inline]
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> ShortGuard<'_, State> {
+        self.state.lock()
     }
 
     /// Waits until there is room below the limit of unsent bytes. Suspends.
@@ -377,7 +377,7 @@ struct Lent<'a> {
 
 impl<'a> Lent<'a> {
     #[inline]
-    fn give_back(&mut self) -> MutexGuard<'a, State> {
+    fn give_back(&mut self) -> ShortGuard<'a, State> {
         self.is_back = true;
         let mut state = self.outbox.lock();
         state.put_back(std::mem::take(&mut self.buffer));

@@ -27,7 +27,15 @@ impl Waiters {
         at.is_ok_and(|at| self.queue.remove(at).is_some())
     }
 
+    #[inline]
     pub(crate) fn wake_one(&mut self) {
+        if !self.queue.is_empty() {
+            self.wake_first();
+        }
+    }
+
+    #[cold]
+    fn wake_first(&mut self) {
         if let Some((_, waiter)) = self.queue.pop_front() {
             waiter.unpark();
         }
@@ -38,11 +46,16 @@ impl Waiters {
         self.queue.is_empty()
     }
 
+    #[inline]
     pub(crate) fn wake_all(&mut self) {
-        // Mostly nobody waits.
         if !self.queue.is_empty() {
-            self.queue.drain(..).for_each(|(_, waiter)| waiter.unpark());
+            self.wake_each();
         }
+    }
+
+    #[cold]
+    fn wake_each(&mut self) {
+        self.queue.drain(..).for_each(|(_, waiter)| waiter.unpark());
     }
 }
 

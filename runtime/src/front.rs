@@ -161,12 +161,12 @@ impl Front {
         std::mem::take(&mut *at_end)
     }
 
-    /// Owner: gives an empty list back, for its capacity.
-    pub(crate) fn keep_at_end(&self, emptied: Vec<Arc<dyn AtEnd>>) {
+    /// Owner: gives the list back, for its capacity. What is left in it comes before what has been asked for meanwhile.
+    pub(crate) fn keep_at_end(&self, mut list: Vec<Arc<dyn AtEnd>>) {
         let mut at_end = self.at_end();
-        if at_end.is_empty() {
-            *at_end = emptied;
-        }
+        list.append(&mut at_end);
+        self.at_end_len.store(list.len(), Ordering::Relaxed);
+        *at_end = list;
     }
 
     /// Owner: ends for good; what was asked for the end of the turn is still to be done.
@@ -257,5 +257,17 @@ mod tests {
         front.push_at_end(counter.clone());
         assert_eq!(front.take_at_end().len(), 1);
         assert!(front.take_at_end().is_empty() && front.at_end_len() == 0);
+    }
+
+    #[test]
+    fn what_is_put_off_comes_before_what_was_asked_for_meanwhile() {
+        let (front, [put_off, new]) = (front(), [(); 2].map(|()| Arc::new(Counter::default())));
+        front.push_at_end(put_off.clone());
+        let list = front.take_at_end();
+        front.push_at_end(new.clone());
+        front.keep_at_end(list);
+        assert_eq!(front.at_end_len(), 2);
+        front.take_at_end().swap_remove(0).at_end();
+        assert_eq!([&put_off, &new].map(|counter| counter.0.load(Ordering::Relaxed)), [1, 0]);
     }
 }

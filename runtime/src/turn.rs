@@ -26,6 +26,7 @@ pub use crate::region::Region;
 use crate::runtime::{SpawnError, submit, submit_at, submit_here};
 use crate::scheduler::worker;
 use crate::spawn::detached;
+pub use crate::sync::short_lock::{ShortGuard, ShortLock};
 
 /// Calls `work` at the end of the worker's current turn. On a plain thread, which has no turns, at once.
 pub fn at_end(work: Arc<dyn AtEnd>) {

@@ -6,13 +6,13 @@
 //!   reader: frame ──▶ slot, whole id compared ──▶ bytes to the caller, made ready
 //! ```
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use dhaga::Interrupt;
 use dhaga::park::{self, Parked, Unparker, WaitReason};
-use dhaga::turn::{self, Region};
+use dhaga::turn::{self, Region, ShortGuard, ShortLock};
 
 use super::{Answer, Asked, Breach, Peer};
 use crate::connection::Connection;
@@ -162,36 +162,22 @@ struct Pending<'a> {
 
 impl<'a> Pending<'a> {
     /// Enters a call, and waits while as many as allowed are in flight.
+    #[inline]
     fn enter(connection: &'a Arc<Connection<Peer>>, deadline: Option<Instant>) -> Result<Self, CallError> {
         let calling = connection.side.calling();
         let peers_room = connection.side.peers_room();
-        let mut place = Place { calling, number: None };
-        loop {
-            let mut calls = calling.calls();
-            if let Some(error) = &calls.ended {
-                return Err(error.clone().before_sending());
-            }
-            match calls.enter(peers_room) {
-                Ok(id) => {
-                    place.leave(&mut calls);
-                    let answers_seen = calling.answers();
-                    drop(calls);
-                    if let Some(serving) = connection.side.serving.get() {
-                        serving.resume_for_answers(connection);
-                    }
-                    return Ok(Self { connection, calling, id, answers_seen, is_sent: false, is_over: false });
-                }
-                Err(Full { limit }) => {
-                    place.take(&mut calls);
-                    drop(calls);
-                    if park::park_until(WaitReason::Call, deadline) == Parked::TimedOut {
-                        park::check()?;
-                        return Err(CallError::TooManyInFlight { limit });
-                    }
-                    park::check()?;
-                }
-            }
+        let mut calls = calling.calls();
+        let entered = if calls.ended.is_none() { calls.enter(peers_room).ok() } else { None };
+        let answers_seen = calling.answers();
+        drop(calls);
+        let (id, answers_seen) = match entered {
+            Some(id) => (id, answers_seen),
+            None => calling.enter_later(peers_room, deadline)?,
+        };
+        if let Some(serving) = connection.side.serving.get() {
+            serving.resume_for_answers(connection);
         }
+        Ok(Self { connection, calling, id, answers_seen, is_sent: false, is_over: false })
     }
 
     fn wait(&mut self, deadline: Option<Instant>) -> Result<Answer, CallError> {
@@ -288,7 +274,7 @@ impl Drop for Place<'_> {
 
 /// The calling part of one connection.
 pub(super) struct Calling {
-    calls: Mutex<Calls>,
+    calls: ShortLock<Calls>,
     /// How many calls were answered: who waits looks at it before it takes the lock.
     answers: AtomicU64,
 }
@@ -315,10 +301,25 @@ struct Calls {
 /// answer lies there before the wake; the caller looks for it before each park and once more when its time is over. So what
 /// remains is that no wake is lost, and that is the runtime's: a wake that comes before its park is saved, as the models of its
 /// `inbox` show. The tests in `once.rs` bring the ends together by the hundred thousand.
-struct Call {
-    caller: Unparker,
+enum Call {
+    /// The caller waits.
+    Waiting(Unparker),
     /// Laid here for the caller.
-    answer: Option<Result<Answer, CallError>>,
+    Answered(Result<Answer, CallError>),
+}
+
+impl Call {
+    /// Lays an answer down for its caller, who is returned to be woken. `None`: another one lies here.
+    #[inline]
+    fn lay(&mut self, answer: Result<Answer, CallError>) -> Option<Unparker> {
+        match std::mem::replace(self, Self::Answered(answer)) {
+            Self::Waiting(caller) => Some(caller),
+            earlier @ Self::Answered(_) => {
+                *self = earlier;
+                None
+            }
+        }
+    }
 }
 
 impl Calls {
@@ -350,23 +351,22 @@ impl Calls {
         if unanswered >= self.calls_max {
             return Err(Full { limit: self.calls_max });
         }
-        self.in_flight.insert(Call { caller: park::unparker(), answer: None })
+        self.in_flight.insert(Call::Waiting(park::unparker()))
     }
 
     /// Lays the answer of a call down for its caller, who is returned to be woken. `None`: nobody waits for it.
     #[inline]
     fn lay(&mut self, id: u32, answer: Result<Answer, CallError>) -> Option<Unparker> {
-        let call = self.in_flight.waiting(id).filter(|call| call.answer.is_none())?;
-        call.answer = Some(answer);
+        let caller = self.in_flight.waiting(id)?.lay(answer)?;
         self.answered += 1;
-        Some(call.caller.clone())
+        Some(caller)
     }
 
     /// Ends a call that is answered.
     #[inline]
     fn take(&mut self, id: u32) -> Option<Result<Answer, CallError>> {
-        let answer = self.in_flight.waiting(id)?.answer.take()?;
-        self.in_flight.complete(id);
+        let is_answered = |call: &Call| matches!(call, Call::Answered(_));
+        let Call::Answered(answer) = self.in_flight.complete_if(id, is_answered)? else { return None };
         self.answered -= 1;
         Some(answer)
     }
@@ -384,12 +384,39 @@ impl Calls {
 
 impl Calling {
     pub(super) fn new(limits: &Limits) -> Self {
-        Self { calls: Mutex::new(Calls::new(limits)), answers: AtomicU64::new(0) }
+        Self { calls: ShortLock::new(Calls::new(limits)), answers: AtomicU64::new(0) }
+    }
+
+    /// Enters a call as soon as there is room. Returns its id, and how many were answered by then.
+    #[cold]
+    fn enter_later(&self, peers_room: usize, deadline: Option<Instant>) -> Result<(u32, u64), CallError> {
+        let mut place = Place { calling: self, number: None };
+        loop {
+            let mut calls = self.calls();
+            if let Some(error) = &calls.ended {
+                return Err(error.clone().before_sending());
+            }
+            match calls.enter(peers_room) {
+                Ok(id) => {
+                    place.leave(&mut calls);
+                    return Ok((id, self.answers()));
+                }
+                Err(Full { limit }) => {
+                    place.take(&mut calls);
+                    drop(calls);
+                    if park::park_until(WaitReason::Call, deadline) == Parked::TimedOut {
+                        park::check()?;
+                        return Err(CallError::TooManyInFlight { limit });
+                    }
+                    park::check()?;
+                }
+            }
+        }
     }
 
     #[inline]
-    fn calls(&self) -> MutexGuard<'_, Calls> {
-        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    fn calls(&self) -> ShortGuard<'_, Calls> {
+        self.calls.lock()
     }
 
     #[inline]
@@ -423,11 +450,7 @@ impl Calling {
     pub(super) fn fail(&self, error: &CallError) {
         let mut calls = self.calls();
         calls.ended.get_or_insert_with(|| error.clone());
-        let mut failed = Vec::new();
-        for call in calls.in_flight.all_waiting().filter(|call| call.answer.is_none()) {
-            call.answer = Some(Err(error.clone()));
-            failed.push(call.caller.clone());
-        }
+        let failed: Vec<_> = calls.in_flight.all_waiting().filter_map(|call| call.lay(Err(error.clone()))).collect();
         calls.answered += failed.len();
         self.count_answers(&mut calls);
         calls.waiting.wake_all();

@@ -32,7 +32,7 @@ use crate::extension::{Caps, PREFIX};
 use crate::frame::FrameError;
 use crate::host::Host;
 use crate::incoming::Flow;
-use crate::message::{Message, MessageError};
+use crate::message::{self, Message, MessageError};
 use crate::share;
 
 pub(crate) use answer::Answer;
@@ -227,6 +227,10 @@ impl Side for Peer {
     #[inline]
     fn take(connection: &Arc<Connection<Self>>, frame: &[u8], batch: &mut Batch) -> Flow {
         if connection.is_closed() {
+            return Flow::Taken;
+        }
+        if let Some((id, result)) = message::plain_answer(frame) {
+            connection.take_answer(id, Ok(result), &mut batch.answered);
             return Flow::Taken;
         }
         if connection.take_plain_request(frame, batch) {

@@ -12,6 +12,18 @@ const RESUMES_PER_LOOK_MAX: u32 = 32;
 /// Time between two looks that a batch aims at: a quarter of what it may last.
 const LOOK_NANOS: u64 = BATCH_MAX.as_nanos() as u64 / 4;
 
+/// At this pace and above, dhagas do little before they wait: those of one connection run in a row.
+const PACE_QUICK: u32 = RESUMES_PER_LOOK_MAX / 2;
+
+/// How a batch has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// All have run, or those who have were slow.
+    AllRan,
+    /// The clock came between dhagas that do little.
+    Amid,
+}
+
 /// How long a batch has run. Looks at the clock often where a single dhaga may use up the whole time, and rarely where
 /// a look would cost more than the resume before it.
 pub(super) struct Batch {
@@ -33,6 +45,11 @@ impl Batch {
     pub(super) fn is_over(&mut self) -> bool {
         self.until_look -= 1;
         self.until_look == 0 && self.look(now())
+    }
+
+    /// How it has ended, if the next ones go on where it was ended by the clock.
+    pub(super) fn cut_short(&self) -> Ended {
+        if self.pace >= PACE_QUICK { Ended::Amid } else { Ended::AllRan }
     }
 
     fn look(&mut self, now: Instant) -> bool {
@@ -71,6 +88,22 @@ mod tests {
         check_batch(1, Duration::from_millis(1), 1..=1);
         // What the last batch has learned costs one pace at most.
         check_batch(RESUMES_PER_LOOK_MAX, Duration::from_millis(1), RESUMES_PER_LOOK_MAX..=RESUMES_PER_LOOK_MAX);
+    }
+
+    #[test]
+    fn a_batch_is_cut_amid_those_who_are_quick() {
+        let check = |resume: Duration, expected| {
+            let mut batch = Batch::new(1);
+            let mut now = batch.looked;
+            while {
+                now += resume * batch.pace;
+                !batch.look(now)
+            } {}
+            assert_eq!(batch.cut_short(), expected, "{resume:?}");
+        };
+        check(Duration::from_nanos(400), Ended::Amid);
+        check(Duration::from_micros(5), Ended::AllRan);
+        check(Duration::from_millis(1), Ended::AllRan);
     }
 
     #[test]

@@ -36,7 +36,7 @@ use crate::stack::{Stack, StackPool};
 use crate::task::{Attention, State, TaskId, TaskRef, TaskTable};
 use crate::timer::Timers;
 
-use self::batch::Batch;
+use self::batch::{Batch, Ended};
 use self::doze::{Doze, Offers};
 pub(crate) use self::shared::Shared;
 pub(crate) use self::sleepers::Alarm;
@@ -265,9 +265,9 @@ impl Worker {
         while !self.is_finished() {
             self.drain_injector();
             self.expire_timers();
-            self.run_batch();
+            let ended = self.run_batch();
             self.share_unstarted();
-            self.end_turn();
+            self.end_turn(ended);
             self.run_patient();
             self.poll();
             self.front.note_turn();
@@ -370,12 +370,15 @@ impl Worker {
     }
 
     /// Step 3: ready and unstarted dhagas, until none is left or the batch's time is over.
-    fn run_batch(&self) {
+    fn run_batch(&self) -> Ended {
         let mut batch = Batch::new(self.pace.get());
-        let mut has_run = false;
+        let (mut has_run, mut ended) = (false, Ended::AllRan);
         while self.run_one() {
             has_run = true;
             if batch.is_over() {
+                // Before those who stepped back run, everything leaves.
+                let goes_on = !self.ready.is_empty() && self.patient.is_empty();
+                ended = if goes_on { batch.cut_short() } else { Ended::AllRan };
                 break;
             }
         }
@@ -386,6 +389,7 @@ impl Worker {
                 self.spare_stacks.set(self.spare_stacks.get().min(self.count_spare_stacks()));
             }
         }
+        ended
     }
 
     /// Runs one dhaga until it waits or ends. Returns whether there was one.
@@ -464,25 +468,50 @@ impl Worker {
 
     /// Step 5: what was asked for the end of the turn: each dirty connection is flushed once. During a shutdown, who waits
     /// for it is told when nothing is left.
-    fn end_turn(&self) {
-        self.flush();
+    fn end_turn(&self, ended: Ended) {
+        match ended {
+            Ended::AllRan => self.flush(),
+            Ended::Amid => self.flush_all_but_last(),
+        }
         if self.phase.get() != Phase::Running {
             self.note_what_is_left();
         }
     }
 
     fn flush(&self) {
-        let is_alone = self.shared.workers == 1;
-        let mut list = if is_alone { self.at_end.take() } else { self.front.take_at_end() };
+        self.do_at_end(self.take_at_end(), None);
+    }
+
+    /// The clock came between the dhagas of one connection, it seems: what the others of them have to send leaves with what the
+    /// first have sent. That connection is the first of the next turn, so it is put off once, and one that is alone never.
+    fn flush_all_but_last(&self) {
+        let mut list = self.take_at_end();
+        let last = if list.len() > 1 { list.pop() } else { None };
+        self.do_at_end(list, last);
+    }
+
+    /// A worker that is the only one keeps the list to itself.
+    fn take_at_end(&self) -> Vec<Arc<dyn AtEnd>> {
+        match self.shared.workers {
+            1 => self.at_end.take(),
+            _ => self.front.take_at_end(),
+        }
+    }
+
+    #[inline]
+    fn do_at_end(&self, mut list: Vec<Arc<dyn AtEnd>>, put_off: Option<Arc<dyn AtEnd>>) {
         if list.is_empty() {
             return;
         }
         end_all(&mut list);
-        match is_alone {
-            // What these have asked for is in another list by now, which mostly is none.
-            true if self.at_end.borrow().is_empty() => drop(self.at_end.replace(list)),
-            true => {}
-            false => self.front.keep_at_end(list),
+        list.extend(put_off);
+        match self.shared.workers {
+            1 => {
+                // What these have asked for is in another list by now.
+                list.append(&mut self.at_end.borrow_mut());
+                drop(self.at_end.replace(list));
+            }
+            _ => self.front.keep_at_end(list),
         }
     }
 
@@ -513,7 +542,7 @@ impl Worker {
         self.was_useful.set(true);
         // As behind the others: this turn may be the last for long.
         self.publish_live();
-        self.end_turn();
+        self.end_turn(Ended::AllRan);
         // They take long, so whoever comes meanwhile is looked for at once.
         self.poll_due.set(began);
     }

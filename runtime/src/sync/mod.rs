@@ -42,7 +42,7 @@ mod raw_rwlock;
 mod rwlock;
 pub(crate) mod select;
 mod semaphore;
-mod short_lock;
+pub(crate) mod short_lock;
 mod wait_group;
 pub(crate) mod wait_queue;
 pub mod watch;

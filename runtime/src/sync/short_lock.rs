@@ -1,4 +1,5 @@
-//! The lock around the inside of a primitive: held for some nanoseconds, never across a park or foreign code.
+//! The lock around the inside of a primitive, or of a protocol crate's: held for some nanoseconds, never across a park or
+//! foreign code.
 //!
 //! Taking it is one locked instruction and leaving it none, half of what a lock with a queue costs; and these two are most
 //! of what a send or a receive costs. Who finds it taken spins, since the holder is about to leave; if that one lost its
@@ -20,15 +21,21 @@ const YIELDS: u32 = 100;
 const LOOKS: u32 = SPINS + YIELDS;
 const SLEEP: Duration = Duration::from_micros(50);
 
-pub(super) struct ShortLock<S, F = AtomicBool> {
+/// A lock that is held for some nanoseconds, or now and then for a system call that cannot block: it costs half of what std's
+/// does. Who finds it taken spins, then yields, and in the end sleeps, so nothing inside may wait or take long. A panic inside
+/// does not poison it.
+pub struct ShortLock<S, F = AtomicBool> {
     is_taken: F,
     inside: UnsafeCell<S>,
 }
 
 /// Whether somebody is inside: std's atomic, or loom's in the model, which cannot be made in a constant.
-pub(super) trait Flag {
+pub trait Flag {
+    /// As the atomic's.
     fn swap(&self, value: bool, order: Ordering) -> bool;
+    /// As the atomic's.
     fn load(&self, order: Ordering) -> bool;
+    /// As the atomic's.
     fn store(&self, value: bool, order: Ordering);
     /// Passes some time between two looks.
     fn pause(round: u32);
@@ -69,21 +76,24 @@ unsafe impl<S: Send, F: Sync> Sync for ShortLock<S, F> {}
 impl<S> UnwindSafe for ShortLock<S> {}
 impl<S> RefUnwindSafe for ShortLock<S> {}
 
-pub(super) struct ShortGuard<'a, S, F: Flag = AtomicBool> {
+/// Who is inside. Dropped, it leaves.
+pub struct ShortGuard<'a, S, F: Flag = AtomicBool> {
     lock: &'a ShortLock<S, F>,
     /// Not for other threads: who enters leaves.
     _stays: std::marker::PhantomData<*const ()>,
 }
 
 impl<S> ShortLock<S> {
-    pub(super) const fn new(inside: S) -> Self {
+    /// With nobody inside.
+    pub const fn new(inside: S) -> Self {
         Self { is_taken: AtomicBool::new(false), inside: UnsafeCell::new(inside) }
     }
 }
 
 impl<S, F: Flag> ShortLock<S, F> {
+    /// Goes inside.
     #[inline(always)]
-    pub(super) fn lock(&self) -> ShortGuard<'_, S, F> {
+    pub fn lock(&self) -> ShortGuard<'_, S, F> {
         if self.is_taken.swap(true, Ordering::Acquire) {
             self.lock_contended();
         }
@@ -127,6 +137,12 @@ impl<S, F: Flag> Drop for ShortGuard<'_, S, F> {
     #[inline(always)]
     fn drop(&mut self) {
         self.lock.is_taken.store(false, Ordering::Release);
+    }
+}
+
+impl<S: Default> Default for ShortLock<S> {
+    fn default() -> Self {
+        Self::new(S::default())
     }
 }
 

@@ -5,14 +5,14 @@ use std::io::pipe;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use dhaga::net::{TcpListener, TcpStream, UnixStream, Watched};
 use dhaga::park::{self, Unparker, WaitReason};
 use dhaga::sync::channel;
-use dhaga::turn::{self, Input, OnReady, Output};
+use dhaga::turn::{self, AtEnd, Input, OnReady, Output};
 use dhaga::{JoinHandle, Runtime};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
@@ -405,5 +405,38 @@ fn a_callback_may_own_other_sources_of_its_worker_when_that_ends() {
         let watched = watched.join().expect("nobody panics");
         runtime.shutdown(DEADLINE).expect("nobody is left");
         drop(watched);
+    });
+}
+
+/// Notes in how many turns after it was asked for it is done, at the worst.
+struct Punctual {
+    asked_in: u32,
+    late: Arc<AtomicU32>,
+}
+
+impl AtEnd for Punctual {
+    fn at_end(self: Arc<Self>) {
+        self.late.fetch_max(turn::number().wrapping_sub(self.asked_in), Ordering::Relaxed);
+    }
+}
+
+/// What is asked for amid dhagas that are quick may be put off, so that others of them may add to it.
+#[test]
+fn what_is_asked_for_the_end_of_a_turn_is_put_off_once_at_most() {
+    in_dhaga(|| {
+        let (late, until) = (Arc::new(AtomicU32::new(0)), Instant::now() + DEADLINE / 2);
+        let ask_again_and_again = |late: Arc<AtomicU32>| {
+            move || {
+                for _ in 0..100 {
+                    turn::at_end(Arc::new(Punctual { asked_in: turn::number(), late: late.clone() }));
+                    dhaga::yield_now();
+                }
+            }
+        };
+        while late.load(Ordering::Relaxed) == 0 && Instant::now() < until {
+            let dhagas: Vec<_> = (0..500).map(|_| dhaga::spawn(ask_again_and_again(late.clone()))).collect();
+            dhagas.into_iter().for_each(|dhaga| dhaga.join().expect("it ends"));
+        }
+        assert_eq!(late.load(Ordering::Relaxed), 1);
     });
 }
