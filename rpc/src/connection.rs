@@ -70,6 +70,7 @@ pub(crate) struct Connection<S> {
     outbox: Outbox,
     /// Empty while a reader works with it: there is one at a time, which looks here only if something was left.
     incoming: Mutex<Incoming>,
+    /// A frame has begun and not ended, as the reader has found it.
     is_unfinished: AtomicBool,
     /// A reader runs, or is to be resumed by the side.
     is_reading: AtomicBool,
