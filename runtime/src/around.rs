@@ -73,7 +73,7 @@ pub fn check_attempt() -> Result<(), Interrupt> {
     }
 }
 
-#[inline(never)]
+#[cold]
 fn check_task(task: &Task) -> Result<(), Interrupt> {
     if task.is_unwinding() {
         throw();

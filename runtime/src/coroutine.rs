@@ -80,7 +80,7 @@ impl Coroutine {
     #[inline(always)]
     fn with_small(stack: Stack, f: impl FnOnce() + 'static) -> Coroutine {
         let inner = Inner::with_stack(stack, move |yielder, _first_wake| {
-            RUNNING.set(yielder);
+            set_running(yielder);
             let abort_on_unwind = AbortOnUnwind;
             f();
             std::mem::forget(abort_on_unwind);
@@ -100,7 +100,7 @@ impl Coroutine {
     pub fn resume(&mut self, wake: Wake) -> Outcome {
         let outer = RUNNING.get();
         let result = self.inner.resume(wake);
-        RUNNING.set(outer);
+        set_running(outer);
         match result {
             CoroutineResult::Yield(()) => Outcome::Suspended,
             CoroutineResult::Return(()) => Outcome::Finished,
@@ -166,14 +166,20 @@ pub fn suspend() -> Wake {
     if running.is_null() {
         nothing_to_suspend();
     }
-    SUSPENDED_AT.set(stack_pointer());
+    SUSPENDED_AT.with(|suspended_at| suspended_at.set(stack_pointer()));
     // SAFETY: the yielder lies on the stack of the innermost running coroutine and lives as long as its closure runs,
     // and we run in that closure. `RUNNING` holds no other: the closure of a coroutine sets it at its start, this function
     // sets it again whenever a suspended coroutine goes on, and `resume` puts the outer one back whenever one suspends or
     // ends (it cannot unwind, see `AbortOnUnwind`). A coroutine is `!Send`, so each does so on one thread all its life.
     let wake = unsafe { (*running).suspend(()) };
-    RUNNING.set(running);
+    set_running(running);
     wake
+}
+
+/// By `with`: the `set` of a thread-local calls a function for its place, at times out of line, and a switch has two of them.
+#[inline(always)]
+fn set_running(yielder: *const Yielder<Wake, ()>) {
+    RUNNING.with(|running| running.set(yielder));
 }
 
 /// About where the stack pointer of the coroutine was that suspended last on this thread. Only a hint for

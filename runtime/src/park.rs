@@ -146,11 +146,10 @@ pub(crate) fn park_dhaga(worker: &Worker, task: TaskRef, reason: WaitReason, dea
 
 #[inline(always)]
 fn outcome(wake: Wake) -> Parked {
-    match wake {
-        Wake::TimedOut => Parked::TimedOut,
-        Wake::Unwind => throw(),
-        Wake::Ready | Wake::Report => Parked::Woken,
+    if wake == Wake::Unwind {
+        throw();
     }
+    if wake == Wake::TimedOut { Parked::TimedOut } else { Parked::Woken }
 }
 
 /// As [`park_until`], but an order to unwind comes back as a value: for a scope, which must see its children gone first.

@@ -165,6 +165,7 @@ impl<W> Default for Others<W> {
 }
 
 impl<W: Copy + PartialEq> Waiters<W> {
+    #[cold]
     fn others(&mut self) -> &mut Others<W> {
         self.others.get_or_insert_default()
     }
@@ -176,6 +177,7 @@ impl<W: Copy + PartialEq> Waiters<W> {
         }
     }
 
+    #[inline(always)]
     fn push(&mut self, direction: Direction, waiter: W) {
         match direction {
             Direction::Read if self.reader.is_none() => self.reader = Some(waiter),

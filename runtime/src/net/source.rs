@@ -317,10 +317,7 @@ impl<S: AsFd> Source<S> {
         let me = running();
         let deadline = match me {
             Some((_, task)) if around::is_undisturbed(&task) => own,
-            _ => {
-                park::check()?;
-                park::earliest(own)
-            }
+            _ => disturbed_wait(own)?,
         };
         // Nobody unwinds here, as was seen: a dhaga parks.
         match me {
@@ -525,6 +522,16 @@ impl Drop for Registration {
 pub(crate) fn is_shortage(error: &io::Error) -> bool {
     let shortages = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
     error.raw_os_error().is_some_and(|code| shortages.map(Errno::raw_os_error).contains(&code))
+}
+
+/// The deadline of a wait against which something may stand, if nothing does.
+///
+/// Cold, so that the compiler takes the other way for the usual one: it is a row of comparisons with zero, each of which it
+/// holds for the less likely case, and would no longer bring the switch in line behind them.
+#[cold]
+fn disturbed_wait(own: Option<Instant>) -> io::Result<Option<Instant>> {
+    park::check()?;
+    Ok(park::earliest(own))
 }
 
 /// As the kernel says it, with its number.
