@@ -52,7 +52,7 @@ impl Worker {
     }
 
     /// Something stands against this wait: the answer, unless it may go on.
-    #[cold]
+    #[inline(never)]
     pub(super) fn attend(&self, task: TaskRef, reason: WaitReason) -> Option<Wake> {
         let attention = &task.attention;
         if attention.has(Attention::UNWINDING) {
