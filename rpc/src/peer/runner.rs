@@ -1,10 +1,10 @@
 //! Runs the requests that were admitted, each in a dhaga of its own if it waits.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
-use dhaga::turn::Region;
+use dhaga::turn::{Region, ShortGuard};
 use dhaga::{park, turn, yield_now};
 
 use super::Peer;
@@ -369,7 +369,7 @@ impl<'a> Runner<'a> {
     }
 
     #[inline]
-    fn let_go(&self, state: MutexGuard<'_, State>, settled: Settled, needs_no_successor: bool) {
+    fn let_go(&self, state: ShortGuard<'_, State>, settled: Settled, needs_no_successor: bool) {
         match needs_no_successor {
             true => drop(state),
             false => self.serving.ensure_successor(self.connection, state),
@@ -404,7 +404,7 @@ fn late(region: &Asked) -> Option<HandlerError> {
 
 impl Serving {
     /// Has a runner queued if anything is pending.
-    pub(super) fn ensure_successor(&self, connection: &Arc<Connection<Peer>>, mut state: MutexGuard<'_, State>) {
+    pub(super) fn ensure_successor(&self, connection: &Arc<Connection<Peer>>, mut state: ShortGuard<'_, State>) {
         if state.has_successor || state.pending.is_empty() {
             return;
         }

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use super::asked::{self, Desk, Here};
 use super::calling::Answered;
@@ -25,7 +25,7 @@ use crate::limits::QUEUED_FRAME_OVERHEAD_BYTES;
 use crate::message::{self, Message, MessageError};
 use crate::meta::{Announced, Meta};
 use crate::service::respond_refusal;
-use dhaga::turn::Region;
+use dhaga::turn::{Region, ShortGuard, ShortLock};
 
 /// Capacity that an idle connection may keep in each of its collections.
 const KEPT_MAX: usize = 8;
@@ -45,7 +45,7 @@ const LOTS_MIN: usize = 64;
 /// is no room wait in `unsent`: a peer that does not read costs one stack and its answers, however much it has asked for.
 #[derive(Default)]
 pub(super) struct Serving {
-    state: Mutex<State>,
+    state: ShortLock<State>,
     /// A frame waits for room: whoever makes room resumes the reader.
     is_waiting: AtomicBool,
     /// The host will tell when half of the server is free.
@@ -714,8 +714,8 @@ impl Serving {
         self.state().in_flight > 0
     }
 
-    pub(super) fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn state(&self) -> ShortGuard<'_, State> {
+        self.state.lock()
     }
 
     /// After each change of what is in flight or announced.
