@@ -82,8 +82,8 @@ impl<T: Send + Sync + 'static> Region<T> {
     ///
     /// # Panics
     ///
-    /// When something has run in this region before, unless it was made [for the caller](Self::for_caller) or [renewed](Self::renew) by him: then he alone runs in it,
-    /// one thing after the other.
+    /// When something has run in this region before, unless it was made [for the caller](Self::for_caller) or
+    /// [renewed](Self::renew) by him: then he alone runs in it, one thing after the other.
     #[track_caller]
     #[inline]
     pub fn run<R>(self: &Arc<Self>, deadline: Option<Instant>, f: impl FnOnce() -> R) -> R {
