@@ -4,6 +4,7 @@ use std::ops::Deref;
 use std::panic::Location;
 use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::panicking;
 use std::time::Instant;
 
 use crate::ambient::{Ambient, Deadline, Holder};
@@ -115,7 +116,8 @@ impl<T: Send + Sync + 'static> Region<T> {
     }
 
     fn is_of_caller(&self) -> bool {
-        self.owner().as_ref().is_some_and(|owner| owner.address() == park::unparker().address())
+        // A dhaga that unwinds waits as its thread.
+        panicking() || self.owner().as_ref().is_some_and(|owner| owner.address() == park::unparker().address())
     }
 
     #[inline]

@@ -256,6 +256,29 @@ fn a_region_is_there_for_what_is_dropped_when_its_code_is_torn_down_and_held_by_
     });
 }
 
+/// Enters its region when it goes, and says what it finds there.
+struct Enters(Arc<Region<&'static str>>, mpsc::Sender<Option<String>>);
+
+impl Drop for Enters {
+    fn drop(&mut self) {
+        let _ = self.1.send(self.0.run(None, name));
+    }
+}
+
+#[test]
+fn a_region_for_the_caller_may_be_entered_while_he_panics() {
+    within_deadline(DEADLINE, || {
+        let (found, find) = mpsc::channel();
+        let work = spawn(move || {
+            let _enters = Enters(Region::for_caller("work"), found);
+            std::panic::resume_unwind(Box::new("on purpose"))
+        });
+        let ended: Result<(), _> = work.join();
+        assert!(matches!(ended, Err(JoinError::Panicked(_))));
+        assert_eq!(find.recv().expect("it was dropped").as_deref(), Some("work"));
+    });
+}
+
 #[test]
 fn a_region_lives_as_long_as_code_in_it_that_its_runtime_has_left_behind() {
     within_deadline(DEADLINE * 2, || {

@@ -481,41 +481,68 @@ impl OnReady for Told {
     }
 }
 
-#[test]
-fn callbacks_that_wait_for_their_turn_when_a_runtime_ends_are_called_and_abandoned() {
-    for workers in [1, 2] {
-        within_deadline(DEADLINE * 2, move || {
-            let runtime = Runtime::builder().workers(workers).build().expect("a test can start a runtime");
-            let watched = runtime.spawn(|| {
-                let watch = |_| {
-                    let (near, far) = UnixStream::pair().expect("there are descriptors");
-                    let told = Arc::new(Told::default());
-                    turn::on_ready(&near, told.clone()).expect("this is a worker");
-                    (near, far, told)
-                };
-                (0..100).map(watch).collect::<Vec<_>>()
-            });
-            let watched = watched.join().expect("nobody panics");
-            let (seen, is_seen) = std::sync::mpsc::channel();
-            let hog = runtime.spawn(move || {
-                seen.send(()).expect("the test waits");
-                while !dhaga::is_shutting_down() {
-                    std::hint::spin_loop();
-                }
-            });
-            is_seen.recv().expect("it begins");
-            for (_, far, _) in &watched {
-                assert_eq!(turn::try_write(far, b"!").expect("it is open"), Some(1));
-            }
-            runtime.shutdown(DEADLINE).expect("nobody is left");
-            hog.join().expect("nobody panics");
-            let counts =
-                watched.iter().map(|(_, _, told)| told.0.each_ref().map(|count| count.load(Ordering::Relaxed)));
-            for [called, abandoned] in counts {
-                assert!(called <= 1 && abandoned == 1, "called {called} times, abandoned {abandoned} times");
+/// So many are not called at once, but one after the other.
+const MANY: u32 = 100;
+
+/// Ends a runtime while many callbacks wait for its workers, of which a dhaga keeps one.
+fn shut_down_before_callbacks(workers: usize, callback: Arc<dyn OnReady>) {
+    within_deadline(DEADLINE * 2, move || {
+        let runtime = Runtime::builder().workers(workers).build().expect("a test can start a runtime");
+        let watch = move |_| {
+            let (near, far) = UnixStream::pair().expect("there are descriptors");
+            turn::on_ready(&near, callback.clone()).expect("this is a worker");
+            (near, far)
+        };
+        let watched = runtime.spawn(|| (0..MANY).map(watch).collect::<Vec<_>>()).join().expect("nobody panics");
+        let (begins, has_begun) = std::sync::mpsc::channel();
+        let hog = runtime.spawn(move || {
+            begins.send(()).expect("the test waits");
+            while !dhaga::is_shutting_down() {
+                std::hint::spin_loop();
             }
         });
+        has_begun.recv().expect("it begins");
+        for (_, far) in &watched {
+            assert_eq!(turn::try_write(far, b"!").expect("it is open"), Some(1));
+        }
+        runtime.shutdown(DEADLINE).expect("nobody is left");
+        hog.join().expect("nobody panics");
+    });
+}
+
+#[test]
+fn each_callback_is_called_at_most_once_and_abandoned_when_its_runtime_ends() {
+    for workers in [1, 2] {
+        let told = Arc::new(Told::default());
+        shut_down_before_callbacks(workers, told.clone());
+        let [called, abandoned] = told.0.each_ref().map(|count| count.load(Ordering::Relaxed));
+        assert!(called <= MANY && abandoned == MANY, "called {called} times, abandoned {abandoned} times");
     }
+}
+
+/// Counts the dhagas that it starts, and those of them that found themselves cancelled.
+#[derive(Default)]
+struct Starts([AtomicU32; 2]);
+
+impl OnReady for Starts {
+    fn on_ready(self: Arc<Self>) {
+        let started = turn::spawn_here(move || {
+            // No batch holds all of them.
+            let began = Instant::now();
+            while began.elapsed() < Duration::from_micros(50) {
+                std::hint::spin_loop();
+            }
+            self.0[usize::from(dhaga::is_cancelled())].fetch_add(1, Ordering::Relaxed);
+        });
+        started.expect("there is room");
+    }
+}
+
+#[test]
+fn a_shutdown_lets_dhagas_end_that_callbacks_start_which_wait_for_their_turn() {
+    let starts = Arc::new(Starts::default());
+    shut_down_before_callbacks(1, starts.clone());
+    assert_eq!(starts.0.each_ref().map(|count| count.load(Ordering::Relaxed)), [MANY, 0]);
 }
 
 /// Whose every read has another byte come.
