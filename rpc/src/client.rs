@@ -944,8 +944,11 @@ impl Dialled {
         let worker = turn::worker_id().ok_or(CallError::ApiMisuse("a connection is opened on a worker"))?;
         let probe = self.extensions.ask(&connection, &self.plain)?;
         let mut links = self.links.lock();
-        links.retain(|link| link.worker != worker && !self.is_called());
+        let left: Vec<_> = links.extract_if(.., |link| link.worker == worker || self.is_called()).collect();
         links.push(Link { worker, connection, probe });
+        drop(links);
+        // Only now: the last owner of a connection closes its socket.
+        drop(left);
         Ok(())
     }
 

@@ -24,7 +24,8 @@ use crate::reactor::{OnReady, Reactor, Report, prefetch_shared};
 /// Work for the end of a turn. Belongs to our crates, runs on a worker's own context, and may only push or do I/O that
 /// cannot block.
 pub trait AtEnd: Send + Sync {
-    /// Called once: at the end of the turn in which it was asked for, or before by another worker, if that turn lasts.
+    /// Called once: at the end of the turn in which it was asked for or of the next, or before by another worker, if that turn
+    /// lasts.
     fn at_end(self: Arc<Self>);
 
     /// As [`OnReady::bring_near`], before [`at_end`](Self::at_end).

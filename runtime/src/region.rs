@@ -4,6 +4,7 @@ use std::ops::Deref;
 use std::panic::Location;
 use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::panicking;
 use std::time::Instant;
 
 use crate::ambient::{Ambient, Deadline, Holder};
@@ -82,8 +83,8 @@ impl<T: Send + Sync + 'static> Region<T> {
     ///
     /// # Panics
     ///
-    /// When something has run in this region before, unless it was made [for the caller](Self::for_caller) or [renewed](Self::renew) by him: then he alone runs in it,
-    /// one thing after the other.
+    /// When something has run in this region before, unless it was made [for the caller](Self::for_caller) or
+    /// [renewed](Self::renew) by him: then he alone runs in it, one thing after the other.
     #[track_caller]
     #[inline]
     pub fn run<R>(self: &Arc<Self>, deadline: Option<Instant>, f: impl FnOnce() -> R) -> R {
@@ -115,7 +116,8 @@ impl<T: Send + Sync + 'static> Region<T> {
     }
 
     fn is_of_caller(&self) -> bool {
-        self.owner().as_ref().is_some_and(|owner| owner.address() == park::unparker().address())
+        // A dhaga that unwinds waits as its thread.
+        panicking() || self.owner().as_ref().is_some_and(|owner| owner.address() == park::unparker().address())
     }
 
     #[inline]

@@ -28,7 +28,8 @@ use crate::scheduler::worker;
 use crate::spawn::detached;
 pub use crate::sync::short_lock::{ShortGuard, ShortLock};
 
-/// Calls `work` at the end of the worker's current turn. On a plain thread, which has no turns, at once.
+/// Calls `work` at the end of the worker's current turn, or of the next if the time of this one ends among dhagas that are quick:
+/// others of them may add to it. On a plain thread, which has no turns, at once.
 pub fn at_end(work: Arc<dyn AtEnd>) {
     match worker() {
         Some(worker) => worker.push_at_end(work),

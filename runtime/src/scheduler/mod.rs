@@ -79,8 +79,11 @@ pub(crate) struct Worker {
     hand_offs: Cell<u32>,
     /// Of the round that runs: ready ones that were there when it began and have not run,
     ready_left: Cell<usize>,
-    /// and unstarted ones.
+    /// and unstarted ones;
     unstarted_left: Cell<usize>,
+    /// how many of these come behind those of this worker, and behind its callbacks.
+    behind_local: Cell<usize>,
+    behind_called: Cell<usize>,
     /// The head of `ready` and `unstarted_left` when late ones last went before the others.
     late_mark: Cell<(usize, usize)>,
     /// Unstarted dhagas that no other worker sees before the end of the batch.
@@ -220,6 +223,8 @@ impl Worker {
             hand_offs: Cell::new(0),
             ready_left: Cell::default(),
             unstarted_left: Cell::default(),
+            behind_local: Cell::default(),
+            behind_called: Cell::default(),
             late_mark: Cell::default(),
             fresh: RefCell::default(),
             has_shared_lot: Cell::new(false),
@@ -424,7 +429,7 @@ impl Worker {
     #[inline(never)]
     fn run_one_of_round(&self) -> bool {
         if self.unstarted_left.get() == 0 {
-            self.unstarted_left.set(self.count_unstarted());
+            self.begin_round_of_unstarted();
             self.ready_left.set(self.ready.len());
         }
         if self.ready_left.get() > 0 {

@@ -103,17 +103,46 @@ impl Worker {
         false
     }
 
+    /// In the order of a round: those of this worker, those whom a callback starts, those that may start anywhere. What has come
+    /// since the round began keeps out none that was there.
     pub(super) fn next_unstarted(&self) -> Option<Job> {
-        loop {
-            let local = self.local.borrow_mut().pop_front();
-            if local.is_some() {
-                return local;
-            }
-            match self.pop_called() {
-                Some(callback) => callback.on_ready(),
-                None => break,
+        let left = self.unstarted_left.get();
+        let local = if left >= self.behind_local.get() { self.pop_local() } else { None };
+        local
+            .or_else(|| if left >= self.behind_called.get() { self.start_by_callback() } else { None })
+            .or_else(|| self.next_to_start_here())
+            // Others have taken those whose turn it was.
+            .or_else(|| self.pop_local())
+            .or_else(|| self.start_by_callback())
+    }
+
+    /// Those who are unstarted now are a round.
+    pub(super) fn begin_round_of_unstarted(&self) {
+        let shareable = self.count_shareable();
+        let behind_local = shareable + self.called_len();
+        self.behind_called.set(shareable);
+        self.behind_local.set(behind_local);
+        self.unstarted_left.set(behind_local + self.local.borrow().len());
+    }
+
+    #[inline(always)]
+    fn pop_local(&self) -> Option<Job> {
+        self.local.borrow_mut().pop_front()
+    }
+
+    fn start_by_callback(&self) -> Option<Job> {
+        while let Some(callback) = self.pop_called() {
+            callback.on_ready();
+            let job = self.pop_local();
+            if job.is_some() {
+                return job;
             }
         }
+        None
+    }
+
+    /// The next one that may start anywhere and belongs here; those before it are sent to where they belong.
+    fn next_to_start_here(&self) -> Option<Job> {
         loop {
             let job = self.next_shareable()?;
             match self.placement() {
@@ -182,7 +211,11 @@ impl Worker {
     }
 
     pub(super) fn count_unstarted(&self) -> usize {
-        self.local.borrow().len() + self.called_len() + self.fresh.borrow().len() + self.injector.unstarted_len()
+        self.local.borrow().len() + self.called_len() + self.count_shareable()
+    }
+
+    fn count_shareable(&self) -> usize {
+        self.fresh.borrow().len() + self.injector.unstarted_len()
     }
 
     #[inline(always)]

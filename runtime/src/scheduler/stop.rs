@@ -67,6 +67,10 @@ impl Worker {
     /// Returns the credit that is not in use, by which all know what still lives, and says so if that is nothing.
     #[cold]
     pub(super) fn note_what_is_left(&self) {
+        if self.called_len() > 0 {
+            // It stands for those whom these callbacks will start.
+            return;
+        }
         let unused = self.credit.take();
         if unused > 0 {
             self.shared.return_credit(unused);

@@ -22,14 +22,26 @@ const LOOKS: u32 = SPINS + YIELDS;
 const SLEEP: Duration = Duration::from_micros(50);
 
 /// A lock that is held for some nanoseconds, or now and then for a system call that cannot block: it costs half of what std's
-/// does. Who finds it taken spins, then yields, and in the end sleeps, so nothing inside may wait or take long. A panic inside
-/// does not poison it.
+/// does. Who finds it taken spins, then yields the core, and in the end sleeps, and its whole worker with it. So nothing inside may
+/// take long or run foreign code, and a dhaga that waits inside may never be resumed. A panic inside does not poison it.
+///
+/// # Examples
+///
+/// ```
+/// use dhaga::turn::ShortLock;
+///
+/// let unsent = ShortLock::new(Vec::new());
+/// unsent.lock().push(7);
+/// let taken = std::mem::take(&mut *unsent.lock());
+/// assert_eq!((taken, unsent.lock().len()), (vec![7], 0));
+/// ```
 pub struct ShortLock<S, F = AtomicBool> {
     is_taken: F,
     inside: UnsafeCell<S>,
 }
 
-/// Whether somebody is inside: std's atomic, or loom's in the model, which cannot be made in a constant.
+/// Whether somebody is inside: std's atomic, or loom's in the model, which cannot be made in a constant. Public in name only:
+/// nobody outside of the crate can reach it, and so there is no third.
 pub trait Flag {
     /// As the atomic's.
     fn swap(&self, value: bool, order: Ordering) -> bool;
@@ -71,12 +83,13 @@ impl Flag for AtomicBool {
 // SAFETY: `is_taken` lets one thread at a time in, and hands over what it wrote (acquire, release).
 unsafe impl<S: Send, F: Sync> Sync for ShortLock<S, F> {}
 
-/// Nothing panics inside, so nothing is left half-done. This makes the primitives around it as safe to unwind through as
-/// std's are.
+/// Nothing of ours panics inside, so nothing is left half-done. This makes the primitives around it as safe to unwind through
+/// as std's are.
 impl<S> UnwindSafe for ShortLock<S> {}
 impl<S> RefUnwindSafe for ShortLock<S> {}
 
 /// Who is inside. Dropped, it leaves.
+#[must_use = "who does not keep it has left"]
 pub struct ShortGuard<'a, S, F: Flag = AtomicBool> {
     lock: &'a ShortLock<S, F>,
     /// Not for other threads: who enters leaves.

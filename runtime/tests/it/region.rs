@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use dhaga::sync::channel::{self, RecvError};
 use dhaga::turn::{Region, is_bare};
-use dhaga::{Interrupt, checkpoint, deadline, scope, spawn};
+use dhaga::{Interrupt, JoinError, Runtime, checkpoint, deadline, scope, spawn};
 
 use crate::common::{DEADLINE, within_deadline};
 
@@ -219,5 +219,84 @@ fn a_region_is_unused_until_it_is_cancelled_or_held_or_a_scope_was_opened_in_it(
         check("cancelled", Region::cancel, false);
         check("scope", |_| scope(|s| drop(s.spawn(|| ()).join())), false);
         check("spawned", |_| drop(spawn(|| ()).join()), false);
+    });
+}
+
+/// Says what it finds around it when it goes.
+struct Looks(mpsc::Sender<Option<String>>);
+
+impl Drop for Looks {
+    fn drop(&mut self) {
+        let _ = self.0.send(name());
+    }
+}
+
+#[test]
+fn a_region_is_there_for_what_is_dropped_when_its_code_is_torn_down_and_held_by_nobody_after_it() {
+    within_deadline(DEADLINE * 2, || {
+        let runtime = Runtime::builder().workers(2).build().expect("a test can start a runtime");
+        let ((begun, has_begun), (found, find)) = (mpsc::channel(), mpsc::channel());
+        let region = Region::new("work");
+        let inside = region.clone();
+        let work = runtime.spawn(move || {
+            inside.run(None, || {
+                let _looks = Looks(found);
+                let _child = spawn(move || {
+                    begun.send(()).expect("the test waits");
+                    dhaga::uncancellable(wait_for_nothing)
+                });
+                dhaga::uncancellable(wait_for_nothing)
+            })
+        });
+        has_begun.recv().expect("it begins");
+        runtime.shutdown(Duration::ZERO).expect("it unwinds");
+        assert!(matches!(work.join(), Err(JoinError::Unwound)));
+        assert_eq!(find.recv().expect("it was dropped").as_deref(), Some("work"));
+        assert_eq!(Arc::strong_count(&region), 1);
+    });
+}
+
+/// Enters its region when it goes, and says what it finds there.
+struct Enters(Arc<Region<&'static str>>, mpsc::Sender<Option<String>>);
+
+impl Drop for Enters {
+    fn drop(&mut self) {
+        let _ = self.1.send(self.0.run(None, name));
+    }
+}
+
+#[test]
+fn a_region_for_the_caller_may_be_entered_while_he_panics() {
+    within_deadline(DEADLINE, || {
+        let (found, find) = mpsc::channel();
+        let work = spawn(move || {
+            let _enters = Enters(Region::for_caller("work"), found);
+            std::panic::resume_unwind(Box::new("on purpose"))
+        });
+        let ended: Result<(), _> = work.join();
+        assert!(matches!(ended, Err(JoinError::Panicked(_))));
+        assert_eq!(find.recv().expect("it was dropped").as_deref(), Some("work"));
+    });
+}
+
+#[test]
+fn a_region_lives_as_long_as_code_in_it_that_its_runtime_has_left_behind() {
+    within_deadline(DEADLINE * 2, || {
+        let runtime = Runtime::builder().workers(1).build().expect("a test can start a runtime");
+        let ((begun, has_begun), (go, gone), (found, find)) = (mpsc::channel(), mpsc::channel::<()>(), mpsc::channel());
+        let hog = runtime.spawn(move || {
+            Region::for_caller("work").run(None, || {
+                begun.send(()).expect("the test waits");
+                // Of the thread, on purpose: nothing unwinds it.
+                gone.recv().expect("the test lives");
+                found.send((name(), dhaga::within(DEADLINE, name))).expect("the test waits");
+            });
+        });
+        has_begun.recv().expect("it begins");
+        runtime.shutdown(Duration::ZERO).expect_err("it computes");
+        go.send(()).expect("it waits");
+        let work = || Some("work".to_owned());
+        assert_eq!(find.recv().expect("it goes on"), (work(), work()));
+        drop(hog);
     });
 }

@@ -440,3 +440,154 @@ fn what_is_asked_for_the_end_of_a_turn_is_put_off_once_at_most() {
         assert_eq!(late.load(Ordering::Relaxed), 1);
     });
 }
+
+/// One dhaga after the other on this worker, each spawned by the one before.
+fn spawn_chain(is_over: Arc<AtomicBool>) {
+    if !is_over.load(Ordering::Relaxed) {
+        dhaga::spawn_local(move || spawn_chain(is_over)).detach();
+    }
+}
+
+#[test]
+fn who_spawn_one_another_on_a_worker_keep_out_neither_its_callbacks_nor_other_new_dhagas() {
+    in_dhaga(|| {
+        // More than are called at once.
+        let pairs: Vec<_> = (0..64).map(|_| UnixStream::pair().expect("there are descriptors")).collect();
+        let (bell, events) = channel::unbounded();
+        let bell = Arc::new(Bell(bell));
+        pairs.iter().for_each(|(near, _)| turn::on_ready(near, bell.clone()).expect("this is a worker"));
+        let is_over = Arc::new(AtomicBool::new(false));
+        spawn_chain(is_over.clone());
+        for (_, far) in &pairs {
+            assert_eq!(turn::try_write(far, b"!").expect("it is open"), Some(1));
+        }
+        pairs.iter().for_each(|_| events.recv().expect("it is called"));
+        dhaga::spawn(|| ()).join().expect("nobody panics");
+        is_over.store(true, Ordering::Relaxed);
+    });
+}
+
+/// Counts what it was told.
+#[derive(Default)]
+struct Told([AtomicU32; 2]);
+
+impl OnReady for Told {
+    fn on_ready(self: Arc<Self>) {
+        self.0[0].fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn on_abandoned(self: Arc<Self>) {
+        self.0[1].fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// So many are not called at once, but one after the other.
+const MANY: u32 = 100;
+
+/// Ends a runtime while many callbacks wait for its workers, of which a dhaga keeps one.
+fn shut_down_before_callbacks(workers: usize, callback: Arc<dyn OnReady>) {
+    within_deadline(DEADLINE * 2, move || {
+        let runtime = Runtime::builder().workers(workers).build().expect("a test can start a runtime");
+        let watch = move |_| {
+            let (near, far) = UnixStream::pair().expect("there are descriptors");
+            turn::on_ready(&near, callback.clone()).expect("this is a worker");
+            (near, far)
+        };
+        let watched = runtime.spawn(|| (0..MANY).map(watch).collect::<Vec<_>>()).join().expect("nobody panics");
+        let (begins, has_begun) = std::sync::mpsc::channel();
+        let hog = runtime.spawn(move || {
+            begins.send(()).expect("the test waits");
+            while !dhaga::is_shutting_down() {
+                std::hint::spin_loop();
+            }
+        });
+        has_begun.recv().expect("it begins");
+        for (_, far) in &watched {
+            assert_eq!(turn::try_write(far, b"!").expect("it is open"), Some(1));
+        }
+        runtime.shutdown(DEADLINE).expect("nobody is left");
+        hog.join().expect("nobody panics");
+    });
+}
+
+#[test]
+fn each_callback_is_called_at_most_once_and_abandoned_when_its_runtime_ends() {
+    for workers in [1, 2] {
+        let told = Arc::new(Told::default());
+        shut_down_before_callbacks(workers, told.clone());
+        let [called, abandoned] = told.0.each_ref().map(|count| count.load(Ordering::Relaxed));
+        assert!(called <= MANY && abandoned == MANY, "called {called} times, abandoned {abandoned} times");
+    }
+}
+
+/// Counts the dhagas that it starts, and those of them that found themselves cancelled.
+#[derive(Default)]
+struct Starts([AtomicU32; 2]);
+
+impl OnReady for Starts {
+    fn on_ready(self: Arc<Self>) {
+        let started = turn::spawn_here(move || {
+            // No batch holds all of them.
+            let began = Instant::now();
+            while began.elapsed() < Duration::from_micros(50) {
+                std::hint::spin_loop();
+            }
+            self.0[usize::from(dhaga::is_cancelled())].fetch_add(1, Ordering::Relaxed);
+        });
+        started.expect("there is room");
+    }
+}
+
+#[test]
+fn a_shutdown_lets_dhagas_end_that_callbacks_start_which_wait_for_their_turn() {
+    let starts = Arc::new(Starts::default());
+    shut_down_before_callbacks(1, starts.clone());
+    assert_eq!(starts.0.each_ref().map(|count| count.load(Ordering::Relaxed)), [MANY, 0]);
+}
+
+/// Whose every read has another byte come.
+struct Restless {
+    near: UnixStream,
+    far: UnixStream,
+    reads: Arc<AtomicU32>,
+    is_over: Arc<AtomicBool>,
+}
+
+impl Restless {
+    fn read(&self) {
+        // Longer for all of them than the worker goes without a look at its sockets.
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_micros(20) {
+            std::hint::spin_loop();
+        }
+        turn::try_read(&self.near, &mut [0; 8]).expect("it is open");
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        if !self.is_over.load(Ordering::Relaxed) {
+            turn::try_write(&self.far, b"!").expect("it is open");
+        }
+    }
+}
+
+impl OnReady for Restless {
+    fn on_ready(self: Arc<Self>) {
+        turn::spawn_here(move || self.read()).expect("there is room");
+    }
+}
+
+#[test]
+fn callbacks_without_end_do_not_keep_out_new_dhagas() {
+    in_dhaga(|| {
+        let (reads, is_over) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicBool::new(false)));
+        for _ in 0..64 {
+            let (near, far) = UnixStream::pair().expect("there are descriptors");
+            let restless = Arc::new(Restless { near, far, reads: reads.clone(), is_over: is_over.clone() });
+            turn::on_ready(&restless.near, restless.clone()).expect("this is a worker");
+            turn::try_write(&restless.far, b"!").expect("it is open");
+        }
+        while reads.load(Ordering::Relaxed) < 200 {
+            dhaga::yield_now();
+        }
+        dhaga::spawn(|| ()).join().expect("nobody panics");
+        is_over.store(true, Ordering::Relaxed);
+    });
+}

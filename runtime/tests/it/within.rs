@@ -1,7 +1,8 @@
 //! Deadlines and cancellation follow the code: inwards, to what it calls and spawns, and no further.
 
 use std::io::{Read, Write};
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use dhaga::net::UnixStream;
@@ -332,7 +333,7 @@ fn a_cancel_from_outside_is_an_error_of_the_group() {
 fn an_early_sleep_passes_through_the_loop() {
     within_deadline(DEADLINE, || {
         let runtime = Runtime::builder().workers(1).build().expect("a test can start a runtime");
-        let over = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let over = Arc::new(AtomicBool::new(false));
         let seen = over.clone();
         let sleeper = runtime.spawn(move || {
             while !seen.load(std::sync::atomic::Ordering::SeqCst) {
@@ -436,5 +437,39 @@ fn what_came_in_time_is_found_by_a_worker_that_looks_late() {
         drop(hog.join().expect("it does not panic"));
         assert_eq!(reader.join().expect("it does not panic").expect("it came in time"), (1, [7]));
         assert_eq!(caller.join().expect("it does not panic"), Ok([7]));
+    });
+}
+
+/// Each look at the timers finds that the worker was away.
+#[test]
+fn a_sleep_ends_beside_dhagas_that_make_the_worker_late_each_time() {
+    within_deadline(DEADLINE, || {
+        let runtime = Runtime::builder().workers(1).build().expect("a runtime can be had");
+        let (is_over, stretches) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let hogs = [(); 3].map(|()| {
+            let (is_over, stretches) = (is_over.clone(), stretches.clone());
+            runtime.spawn(move || {
+                while !is_over.load(Relaxed) {
+                    let began = Instant::now();
+                    while began.elapsed() < Duration::from_millis(25) {
+                        std::hint::spin_loop();
+                    }
+                    stretches.fetch_add(1, Relaxed);
+                    dhaga::yield_now();
+                }
+            })
+        });
+        let sleeper = runtime.spawn(move || {
+            let sleeps = [(); 5].map(|()| {
+                let before = stretches.load(Relaxed);
+                dhaga::sleep(Duration::from_millis(1));
+                stretches.load(Relaxed) - before
+            });
+            is_over.store(true, Relaxed);
+            sleeps
+        });
+        let sleeps = sleeper.join().expect("it does not panic");
+        hogs.into_iter().for_each(|hog| hog.join().expect("it does not panic"));
+        assert!(sleeps.iter().all(|&stretches| stretches <= 6), "{sleeps:?} stretches of 25 ms each");
     });
 }
