@@ -944,8 +944,13 @@ impl Dialled {
         let worker = turn::worker_id().ok_or(CallError::ApiMisuse("a connection is opened on a worker"))?;
         let probe = self.extensions.ask(&connection, &self.plain)?;
         let mut links = self.links.lock();
-        links.retain(|link| link.worker != worker && !self.is_called());
+        let (kept, replaced) = std::mem::take(&mut *links)
+            .into_iter()
+            .partition::<Vec<_>, _>(|link| link.worker != worker && !self.is_called());
+        *links = kept;
         links.push(Link { worker, connection, probe });
+        // Not before: with the last hold of a connection goes its socket.
+        drop((links, replaced));
         Ok(())
     }
 
