@@ -191,12 +191,12 @@ impl<S: Side> Connection<S> {
         self.outbox.wait_while_congested()
     }
 
-    /// Appends whole messages to the unsent bytes, whatever is there. The caller hands the result to [`note`](Self::note).
-    pub(crate) fn append(&self, messages: &[u8]) -> Appended {
-        self.outbox.append(|buffer| buffer.extend_from_slice(messages))
+    /// Appends whole answers to the unsent bytes, whatever is there. The caller hands the result to [`note`](Self::note).
+    pub(crate) fn append_answers(&self, messages: &[u8]) -> Appended {
+        self.outbox.append_answers(messages)
     }
 
-    /// As [`append`](Self::append), if there is room below the limit of unsent bytes.
+    /// As [`append_answers`](Self::append_answers), if there is room below the limit of unsent bytes.
     pub(crate) fn try_append(&self, messages: &[u8]) -> Option<Appended> {
         self.outbox.try_append(messages)
     }

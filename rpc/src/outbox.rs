@@ -6,8 +6,9 @@
 //!                                   └── above the limit of unsent bytes senders wait here
 //! ```
 //!
-//! A connection whose socket is full is *congested* long before the limit: what the kernel holds for the peer is more than it reads
-//! until there is room again, so that nothing is gained by answers that wait here. They may reach the limit only within a turn.
+//! A connection whose socket is full is *congested* by answers long before the limit: what the kernel holds for the peer is more than
+//! it reads until there is room again, so that nothing is gained by answers that wait here. They may reach the limit only within a
+//! turn. What we send unasked counts for the limit alone: of two sides that push at once, each would wait for the other to read.
 //!
 //! The buffer is taken out of the lock while a message is encoded: that runs the user's `Serialize`, which might wait.
 
@@ -27,7 +28,7 @@ use crate::waiters::Waiters;
 const SPARE_BYTES_MAX: usize = 256 << 10;
 /// Capacity of a new buffer: most messages fit in.
 const FIRST_BYTES: usize = 128;
-/// A full socket and this part of the limit make a connection congested: 128 KiB by default, far less than what the kernel holds.
+/// A full socket and this part of the limit in answers make a connection congested: 128 KiB by default, far less than what the kernel holds.
 const CONGESTED_PART: usize = 8;
 /// How long a peer may take nothing of what waits for it before the connection is given up.
 pub const UNSENT_MUST_MOVE_WITHIN: Duration = Duration::from_secs(30);
@@ -51,6 +52,9 @@ struct State {
     head: Vec<u8>,
     /// Bytes of `head`, or of what the writer holds: all of them until the last has left, since so long they take memory.
     held: usize,
+    /// How many of the buffer's bytes, and of those that are held, are answers.
+    answers: usize,
+    held_answers: usize,
     is_closed: bool,
     /// Senders for whom there is no room.
     waiting: Waiters,
@@ -197,7 +201,8 @@ impl Outbox {
 
     fn congests(&self, state: &State) -> bool {
         let unsent = state.unsent();
-        unsent >= self.unsent_max || state.has_writer && unsent >= self.unsent_max / CONGESTED_PART
+        let answers = state.answers + state.held_answers;
+        unsent >= self.unsent_max || state.has_writer && answers >= self.unsent_max / CONGESTED_PART
     }
 
     fn note_congestion(&self, state: &State) {
@@ -252,22 +257,34 @@ impl Outbox {
         }
     }
 
-    /// Appends whole messages, if there is room below the limit of unsent bytes.
+    /// Appends whole answers, however much is unsent.
+    pub(crate) fn append_answers(&self, messages: &[u8]) -> Appended {
+        let mut state = self.lock();
+        match state.is_closed {
+            true => Appended::Closed,
+            false => self.put(&mut state, messages),
+        }
+    }
+
+    /// Appends whole answers, if there is room below the limit of unsent bytes.
     pub(crate) fn try_append(&self, messages: &[u8]) -> Option<Appended> {
         let mut state = self.lock();
         if state.is_closed {
             return Some(Appended::Closed);
         }
-        if state.unsent() >= self.unsent_max {
-            return None;
-        }
+        (state.unsent() < self.unsent_max).then(|| self.put(&mut state, messages))
+    }
+
+    #[inline]
+    fn put(&self, state: &mut State, answers: &[u8]) -> Appended {
         if state.buffer.capacity() == 0 {
             state.buffer = take_spare();
         }
-        state.buffer.extend_from_slice(messages);
-        self.note_congestion(&state);
+        state.buffer.extend_from_slice(answers);
+        state.answers += answers.len();
+        self.note_congestion(state);
         let is_full = !state.has_writer && state.buffer.len() >= self.unsent_max;
-        Some(if is_full { Appended::Full } else { state.mark_dirty() })
+        if is_full { Appended::Full } else { state.mark_dirty() }
     }
 
     /// Writes as much as the socket takes.
@@ -289,6 +306,7 @@ impl Outbox {
             }
         };
         let buffer = std::mem::take(&mut state.buffer);
+        let answers = std::mem::take(&mut state.answers);
         match outcome {
             Flushed::Done => {
                 self.wake_if_room(&mut state);
@@ -299,6 +317,7 @@ impl Outbox {
                 state.head = buffer;
                 state.head.drain(..written);
                 state.held = state.head.len();
+                state.held_answers = answers;
                 state.has_writer = matches!(outcome, Flushed::Full);
                 self.note_congestion(&state);
             }
@@ -347,8 +366,11 @@ impl Outbox {
     /// The next bytes for the writer. None left: the writer's time is over.
     fn take_batch(&self) -> Vec<u8> {
         let mut state = self.lock();
-        let next = if state.head.is_empty() { &mut state.buffer } else { &mut state.head };
-        let batch = std::mem::take(next);
+        let mut batch = std::mem::take(&mut state.head);
+        if batch.is_empty() {
+            batch = std::mem::take(&mut state.buffer);
+            state.held_answers = std::mem::take(&mut state.answers);
+        }
         state.held = batch.len();
         state.has_writer = !batch.is_empty();
         self.wake_if_room(&mut state);
@@ -361,6 +383,7 @@ impl Outbox {
         state.buffer = Vec::new();
         state.head = Vec::new();
         state.held = 0;
+        (state.answers, state.held_answers) = (0, 0);
         state.is_dirty = false;
         self.was_congested.store(false, Ordering::Relaxed);
         state.waiting.wake_all();

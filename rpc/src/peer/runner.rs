@@ -501,7 +501,7 @@ impl Drop for Runner<'_> {
         let Some(current) = self.current.take() else { return };
         let mut state = self.serving.state();
         // Without regard to the limit: nothing may wait here.
-        let appended = self.connection.append(&answer);
+        let appended = self.connection.append_answers(&answer);
         state.release(current.id, current.cost);
         self.serving.note_occupied(&state);
         let _left = self.place.take().and_then(|place| state.running.remove(place));

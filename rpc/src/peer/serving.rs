@@ -218,7 +218,9 @@ impl Connection<Peer> {
     }
 
     pub(super) fn refuse(self: &Arc<Self>, id: u32, refusal: Refusal) {
-        self.send(|out| respond_refusal(&self.limits, self.side.errors(), id, refusal, out));
+        let mut answer = Vec::new();
+        respond_refusal(&self.limits, self.side.errors(), id, refusal, &mut answer);
+        self.note(self.append_answers(&answer));
     }
 
     /// Counts a request that is refused before it is looked at.
@@ -286,7 +288,12 @@ impl Connection<Peer> {
     /// A peer that does not read what it is sent is not read from. But if calls of ours wait, it may hold back for the same
     /// reason, and one of us has to read on.
     fn may_read_requests(&self) -> bool {
-        !self.is_congested() || self.side.has_calls() && !self.is_flooded()
+        !self.is_congested() || self.must_read_on()
+    }
+
+    /// Whether calls of ours wait for answers, which may lie behind whatever waits.
+    fn must_read_on(&self) -> bool {
+        self.side.has_calls() && !self.is_flooded()
     }
 
     /// There was no room for a request. The reader waits until there is, unless calls of ours wait for answers, which come
@@ -299,7 +306,7 @@ impl Connection<Peer> {
         message: &Result<Message<'_>, MessageError>,
         batch: &mut Batch,
     ) -> Option<Flow> {
-        if !self.side.has_calls() || self.is_flooded() {
+        if !self.must_read_on() {
             return Some(Flow::Wait);
         }
         if batch.has_room_by_now(self, frame.len()) {
@@ -358,7 +365,7 @@ impl Connection<Peer> {
             serving.is_waiting.store(true, Ordering::SeqCst);
             has_room = self.has_room_or_will_be_told(&state) && !self.is_congested();
             // Who calls looks at it after the call is entered.
-            has_room |= self.side.has_calls() && !self.is_flooded();
+            has_room |= self.must_read_on();
             has_room = has_room && serving.is_waiting.swap(false, Ordering::SeqCst);
         }
         drop(state);
@@ -798,7 +805,8 @@ impl Serving {
         let state = self.state();
         let has_room = connection.has_room_or_will_be_told(&state);
         drop(state);
-        if has_room && !connection.is_congested() {
+        // Or what was flooded is not any more, and answers to us lie behind the frame that waits.
+        if has_room && !connection.is_congested() || connection.must_read_on() {
             self.resume(connection);
         }
     }

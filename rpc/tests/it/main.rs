@@ -1,5 +1,6 @@
 //! The behaviour of the RPC library, from outside. A file for each topic.
 
+mod both_ways;
 mod calls;
 mod cancel;
 mod common;

@@ -439,8 +439,8 @@ fn answers_that_wait_come_in_order_and_none_is_lost_although_one_is_cancelled() 
 }
 
 #[test]
-fn who_goes_while_answers_wait_leaves_none_of_them() {
-    in_child(name_of!(who_goes_while_answers_wait_leaves_none_of_them), 1024, || {
+fn who_goes_while_answers_wait_leaves_none_of_them_in_memory() {
+    in_child(name_of!(who_goes_while_answers_wait_leaves_none_of_them_in_memory), 1024, || {
         let (server, peer) = answers_that_wait();
         let before = resident_bytes();
         drop(peer);

@@ -1,0 +1,69 @@
+//! Both sides send more than the other has taken yet: one of them has to read on.
+
+use std::io::Read;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use dhaga::Runtime;
+use dhaga_rpc::{Client, HandlerError, Limits, Server, Transport};
+use serde_bytes::ByteBuf;
+
+use crate::common::*;
+
+/// A frame waits since a large call of ours is unsent, and the answer to that call comes behind it.
+#[test]
+fn an_answer_is_read_when_the_call_has_left_although_a_request_before_it_finds_no_room() {
+    within_deadline(|| {
+        let other = Arc::new(OnceLock::<Client>::new());
+        let called = other.clone();
+        let back = move || {
+            let client = called.get().ok_or_else(|| HandlerError::new("there is nobody to call"))?;
+            Ok(client.call_timeout::<_, u32>("take", (ByteBuf::from(vec![7; 7 << 20]),), PATIENCE)?)
+        };
+        let limits = Limits { in_flight_per_connection_max: 1, unsent_bytes_max: 64 << 10, ..Limits::default() };
+        // Of one worker: what comes first is read first.
+        let runtime = Runtime::builder().workers(1).build().expect("the kernel gives a thread");
+        let server = builder(&Gate::default()).method("back", back).limits(limits);
+        let server = server.bind_on(&runtime, "127.0.0.1:0").expect("there is a port");
+        let mut peer = Peer::connect(server.local_addr());
+        eventually("it is accepted", || server.peers().len() == 1);
+        other.set(server.peers().remove(0)).expect("once");
+        peer.send(&request(1, "back", vec![]));
+        let begun = peer.receive_bytes(1);
+        peer.send(&request(2, "add", vec![1.into(), 2.into()]));
+        Bystander::at(&server).has_not_noticed();
+        let call = rmpv::decode::read_value(&mut begun.chain(&mut peer.0)).expect("a whole call comes");
+        let id = call.as_array().and_then(|call| call[1].as_u64()).expect("it has an id");
+        peer.send(&answer(id as u32, 5));
+        let mut answers = [peer.receive_answer(), peer.receive_answer()];
+        answers.sort_by_key(|(id, _)| *id);
+        assert_eq!(answers[0], (1, Ok(5.into())));
+        assert_eq!(answers[1].0, 2, "it is answered or refused");
+    });
+}
+
+/// Less than the limit each way, and more than the kernel holds.
+#[test]
+fn two_who_notify_each_other_at_once_both_read() {
+    const COUNT: usize = 700;
+    within_deadline(|| {
+        for _ in 0..10 {
+            let noted = [(); 2].map(|()| Arc::new(AtomicUsize::new(0)));
+            let [at_server, at_client] = noted.clone().map(|noted| {
+                move |_: ByteBuf| {
+                    noted.fetch_add(1, Ordering::SeqCst);
+                    Ok(())
+                }
+            });
+            let (near, far) = Transport::pair().expect("there are descriptors");
+            let server = Server::builder().method("note", at_server).serve(far).expect("it can be waited for");
+            let client = Client::builder().method("note", at_client).over(near).expect("it can be waited for");
+            let senders = [client.clone(), server.peers().remove(0)].map(|to| {
+                let note = move || to.notify("note", (ByteBuf::from(vec![7; 1 << 10]),)).expect("it lives");
+                dhaga::spawn(move || (0..COUNT).for_each(|_| note()))
+            });
+            senders.into_iter().for_each(|sender| sender.join().expect("all is sent"));
+            eventually("all have come", || noted.iter().all(|noted| noted.load(Ordering::SeqCst) == COUNT));
+        }
+    });
+}
