@@ -35,7 +35,7 @@ pub const IN_FLIGHT_GUARANTEED: usize = 16;
 pub const CALLS_PER_CONNECTION_MAX: usize = 65_536;
 
 /// 1 MiB of unsent bytes, from where on callers wait: far above what one write takes, so it costs no throughput. With an eighth
-/// of it, and a socket that takes no more, no request of the peer is read or begun.
+/// of it in answers, and a socket that takes no more, no request of the peer is read or begun.
 pub const UNSENT_BYTES_MAX: usize = 1 << 20;
 
 /// 1 MiB of requests that were read and not yet answered. Over it reading stops, and TCP holds the peer back.
@@ -99,7 +99,7 @@ pub struct Limits {
     pub in_flight_per_server_max: usize,
     /// Calls that wait for an answer on one client connection; see [`CALLS_PER_CONNECTION_MAX`].
     pub calls_per_connection_max: usize,
-    /// Unsent bytes of a connection from where on senders wait; requests of its peer wait from an eighth on. See
+    /// Unsent bytes of a connection from where on senders wait; requests of its peer wait from an eighth in answers on. See
     /// [`UNSENT_BYTES_MAX`].
     pub unsent_bytes_max: usize,
     /// Bytes of requests in flight on a connection, [`QUEUED_FRAME_OVERHEAD_BYTES`] included for each.
