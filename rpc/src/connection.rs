@@ -52,7 +52,9 @@ pub(crate) trait Side: Send + Sync + Sized + 'static {
     fn bring_near(&self);
     /// So many bytes of a frame that has not ended are kept.
     fn unfinished(connection: &Arc<Connection<Self>>, bytes: usize);
-    /// All that was to be sent has left: there may be room for a frame that had to wait.
+    /// Some of what was to be sent has left: there may be room for a frame that had to wait.
+    fn eased(connection: &Arc<Connection<Self>>);
+    /// All that was to be sent has left.
     fn drained(connection: &Arc<Connection<Self>>);
     /// The peer sends no more. Called once.
     fn end_of_input(connection: &Arc<Connection<Self>>, was_unfinished: bool);
@@ -141,14 +143,14 @@ impl<S: Side> Connection<S> {
     /// Whether the peer takes its bytes too slowly for more requests of its to be read or begun.
     #[inline]
     pub(crate) fn is_congested(&self) -> bool {
-        // While a message is encoded it was congested, and is not: the first is only to save a look under the lock.
-        self.outbox.was_congested() && self.outbox.is_congested()
+        // While a message is encoded it was so, and is not: the first is only to save a look under the lock.
+        self.outbox.was_tight() && self.outbox.is_congested()
     }
 
-    /// As [`is_congested`](Self::is_congested), as far as it is known without a lock.
+    /// Whether senders or requests of the peer may have to wait, as far as it is known without a lock.
     #[inline]
-    pub(crate) fn was_congested(&self) -> bool {
-        self.outbox.was_congested()
+    pub(crate) fn was_tight(&self) -> bool {
+        self.outbox.was_tight()
     }
 
     /// Whether twice as much is unsent as may be.
@@ -186,9 +188,9 @@ impl<S: Side> Connection<S> {
         self.outbox.wait_for_room(deadline)
     }
 
-    /// Waits until more requests of the peer may begin.
-    pub(crate) fn wait_while_congested(&self) -> Result<(), NoRoom> {
-        self.outbox.wait_while_congested()
+    /// Waits until more requests of the peer may begin, and there is room if `answers_wait` for it.
+    pub(crate) fn wait_while_congested(&self, answers_wait: bool) {
+        self.outbox.wait_while_congested(answers_wait);
     }
 
     /// Appends whole answers to the unsent bytes, whatever is there. The caller hands the result to [`note`](Self::note).
@@ -248,7 +250,7 @@ impl<S: Side> Connection<S> {
 
     /// The writer.
     fn write_rest(self: &Arc<Self>) {
-        match self.outbox.write_rest(&self.transport) {
+        match self.outbox.write_rest(&self.transport, || S::eased(self)) {
             Ok(()) => S::drained(self),
             Err(error) => S::broken(self, error),
         }

@@ -8,7 +8,8 @@
 //!
 //! A connection whose socket is full is *congested* by answers long before the limit: what the kernel holds for the peer is more than
 //! it reads until there is room again, so that nothing is gained by answers that wait here. They may reach the limit only within a
-//! turn. What we send unasked counts for the limit alone: of two sides that push at once, each would wait for the other to read.
+//! turn. What we send unasked does not count: of two sides that push at once, each would wait for the other to read. Its
+//! senders wait themselves at the limit, and with them all answers.
 //!
 //! The buffer is taken out of the lock while a message is encoded: that runs the user's `Serialize`, which might wait.
 
@@ -38,7 +39,7 @@ pub(crate) struct Outbox {
     state: ShortLock<State>,
     unsent_max: usize,
     /// It was congested when it was last looked at under the lock.
-    was_congested: AtomicBool,
+    was_tight: AtomicBool,
 }
 
 #[derive(Default)]
@@ -144,7 +145,7 @@ fn keep_spare(buffer: Vec<u8>) {
 
 impl Outbox {
     pub(crate) fn new(unsent_max: usize) -> Self {
-        Self { state: ShortLock::default(), unsent_max, was_congested: AtomicBool::new(false) }
+        Self { state: ShortLock::default(), unsent_max, was_tight: AtomicBool::new(false) }
     }
 
     #[inline]
@@ -158,28 +159,25 @@ impl Outbox {
     ///
     /// The deadline passed first, or what [`park::check`] says.
     pub(crate) fn wait_for_room(&self, deadline: Option<Instant>) -> Result<(), NoRoom> {
-        self.wait_while(|state| state.unsent() >= self.unsent_max, deadline)
+        self.wait_while(|state| self.is_full(state), deadline)
     }
 
-    /// Waits until it is not congested. Suspends.
-    ///
-    /// # Errors
-    ///
-    /// What [`park::check`] says.
-    pub(crate) fn wait_while_congested(&self) -> Result<(), NoRoom> {
-        self.wait_while(|state| self.congests(state), None)
+    /// Waits until more requests of the peer may begin: until it is not congested, and there is room if `answers_wait`. Suspends,
+    /// whatever deadline has passed and whether or not it was cancelled: an answer must not be swallowed.
+    pub(crate) fn wait_while_congested(&self, answers_wait: bool) {
+        let mut place = Place { outbox: self, number: None };
+        while self.takes_place(&mut place, |state| self.congests(state) || answers_wait && self.is_full(state)) {
+            park::park(WaitReason::Write);
+        }
     }
 
     fn wait_while(&self, is_so: impl Fn(&State) -> bool, deadline: Option<Instant>) -> Result<(), NoRoom> {
         let mut place = Place { outbox: self, number: None };
         loop {
             park::check()?;
-            let mut state = self.lock();
-            if state.is_closed || !is_so(&state) {
+            if !self.takes_place(&mut place, &is_so) {
                 return Ok(());
             }
-            place.take(&mut state);
-            drop(state);
             if park::park_until(WaitReason::Write, deadline) == Parked::TimedOut {
                 park::check()?;
                 return Err(NoRoom::Late);
@@ -187,35 +185,50 @@ impl Outbox {
         }
     }
 
-    /// Whether the peer takes less than it is sent.
+    /// Among those who wait, if it is so and the outbox is open.
+    fn takes_place(&self, place: &mut Place<'_>, is_so: impl Fn(&State) -> bool) -> bool {
+        let mut state = self.lock();
+        let waits = !state.is_closed && is_so(&state);
+        if waits {
+            place.take(&mut state);
+        }
+        waits
+    }
+
+    /// Whether the peer takes less than it is answered.
     pub(crate) fn is_congested(&self) -> bool {
         self.congests(&self.lock())
     }
 
-    /// As [`is_congested`](Self::is_congested), without the lock: for whoever looks again under it if it is so, and adds no more
-    /// than one message if it is not yet.
+    /// Whether it was full or congested, without the lock: for whoever looks again under it if it is so, and adds no more than one
+    /// message if it is not yet.
     #[inline]
-    pub(crate) fn was_congested(&self) -> bool {
-        self.was_congested.load(Ordering::Relaxed)
+    pub(crate) fn was_tight(&self) -> bool {
+        self.was_tight.load(Ordering::Relaxed)
+    }
+
+    fn is_full(&self, state: &State) -> bool {
+        state.unsent() >= self.unsent_max
     }
 
     fn congests(&self, state: &State) -> bool {
-        let unsent = state.unsent();
-        let answers = state.answers + state.held_answers;
-        unsent >= self.unsent_max || state.has_writer && answers >= self.unsent_max / CONGESTED_PART
+        let part = if state.has_writer { CONGESTED_PART } else { 1 };
+        state.answers + state.held_answers >= self.unsent_max / part
     }
 
-    fn note_congestion(&self, state: &State) {
-        if self.congests(state) {
-            self.was_congested.store(true, Ordering::Relaxed);
+    fn note_tightness(&self, state: &State) {
+        if self.is_full(state) || self.congests(state) {
+            self.was_tight.store(true, Ordering::Relaxed);
         }
     }
 
-    fn wake_if_room(&self, state: &mut State) {
-        if state.unsent() < self.unsent_max {
-            if !self.congests(state) {
-                self.was_congested.store(false, Ordering::Relaxed);
-            }
+    /// After something has left; `was_congested` before that.
+    fn wake_if_eased(&self, state: &mut State, was_congested: bool) {
+        let (is_full, is_congested) = (self.is_full(state), self.congests(state));
+        if !is_full && !is_congested {
+            self.was_tight.store(false, Ordering::Relaxed);
+        }
+        if !is_full || was_congested && !is_congested {
             state.waiting.wake_all();
         }
     }
@@ -272,7 +285,7 @@ impl Outbox {
         if state.is_closed {
             return Some(Appended::Closed);
         }
-        (state.unsent() < self.unsent_max).then(|| self.put(&mut state, messages))
+        (!self.is_full(&state)).then(|| self.put(&mut state, messages))
     }
 
     #[inline]
@@ -282,7 +295,7 @@ impl Outbox {
         }
         state.buffer.extend_from_slice(answers);
         state.answers += answers.len();
-        self.note_congestion(state);
+        self.note_tightness(state);
         let is_full = !state.has_writer && state.buffer.len() >= self.unsent_max;
         if is_full { Appended::Full } else { state.mark_dirty() }
     }
@@ -305,11 +318,12 @@ impl Outbox {
                 Err(error) => break Flushed::Broken(error),
             }
         };
+        let was_congested = self.congests(&state);
         let buffer = std::mem::take(&mut state.buffer);
         let answers = std::mem::take(&mut state.answers);
         match outcome {
             Flushed::Done => {
-                self.wake_if_room(&mut state);
+                self.wake_if_eased(&mut state, was_congested);
                 drop(state);
                 keep_spare(buffer);
             }
@@ -319,29 +333,29 @@ impl Outbox {
                 state.held = state.head.len();
                 state.held_answers = answers;
                 state.has_writer = matches!(outcome, Flushed::Full);
-                self.note_congestion(&state);
+                self.note_tightness(&state);
             }
         }
         outcome
     }
 
-    /// Writes until nothing is left. Suspends; run by one dhaga at a time.
+    /// Writes until nothing is left, and calls `has_eased` after each batch of several. Suspends; run by one dhaga at a time.
     ///
     /// # Errors
     ///
     /// The connection broke, or the peer took nothing for [`UNSENT_MUST_MOVE_WITHIN`].
-    pub(crate) fn write_rest(&self, transport: &Transport) -> io::Result<()> {
-        loop {
-            let batch = self.take_batch();
-            if batch.is_empty() {
-                return Ok(());
-            }
+    pub(crate) fn write_rest(&self, transport: &Transport, has_eased: impl Fn()) -> io::Result<()> {
+        let mut batch = self.take_batch();
+        while !batch.is_empty() {
             let mut rest = &batch[..];
             while !rest.is_empty() {
                 let count = self.write_some(transport, rest)?;
                 rest = &rest[count..];
             }
+            batch = self.take_batch();
+            has_eased();
         }
+        Ok(())
     }
 
     /// Waits until the transport takes something.
@@ -366,6 +380,7 @@ impl Outbox {
     /// The next bytes for the writer. None left: the writer's time is over.
     fn take_batch(&self) -> Vec<u8> {
         let mut state = self.lock();
+        let was_congested = self.congests(&state);
         let mut batch = std::mem::take(&mut state.head);
         if batch.is_empty() {
             batch = std::mem::take(&mut state.buffer);
@@ -373,7 +388,7 @@ impl Outbox {
         }
         state.held = batch.len();
         state.has_writer = !batch.is_empty();
-        self.wake_if_room(&mut state);
+        self.wake_if_eased(&mut state, was_congested);
         batch
     }
 
@@ -385,7 +400,7 @@ impl Outbox {
         state.held = 0;
         (state.answers, state.held_answers) = (0, 0);
         state.is_dirty = false;
-        self.was_congested.store(false, Ordering::Relaxed);
+        self.was_tight.store(false, Ordering::Relaxed);
         state.waiting.wake_all();
         !std::mem::replace(&mut state.is_closed, true)
     }
@@ -404,7 +419,7 @@ impl<'a> Lent<'a> {
         self.is_back = true;
         let mut state = self.outbox.lock();
         state.put_back(std::mem::take(&mut self.buffer));
-        self.outbox.note_congestion(&state);
+        self.outbox.note_tightness(&state);
         state
     }
 }

@@ -55,7 +55,7 @@ pub(crate) fn call<E>(connection: &Arc<Connection<Peer>>, until: Until, encode: 
 where
     E: Fn(&mut Vec<u8>, u32) -> Result<(), encode::EncodeError>,
 {
-    if connection.was_congested() {
+    if connection.was_tight() {
         connection.wait_for_room(until.at).map_err(overloaded(connection))?;
     }
     let mut pending = Pending::enter(connection, until.at)?;

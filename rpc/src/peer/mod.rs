@@ -301,10 +301,14 @@ impl Side for Peer {
         }
     }
 
-    fn drained(connection: &Arc<Connection<Self>>) {
+    fn eased(connection: &Arc<Connection<Self>>) {
         if let Some(serving) = connection.side.serving.get() {
             serving.resume_if_waiting(connection);
         }
+    }
+
+    fn drained(connection: &Arc<Connection<Self>>) {
+        Self::eased(connection);
         connection.close_if_done();
     }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use dhaga::turn::{Region, ShortGuard};
-use dhaga::{park, turn, yield_now};
+use dhaga::{park, turn};
 
 use super::Peer;
 use super::asked::{self, Asked, Desk, Here};
@@ -153,10 +153,9 @@ impl<'a> Runner<'a> {
 
     /// As the successor, of which there is one: it waits for all that the connection has to run or to send.
     fn wait_for_turn(&self) {
-        // Its deadline or cancel must not swallow an answer; and if the connection ends, there is room.
-        while self.connection.wait_while_congested().is_err() {
-            yield_now();
-        }
+        // If the connection ends, there is room.
+        let answers_wait = !self.serving.state().unsent.is_empty();
+        self.connection.wait_while_congested(answers_wait);
         self.connection.step_back_if_greedy();
         self.serving.state().has_successor = false;
     }
@@ -447,7 +446,8 @@ impl Drop for Successor {
         }
         let mut state = self.connection.side.serving().state();
         state.has_successor = false;
-        let is_stranded = state.running.is_empty() && state.has_work() && self.connection.is_congested();
+        let reads_no_more = !state.unsent.is_empty() || self.connection.is_congested();
+        let is_stranded = state.running.is_empty() && state.has_work() && reads_no_more;
         drop(state);
         if is_stranded {
             self.connection.close_for_want_of_a_dhaga();

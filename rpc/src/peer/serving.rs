@@ -381,7 +381,7 @@ impl Connection<Peer> {
     /// Enters a request that came alone, and begins it if no others wait. Returns nothing if it is to run no more.
     #[inline]
     fn begin_lone(self: &Arc<Self>, lone: Lone, batch: &mut Batch) -> Result<Option<Work>, Lone> {
-        if self.was_congested() {
+        if self.was_tight() {
             return Err(lone);
         }
         let serving = self.side.serving();

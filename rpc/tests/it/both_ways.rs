@@ -42,10 +42,47 @@ fn an_answer_is_read_when_the_call_has_left_although_a_request_before_it_finds_n
     });
 }
 
-/// Less than the limit each way, and more than the kernel holds.
+/// There is always something to be sent, but it is not answers that keep the peer from being read.
+#[test]
+fn who_is_pushed_to_without_end_is_answered() {
+    const ANSWERS: u32 = 200;
+    within_deadline(|| {
+        let large = || Ok(ByteBuf::from(vec![7; 64 << 10]));
+        // Of one worker: what comes first is read first.
+        let runtime = Runtime::builder().workers(1).build().expect("the kernel gives a thread");
+        let server = builder(&Gate::default()).method("large", large).bind_on(&runtime, "127.0.0.1:0");
+        let server = server.expect("there is a port");
+        let mut peer = Peer::connect(server.local_addr());
+        eventually("it is accepted", || server.peers().len() == 1);
+        let pushed_to = server.peers().remove(0);
+        let pushers = [(); 4].map(|()| {
+            let to = pushed_to.clone();
+            runtime.spawn(move || while to.notify("news", (ByteBuf::from(vec![7; 64 << 10]),)).is_ok() {})
+        });
+        let ask = |peer: &mut Peer, id| peer.send(&request(id, "large", vec![]));
+        let mut asked = 0;
+        while asked < 8 {
+            asked += 1;
+            ask(&mut peer, asked);
+        }
+        let mut answered = 0;
+        while answered < ANSWERS {
+            let message = peer.receive();
+            // A notification has three parts.
+            if message.as_array().is_some_and(|parts| parts.len() == 4) {
+                (answered, asked) = (answered + 1, asked + 1);
+                ask(&mut peer, asked);
+            }
+        }
+        drop(peer);
+        pushers.into_iter().for_each(|pusher| pusher.join().expect("it has noticed"));
+    });
+}
+
+/// More than the limit each way.
 #[test]
 fn two_who_notify_each_other_at_once_both_read() {
-    const COUNT: usize = 700;
+    const COUNT: usize = 4000;
     within_deadline(|| {
         for _ in 0..10 {
             let noted = [(); 2].map(|()| Arc::new(AtomicUsize::new(0)));

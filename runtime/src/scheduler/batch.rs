@@ -55,7 +55,9 @@ impl Batch {
     fn look(&mut self, now: Instant) -> bool {
         let elapsed = (now - self.looked).as_nanos() as u64;
         let pace = u64::from(self.pace) * LOOK_NANOS / elapsed.max(1);
-        self.pace = pace.clamp(1, u64::from(RESUMES_PER_LOOK_MAX)) as u32;
+        // One that was quick says little about those behind it.
+        let max = RESUMES_PER_LOOK_MAX.min(self.pace * 2);
+        self.pace = pace.clamp(1, u64::from(max)) as u32;
         (self.looked, self.until_look) = (now, self.pace);
         self.ran_nanos += elapsed;
         self.ran_nanos > BATCH_MAX.as_nanos() as u64
@@ -88,6 +90,14 @@ mod tests {
         check_batch(1, Duration::from_millis(1), 1..=1);
         // What the last batch has learned costs one pace at most.
         check_batch(RESUMES_PER_LOOK_MAX, Duration::from_millis(1), RESUMES_PER_LOOK_MAX..=RESUMES_PER_LOOK_MAX);
+    }
+
+    #[test]
+    fn a_quick_one_among_slow_ones_does_not_make_the_batch_long() {
+        let mut batch = Batch::new(1);
+        let quick = batch.looked + Duration::from_nanos(100);
+        assert!(!batch.look(quick));
+        assert!(batch.pace <= 2, "{} of those behind it run unwatched", batch.pace);
     }
 
     #[test]
