@@ -75,7 +75,9 @@ impl Connection<Peer> {
         match extension::read_hello_params(params, &self.limits) {
             Some(agreed) => {
                 self.side.agree_on(agreed);
-                self.send(|out| self.answer_hello(id, out));
+                let mut answer = Vec::new();
+                self.answer_hello(id, &mut answer);
+                self.note(self.append_answers(&answer));
             }
             None => {
                 let reason = "$/hello takes one map with v, an integer from 1".to_owned();

@@ -1,5 +1,6 @@
 //! More than there is room for: pipelines, peers that do not read, large frames. Each limit holds, and what waits goes on.
 
+use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -7,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use dhaga::Runtime;
 use dhaga_rpc::limits::FRAME_BYTES_MAX;
-use dhaga_rpc::{CallError, HandlerError, Limits, Server};
+use dhaga_rpc::{CallError, HandlerError, Limits, Server, Value};
 use serde_bytes::{ByteBuf, Bytes};
 
 use crate::common::*;
@@ -380,6 +381,24 @@ fn a_peer_that_does_not_read_costs_bounded_memory() {
         let (_server, _runs, _peer) = congested();
         let after = resident_bytes();
         assert!(after < before + (16 << 20), "from {before} to {after} bytes");
+    });
+}
+
+/// No handler runs for them, and no limit of requests in flight holds them up.
+#[test]
+fn who_asks_for_extensions_without_end_and_reads_nothing_is_not_read_either() {
+    within_deadline(|| {
+        let server = serve(&Gate::default());
+        let mut peer = Peer::connect(server.local_addr());
+        peer.0.set_write_timeout(Some(Duration::from_secs(1))).expect("it is not zero");
+        let hello = Value::Map(vec![("v".into(), 1.into())]);
+        let hellos = request(1, "$/hello", vec![hello]).repeat(4000);
+        let mut sent = 0;
+        while let Ok(count) = peer.0.write(&hellos) {
+            sent += count;
+            assert!(sent < KERNEL_BYTES_MAX, "all is read");
+        }
+        Bystander::at(&server).has_not_noticed();
     });
 }
 
