@@ -440,9 +440,12 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
+    /// Whoever was woken in vain keeps its place: else who is first would go on, wait again, and be first for ever.
     fn take(&mut self, state: &mut State) {
-        self.leave(state);
-        self.number = Some(state.waiting.join());
+        match self.number {
+            Some(number) => state.waiting.join_again(number),
+            None => self.number = Some(state.waiting.join()),
+        }
     }
 
     fn leave(&mut self, state: &mut State) {

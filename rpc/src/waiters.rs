@@ -21,6 +21,13 @@ impl Waiters {
         self.places
     }
 
+    /// Gives the caller its place again, if a wake has taken it.
+    pub(crate) fn join_again(&mut self, place: u64) {
+        if let Err(at) = self.queue.binary_search_by_key(&place, |(number, _)| *number) {
+            self.queue.insert(at, (place, park::unparker()));
+        }
+    }
+
     /// Takes a place out. Returns whether it was still there; if not, a wake has taken it.
     pub(crate) fn leave(&mut self, place: u64) -> bool {
         let at = self.queue.binary_search_by_key(&place, |(number, _)| *number);
@@ -75,5 +82,16 @@ mod tests {
         waiters.join();
         waiters.wake_all();
         assert!(waiters.is_empty());
+    }
+
+    #[test]
+    fn who_was_woken_in_vain_keeps_its_place() {
+        let mut waiters = Waiters::default();
+        let (first, second) = (waiters.join(), waiters.join());
+        waiters.wake_all();
+        let third = waiters.join();
+        [second, first, first].into_iter().for_each(|place| waiters.join_again(place));
+        let places: Vec<_> = waiters.queue.iter().map(|(place, _)| *place).collect();
+        assert_eq!(places, [first, second, third]);
     }
 }

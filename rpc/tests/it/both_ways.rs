@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use dhaga::Runtime;
 use dhaga_rpc::{Client, HandlerError, Limits, Server, Transport};
@@ -102,5 +103,47 @@ fn two_who_notify_each_other_at_once_both_read() {
             senders.into_iter().for_each(|sender| sender.join().expect("all is sent"));
             eventually("all have come", || noted.iter().all(|noted| noted.load(Ordering::SeqCst) == COUNT));
         }
+    });
+}
+
+/// Each message fills the outbox alone: whoever has waited longest for room is next, not who has just sent and is back first.
+#[test]
+fn beside_who_pushes_without_end_an_answer_and_other_pushers_get_their_turn() {
+    const ROUNDS: u32 = 50;
+    within_deadline(|| {
+        // Of one worker: who is woken first runs first.
+        let runtime = Runtime::builder().workers(1).build().expect("the kernel gives a thread");
+        let limits = Limits { unsent_bytes_max: 1, ..Limits::default() };
+        let server = builder(&Gate::default()).limits(limits).bind_on(&runtime, "127.0.0.1:0");
+        let server = server.expect("there is a port");
+        let mut peer = Peer::connect(server.local_addr());
+        eventually("it is accepted", || server.peers().len() == 1);
+        let pushed_to = server.peers().remove(0);
+        let counts = [(); 3].map(|()| Arc::new(AtomicUsize::new(0)));
+        let pushers = counts.clone().map(|count| {
+            let to = pushed_to.clone();
+            runtime.spawn(move || {
+                while to.notify("news", (ByteBuf::from(vec![7; 100]),)).is_ok() {
+                    count.fetch_add(1, Ordering::SeqCst);
+                }
+            })
+        });
+        for id in 0..ROUNDS {
+            peer.send(&request(id, "add", vec![1.into(), 2.into()]));
+            let end = Instant::now() + PATIENCE;
+            // A notification has three parts.
+            while peer.receive().as_array().is_none_or(|parts| parts.len() == 3) {
+                assert!(Instant::now() < end, "answer {id} does not come");
+            }
+        }
+        let pushed_before = counts.each_ref().map(|count| count.load(Ordering::SeqCst));
+        let has_pushed = |n: usize| counts[n].load(Ordering::SeqCst) > pushed_before[n];
+        let end = Instant::now() + PATIENCE;
+        while !(0..3).all(has_pushed) {
+            peer.receive();
+            assert!(Instant::now() < end, "one of {counts:?} does not go on");
+        }
+        drop(peer);
+        pushers.into_iter().for_each(|pusher| pusher.join().expect("it has noticed"));
     });
 }
