@@ -153,7 +153,7 @@ impl<S: Side> Connection<S> {
         self.outbox.was_tight()
     }
 
-    /// Whether twice as much is unsent as may be.
+    /// Whether as much as may be unsent are answers that were appended without regard to that: refusals for the most part.
     pub(crate) fn is_flooded(&self) -> bool {
         self.outbox.is_flooded()
     }

@@ -15,6 +15,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
+use std::ops::AddAssign;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -38,7 +39,7 @@ pub const UNSENT_MUST_MOVE_WITHIN: Duration = Duration::from_secs(30);
 pub(crate) struct Outbox {
     state: ShortLock<State>,
     unsent_max: usize,
-    /// It was congested when it was last looked at under the lock.
+    /// It was full or congested when it was last looked at under the lock.
     was_tight: AtomicBool,
 }
 
@@ -53,12 +54,28 @@ struct State {
     head: Vec<u8>,
     /// Bytes of `head`, or of what the writer holds: all of them until the last has left, since so long they take memory.
     held: usize,
-    /// How many of the buffer's bytes, and of those that are held, are answers.
-    answers: usize,
-    held_answers: usize,
+    /// What of the buffer, and of what is held, are answers.
+    answers: Answers,
+    held_answers: Answers,
     is_closed: bool,
     /// Senders for whom there is no room.
     waiting: Waiters,
+}
+
+/// Bytes of answers. They go with the buffer in which they are.
+#[derive(Clone, Copy, Default)]
+struct Answers {
+    bytes: usize,
+    /// Of those that were appended without regard to the limit.
+    unlimited: usize,
+}
+
+impl AddAssign for Answers {
+    #[inline]
+    fn add_assign(&mut self, other: Self) {
+        self.bytes += other.bytes;
+        self.unlimited += other.unlimited;
+    }
 }
 
 /// What became of an append.
@@ -213,7 +230,8 @@ impl Outbox {
 
     fn congests(&self, state: &State) -> bool {
         let part = if state.has_writer { CONGESTED_PART } else { 1 };
-        state.answers + state.held_answers >= self.unsent_max / part
+        // However small the limit is, without answers it is not.
+        state.answers.bytes + state.held_answers.bytes >= (self.unsent_max / part).max(1)
     }
 
     fn note_tightness(&self, state: &State) {
@@ -233,9 +251,10 @@ impl Outbox {
         }
     }
 
-    /// Whether twice as much is unsent as may be.
+    /// Whether as much as may be unsent are answers that were appended without regard to that.
     pub(crate) fn is_flooded(&self) -> bool {
-        self.lock().unsent() / 2 >= self.unsent_max
+        let state = self.lock();
+        state.answers.unlimited + state.held_answers.unlimited >= self.unsent_max
     }
 
     /// Whether everything was handed to the socket.
@@ -250,9 +269,9 @@ impl Outbox {
         if state.is_closed {
             return Appended::Closed;
         }
-        let buffer = std::mem::take(&mut state.buffer);
+        let (buffer, answers) = (std::mem::take(&mut state.buffer), std::mem::take(&mut state.answers));
         drop(state);
-        let mut lent = Lent { outbox: self, buffer, is_back: false };
+        let mut lent = Lent { outbox: self, buffer, answers, is_back: false };
         if lent.buffer.capacity() == 0 {
             lent.buffer = take_spare();
         }
@@ -275,7 +294,7 @@ impl Outbox {
         let mut state = self.lock();
         match state.is_closed {
             true => Appended::Closed,
-            false => self.put(&mut state, messages),
+            false => self.put(&mut state, messages, Answers { bytes: messages.len(), unlimited: messages.len() }),
         }
     }
 
@@ -285,16 +304,16 @@ impl Outbox {
         if state.is_closed {
             return Some(Appended::Closed);
         }
-        (!self.is_full(&state)).then(|| self.put(&mut state, messages))
+        (!self.is_full(&state)).then(|| self.put(&mut state, messages, Answers { bytes: messages.len(), unlimited: 0 }))
     }
 
     #[inline]
-    fn put(&self, state: &mut State, answers: &[u8]) -> Appended {
+    fn put(&self, state: &mut State, messages: &[u8], answers: Answers) -> Appended {
         if state.buffer.capacity() == 0 {
             state.buffer = take_spare();
         }
-        state.buffer.extend_from_slice(answers);
-        state.answers += answers.len();
+        state.buffer.extend_from_slice(messages);
+        state.answers += answers;
         self.note_tightness(state);
         let is_full = !state.has_writer && state.buffer.len() >= self.unsent_max;
         if is_full { Appended::Full } else { state.mark_dirty() }
@@ -398,7 +417,7 @@ impl Outbox {
         state.buffer = Vec::new();
         state.head = Vec::new();
         state.held = 0;
-        (state.answers, state.held_answers) = (0, 0);
+        (state.answers, state.held_answers) = Default::default();
         state.is_dirty = false;
         self.was_tight.store(false, Ordering::Relaxed);
         state.waiting.wake_all();
@@ -410,6 +429,7 @@ impl Outbox {
 struct Lent<'a> {
     outbox: &'a Outbox,
     buffer: Vec<u8>,
+    answers: Answers,
     is_back: bool,
 }
 
@@ -418,7 +438,7 @@ impl<'a> Lent<'a> {
     fn give_back(&mut self) -> ShortGuard<'a, State> {
         self.is_back = true;
         let mut state = self.outbox.lock();
-        state.put_back(std::mem::take(&mut self.buffer));
+        state.put_back(std::mem::take(&mut self.buffer), self.answers);
         self.outbox.note_tightness(&state);
         state
     }
@@ -483,10 +503,11 @@ impl State {
 
     /// Somebody else may have begun another buffer meanwhile; whole messages go behind each other in any order.
     #[inline]
-    fn put_back(&mut self, buffer: Vec<u8>) {
+    fn put_back(&mut self, buffer: Vec<u8>, answers: Answers) {
         if self.is_closed {
             return;
         }
+        self.answers += answers;
         if self.buffer.is_empty() {
             self.buffer = buffer;
         } else {
@@ -533,6 +554,31 @@ mod tests {
         assert!(panicked.is_err());
         assert_eq!(outbox.take_stranded(), Appended::First, "nobody else will flush it");
         assert_eq!(outbox.take_stranded(), Appended::Queued);
+    }
+
+    #[test]
+    fn answers_are_counted_with_the_buffer_in_which_they_are_although_it_is_lent_when_the_writer_looks() {
+        let (near, _far) = Transport::pair().expect("there are descriptors");
+        let outbox = Outbox::new(1);
+        outbox.append_answers(&[1]);
+        let is_congested = || (outbox.was_tight() && outbox.is_congested(), outbox.is_flooded());
+        assert_eq!(is_congested(), (true, true));
+        outbox.append(|buffer| {
+            assert!(outbox.take_batch().is_empty(), "the writer finds what is lent");
+            buffer.push(2);
+        });
+        assert_eq!(is_congested(), (true, true), "an answer is forgotten");
+        assert!(matches!(outbox.flush(&near), Flushed::Done));
+        assert_eq!(is_congested(), (false, false), "an answer that has left is counted");
+    }
+
+    #[test]
+    fn without_answers_none_is_held_up_however_small_the_limit_is() {
+        let (near, _far) = Transport::pair().expect("there are descriptors");
+        let outbox = Outbox::new(1);
+        outbox.append(|buffer| buffer.resize(LARGE, 1));
+        assert!(matches!(outbox.flush(&near), Flushed::Full));
+        assert!(!outbox.is_congested() && !outbox.is_flooded());
     }
 
     #[test]

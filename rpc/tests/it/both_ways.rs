@@ -11,7 +11,7 @@ use serde_bytes::ByteBuf;
 
 use crate::common::*;
 
-/// A frame waits since a large call of ours is unsent, and the answer to that call comes behind it.
+/// The answer to a large call of ours comes behind a request for which there is no room.
 #[test]
 fn an_answer_is_read_when_the_call_has_left_although_a_request_before_it_finds_no_room() {
     within_deadline(|| {
@@ -145,5 +145,30 @@ fn beside_who_pushes_without_end_an_answer_and_other_pushers_get_their_turn() {
         }
         drop(peer);
         pushers.into_iter().for_each(|pusher| pusher.join().expect("it has noticed"));
+    });
+}
+
+/// Each side has far more in answers to send than it may have unsent, and finds requests before the answers that it waits for.
+#[test]
+fn two_who_ask_each_other_for_much_at_once_both_read() {
+    const BYTES: usize = 4 << 20;
+    within_deadline(|| {
+        let (near, far) = Transport::pair().expect("there are descriptors");
+        let limits = Limits { call_timeout: PATIENCE, ..Limits::default() };
+        let server = builder(&Gate::default()).limits(limits.clone()).serve(far).expect("it can be waited for");
+        let blob = |len: usize| Ok(ByteBuf::from(vec![7; len]));
+        let client = Client::builder().method("blob", blob).limits(limits).over(near).expect("it can be waited for");
+        let ask = |of: &Client| {
+            let of = of.clone();
+            dhaga::spawn(move || {
+                for _ in 0..10 {
+                    let answer: ByteBuf = of.call("blob", (BYTES,)).expect("there is room for it");
+                    assert_eq!(answer.len(), BYTES);
+                }
+            })
+        };
+        let sides = [client, server.peers().remove(0)];
+        let callers: Vec<_> = (0..16).map(|n| ask(&sides[n % 2])).collect();
+        callers.into_iter().for_each(|caller| caller.join().expect("all its calls are answered"));
     });
 }
