@@ -36,8 +36,8 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    pub(super) fn new(pace: u32) -> Self {
-        Self { looked: now(), ran_nanos: 0, pace, until_look: pace }
+    pub(super) fn new(pace: u32, now: Instant) -> Self {
+        Self { looked: now, ran_nanos: 0, pace, until_look: pace }
     }
 
     /// Counts one resume, and says whether the time is over.
@@ -70,7 +70,7 @@ mod tests {
 
     /// How many resumes of equal length fit into a batch that begins with a pace.
     fn check_batch(pace: u32, resume: Duration, expected: std::ops::RangeInclusive<u32>) {
-        let mut batch = Batch::new(pace);
+        let mut batch = Batch::new(pace, now());
         let (mut now, mut count) = (batch.looked, 0);
         loop {
             now += resume;
@@ -94,7 +94,7 @@ mod tests {
 
     #[test]
     fn a_quick_one_among_slow_ones_does_not_make_the_batch_long() {
-        let mut batch = Batch::new(1);
+        let mut batch = Batch::new(1, now());
         let quick = batch.looked + Duration::from_nanos(100);
         assert!(!batch.look(quick));
         assert!(batch.pace <= 2, "{} of those behind it run unwatched", batch.pace);
@@ -103,7 +103,7 @@ mod tests {
     #[test]
     fn a_batch_is_cut_amid_those_who_are_quick() {
         let check = |resume: Duration, expected| {
-            let mut batch = Batch::new(1);
+            let mut batch = Batch::new(1, now());
             let mut now = batch.looked;
             while {
                 now += resume * batch.pace;
@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn a_batch_looks_at_the_clock_rarely_when_dhagas_are_quick() {
-        let mut batch = Batch::new(1);
+        let mut batch = Batch::new(1, now());
         let mut now = batch.looked;
         for _ in 0..8 {
             now += Duration::from_nanos(100) * batch.pace;

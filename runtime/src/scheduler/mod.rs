@@ -37,7 +37,7 @@ use crate::task::{Attention, State, TaskId, TaskRef, TaskTable};
 use crate::timer::Timers;
 
 use self::batch::{Batch, Ended};
-use self::doze::{Doze, Offers};
+use self::doze::{Doze, Learned};
 pub(crate) use self::shared::Shared;
 pub(crate) use self::sleepers::Alarm;
 use self::sleepers::Sleepers;
@@ -142,8 +142,8 @@ pub(crate) struct Worker {
     poll_due: Cell<Instant>,
     /// Something ran since the worker last slept.
     was_useful: Cell<bool>,
-    /// What came of it when it offered its core to others.
-    offers: Offers,
+    /// What its dozes have taught it.
+    dozes: Learned,
     /// How far the shutdown has come here.
     phase: Cell<Phase>,
     pub(crate) extensions: crate::extensions::Extensions,
@@ -257,7 +257,7 @@ impl Worker {
             budget: Cell::new(BUDGET_MAX),
             poll_due: Cell::new(now()),
             was_useful: Cell::new(false),
-            offers: Offers::default(),
+            dozes: Learned::default(),
             phase: Cell::new(Phase::Running),
             extensions: crate::extensions::Extensions::default(),
             read_buffer: Cell::default(),
@@ -269,8 +269,9 @@ impl Worker {
     fn run(&self) {
         while !self.is_finished() {
             self.drain_injector();
-            self.expire_timers();
-            let ended = self.run_batch();
+            let now = now();
+            self.expire_timers(now);
+            let ended = self.run_batch(now);
             self.share_unstarted();
             self.end_turn(ended);
             self.run_patient();
@@ -305,12 +306,11 @@ impl Worker {
 
     /// Step 2: dhagas whose deadline has passed go before those that are merely ready, but keep nobody out: who compute and
     /// sleep may always be late.
-    fn expire_timers(&self) {
+    fn expire_timers(&self, now: Instant) {
         let mut timers = self.timers.borrow_mut();
         if timers.is_empty() {
             return;
         }
-        let now = now();
         if self.sockets_go_first(now, &timers) {
             return;
         }
@@ -375,8 +375,8 @@ impl Worker {
     }
 
     /// Step 3: ready and unstarted dhagas, until none is left or the batch's time is over.
-    fn run_batch(&self) -> Ended {
-        let mut batch = Batch::new(self.pace.get());
+    fn run_batch(&self, now: Instant) -> Ended {
+        let mut batch = Batch::new(self.pace.get(), now);
         let (mut has_run, mut ended) = (false, Ended::AllRan);
         while self.run_one() {
             has_run = true;
@@ -568,7 +568,7 @@ impl Worker {
         if !self.shared.dozes || !self.was_useful.get() {
             return false;
         }
-        let mut doze = Doze::new(&self.offers, now());
+        let mut doze = Doze::new(&self.dozes, now());
         loop {
             self.front.note_turn();
             if self.turn_reactor(Some(Duration::ZERO)) > 0
@@ -576,6 +576,7 @@ impl Worker {
                 || self.injector.inbox.has_messages()
                 || self.steal()
             {
+                doze.note_found();
                 return true;
             }
             let now = now();
@@ -583,6 +584,7 @@ impl Worker {
                 return false;
             }
             doze.offer(now);
+            doze.pause();
         }
     }
 
