@@ -226,6 +226,10 @@ impl<S: Side> Connection<S> {
                 turn::at_end(self.clone());
                 true
             }
+            Appended::Packet => {
+                self.see_to(self.outbox.flush_packet(&self.transport));
+                true
+            }
             Appended::Full => {
                 self.flush();
                 true
@@ -236,7 +240,11 @@ impl<S: Side> Connection<S> {
 
     /// Hands what is unsent to the socket; what that does not take, a writer waits with.
     pub(crate) fn flush(self: &Arc<Self>) {
-        match self.outbox.flush(&self.transport) {
+        self.see_to(self.outbox.flush(&self.transport));
+    }
+
+    fn see_to(self: &Arc<Self>, flushed: Flushed) {
+        match flushed {
             Flushed::Done => S::drained(self),
             Flushed::Broken(error) => S::broken(self, error),
             Flushed::Full => {

@@ -1,10 +1,13 @@
-//! The outgoing buffer of a connection: written by many, flushed once a turn.
+//! The outgoing buffer of a connection: written by many, flushed at the end of a turn.
 //!
 //! ```text
 //!   handlers, callers ──append──▶ buffer ──end of the turn──▶ one write ──▶ all taken: done
 //!                                   ▲                             └─ socket full: a writer dhaga waits, then writes on
 //!                                   └── above the limit of unsent bytes senders wait here
 //! ```
+//!
+//! The first packet of what we send unasked leaves as soon as it is full: the peer works on it while the rest of the turn is
+//! encoded. Answers wait for the end, since their reader is better woken once.
 //!
 //! A connection whose socket is full is *congested* by answers long before the limit: what the kernel holds for the peer is more than
 //! it reads until there is room again, so that nothing is gained by answers that wait here. They may reach the limit only within a
@@ -28,6 +31,8 @@ use crate::waiters::Waiters;
 
 /// Capacity that a thread keeps for the next buffers. What is above it, from a large message or a burst, is freed.
 const SPARE_BYTES_MAX: usize = 256 << 10;
+/// What fills the first packet: the data of a segment on an Ethernet, less the usual option of TCP (RFC 9293, 3.7.1; RFC 7323, 3.2).
+const PACKET_BYTES: usize = 1448;
 /// Capacity of a new buffer: most messages fit in.
 const FIRST_BYTES: usize = 128;
 /// A full socket and this part of the limit in answers make a connection congested: 128 KiB by default, far less than what the kernel holds.
@@ -46,8 +51,7 @@ pub(crate) struct Outbox {
 #[derive(Default)]
 struct State {
     buffer: Vec<u8>,
-    /// The end of the turn will flush.
-    is_dirty: bool,
+    turn: Turn,
     /// A writer dhaga holds what the socket did not take.
     has_writer: bool,
     /// The rest of what a flush began: goes first, and nobody encodes into it, since it begins inside a message.
@@ -60,6 +64,18 @@ struct State {
     is_closed: bool,
     /// Senders for whom there is no room.
     waiting: Waiters,
+}
+
+/// How the buffer stands in the turn that runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Turn {
+    /// Nobody will flush.
+    #[default]
+    Clean,
+    /// The end of the turn will.
+    Dirty,
+    /// So it will, and a first packet has left before.
+    Begun,
 }
 
 /// Bytes of answers. They go with the buffer in which they are.
@@ -85,6 +101,8 @@ pub(crate) enum Appended {
     Queued,
     /// It is the first of this turn: the caller asks for a flush at the turn's end.
     First,
+    /// It fills the first packet of this turn: the caller flushes at once, and the end of the turn what comes behind.
+    Packet,
     /// It meets the limit, and nobody has tried to send it: the caller flushes at once.
     Full,
     /// The connection has ended.
@@ -260,7 +278,7 @@ impl Outbox {
     /// Whether everything was handed to the socket.
     pub(crate) fn is_empty(&self) -> bool {
         let state = self.lock();
-        state.unsent() == 0 && !state.is_dirty
+        state.unsent() == 0 && state.turn == Turn::Clean
     }
 
     /// Lets `encode` append to the buffer. Never waits by itself.
@@ -276,7 +294,7 @@ impl Outbox {
             lent.buffer = take_spare();
         }
         encode(&mut lent.buffer);
-        lent.give_back().mark_dirty()
+        lent.give_back().mark_dirty_unasked()
     }
 
     /// After an encoder has panicked: its turn may have ended while it waited, and then nobody will flush what it held of others.
@@ -322,7 +340,16 @@ impl Outbox {
     /// Writes as much as the socket takes.
     pub(crate) fn flush(&self, transport: &Transport) -> Flushed {
         let mut state = self.lock();
-        state.is_dirty = false;
+        state.turn = Turn::Clean;
+        self.write(state, transport)
+    }
+
+    /// As [`flush`](Self::flush), before the turn ends, which flushes the rest.
+    pub(crate) fn flush_packet(&self, transport: &Transport) -> Flushed {
+        self.write(self.lock(), transport)
+    }
+
+    fn write(&self, mut state: ShortGuard<'_, State>, transport: &Transport) -> Flushed {
         if state.has_writer || state.is_closed {
             return Flushed::Done;
         }
@@ -418,7 +445,7 @@ impl Outbox {
         state.head = Vec::new();
         state.held = 0;
         (state.answers, state.held_answers) = Default::default();
-        state.is_dirty = false;
+        state.turn = Turn::Clean;
         self.was_tight.store(false, Ordering::Relaxed);
         state.waiting.wake_all();
         !std::mem::replace(&mut state.is_closed, true)
@@ -495,10 +522,23 @@ impl State {
 
     #[inline]
     fn mark_dirty(&mut self) -> Appended {
-        match std::mem::replace(&mut self.is_dirty, true) {
-            true => Appended::Queued,
-            false => Appended::First,
+        if self.turn != Turn::Clean {
+            return Appended::Queued;
         }
+        self.turn = Turn::Dirty;
+        Appended::First
+    }
+
+    /// As [`mark_dirty`](Self::mark_dirty), for what is no answer.
+    #[inline]
+    fn mark_dirty_unasked(&mut self) -> Appended {
+        let is_packet =
+            self.turn == Turn::Dirty && self.buffer.len() - self.answers.bytes >= PACKET_BYTES && !self.has_writer;
+        if is_packet {
+            self.turn = Turn::Begun;
+            return Appended::Packet;
+        }
+        self.mark_dirty()
     }
 
     /// Somebody else may have begun another buffer meanwhile; whole messages go behind each other in any order.
@@ -554,6 +594,28 @@ mod tests {
         assert!(panicked.is_err());
         assert_eq!(outbox.take_stranded(), Appended::First, "nobody else will flush it");
         assert_eq!(outbox.take_stranded(), Appended::Queued);
+    }
+
+    #[test]
+    fn the_first_packet_of_what_is_sent_unasked_leaves_before_the_turn_ends_and_no_other() {
+        let (near, far) = Transport::pair().expect("there are descriptors");
+        let outbox = Outbox::new(usize::MAX);
+        let request = |bytes| outbox.append(|buffer| buffer.resize(buffer.len() + bytes, 1));
+        for _ in 0..2 {
+            assert_eq!(outbox.append_answers(&[2; PACKET_BYTES]), Appended::First);
+            assert_eq!(outbox.append_answers(&[2; PACKET_BYTES]), Appended::Queued, "answers wait for the end");
+            assert_eq!(request(PACKET_BYTES - 1), Appended::Queued, "the packet is not full");
+            assert_eq!(request(1), Appended::Packet);
+            assert!(matches!(outbox.flush_packet(&near), Flushed::Done));
+            let mut sent = [0; 4 * PACKET_BYTES];
+            assert_eq!(far.try_read(&mut sent).expect("it is open"), Some(3 * PACKET_BYTES));
+            assert_eq!(request(2 * PACKET_BYTES), Appended::Queued, "the end of the turn flushes the rest");
+            assert!(!outbox.is_empty());
+            assert!(matches!(outbox.flush(&near), Flushed::Done));
+            assert_eq!(far.try_read(&mut sent).expect("it is open"), Some(2 * PACKET_BYTES));
+            assert!(outbox.is_empty());
+        }
+        assert_eq!(request(2 * PACKET_BYTES), Appended::First, "a large one that is alone leaves at the end");
     }
 
     #[test]
