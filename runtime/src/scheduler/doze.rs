@@ -121,7 +121,7 @@ impl<'a> Doze<'a> {
     /// Lets the time pass in which nothing is likely to come.
     #[inline]
     pub(super) fn pause(&self) {
-        while now() < self.next_poll() {
+        while !self.learned.offers.is_wanted.get() && now() < self.next_poll() {
             spin_loop();
         }
     }

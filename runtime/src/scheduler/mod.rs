@@ -22,6 +22,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::time::{ClockId, clock_gettime};
+
 use crate::audit::Audit;
 use crate::blocks::Blocks;
 use crate::coroutine::Wake;
@@ -58,7 +60,8 @@ const HAND_OFFS_MAX: u32 = 3;
 const NEAR_GROUP: usize = 8;
 /// A worker later than this at its timers was kept from everything: a dhaga computed, or the machine stood still.
 const LATE_MIN: Duration = Duration::from_millis(20);
-/// How long a late worker then attends to its sockets first, at most.
+/// How much processor time a late worker then spends on its sockets first, at most. Should others take the core meanwhile, or the
+/// machine stand still once more, what came in time is none the worse for it.
 const SOCKETS_FIRST_MAX: Duration = Duration::from_millis(5);
 /// Spawn credit is drawn from and returned to the runtime in lots of this size, so that a spawn touches no shared line.
 const CREDIT_LOT_MAX: usize = 256;
@@ -95,9 +98,9 @@ pub(crate) struct Worker {
     /// Unstarted dhagas that must start here.
     local: RefCell<VecDeque<Job>>,
     timers: RefCell<Timers<TaskId>>,
-    /// When the timers were last looked at, and until when the sockets go before them.
+    /// When the timers were last looked at, and until which [`busy_time`] the sockets go before them.
     timers_seen: Cell<Instant>,
-    sockets_first: Cell<Option<Instant>>,
+    sockets_first: Cell<Option<Duration>>,
     /// Futures that wait for time to pass.
     sleepers: RefCell<Sleepers>,
     pub(crate) front: Arc<Front>,
@@ -344,14 +347,14 @@ impl Worker {
     #[inline(never)]
     fn look_at_sockets_first(&self, now: Instant, timers: &Timers<TaskId>) -> bool {
         let goes_on = match self.sockets_first.get() {
-            Some(end) => now < end && self.has_work(),
+            Some(end) => busy_time() < end && self.has_work(),
             // Else it only slept until somebody wanted it.
             None => timers.next_deadline().is_some_and(|deadline| now.saturating_duration_since(deadline) >= LATE_MIN),
         };
         if !goes_on {
             self.sockets_first.set(None);
         } else if self.sockets_first.get().is_none() {
-            self.sockets_first.set(Some(now + SOCKETS_FIRST_MAX));
+            self.sockets_first.set(Some(busy_time() + SOCKETS_FIRST_MAX));
             self.poll_due.set(now);
         }
         goes_on
@@ -748,4 +751,10 @@ impl Worker {
 #[inline(always)]
 pub(crate) fn now() -> Instant {
     Instant::now()
+}
+
+/// Processor time that the caller's OS thread has had. A system call.
+fn busy_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.cast_unsigned(), time.tv_nsec as u32)
 }

@@ -398,8 +398,19 @@ fn a_join_that_was_stopped_gives_its_handle_back() {
 /// waits for its socket, one for a dhaga that does: as a caller of another program waits for the reader of its connection.
 #[test]
 fn what_came_in_time_is_found_by_a_worker_that_looks_late() {
+    find_what_came_in_time(Duration::ZERO);
+}
+
+/// Others have the core before it has read all that came.
+#[test]
+fn what_came_in_time_is_found_by_a_worker_that_stands_still_once_more() {
+    find_what_came_in_time(Duration::from_millis(30));
+}
+
+/// `still` is how long the worker's thread sleeps before it first looks at the sockets.
+fn find_what_came_in_time(still: Duration) {
     const TIME: Duration = Duration::from_millis(500);
-    within_deadline(DEADLINE, || {
+    within_deadline(DEADLINE, move || {
         let runtime = Runtime::builder().workers(1).build().expect("a runtime can be had");
         let [(mut own, far_own), (mut other, far_other)] =
             [0, 1].map(|_| UnixStream::pair().expect("sockets can be had"));
@@ -422,6 +433,11 @@ fn what_came_in_time_is_found_by_a_worker_that_looks_late() {
             waits.send(()).expect("the other dhaga listens");
             own.read(&mut byte).map(|count| (count, byte))
         });
+        let (hold, held) = channel::bounded(1);
+        let _ = runtime.spawn(move || {
+            held.recv().expect("the hog sends");
+            std::thread::sleep(still);
+        });
         let hog = runtime.spawn(move || {
             // They share the worker, so both have run until they waited for what comes now.
             is_waiting.iter().take(2).for_each(drop);
@@ -429,6 +445,7 @@ fn what_came_in_time_is_found_by_a_worker_that_looks_late() {
             for mut far in [&far_own, &far_other] {
                 far.write_all(&[7]).expect("the other end is open");
             }
+            hold.send(()).expect("the other dhaga listens");
             while written.elapsed() < TIME + Duration::from_millis(50) {
                 std::hint::spin_loop();
             }
