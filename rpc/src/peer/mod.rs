@@ -60,6 +60,8 @@ pub(crate) struct Peer {
     is_watched: AtomicBool,
     /// The peer sends no more: what it asked for is answered, and nothing more can be asked of it.
     is_ended: AtomicBool,
+    /// The peer takes nothing more: what it has sent before is yet to be read.
+    is_deaf: AtomicBool,
     /// The peer ends: it is asked nothing more, and answers what it was asked.
     is_leaving: AtomicBool,
     /// Whom it was opened for has gone; what was sent has not.
@@ -91,6 +93,7 @@ impl Peer {
             charged: AtomicUsize::new(0),
             is_watched: AtomicBool::new(false),
             is_ended: AtomicBool::new(false),
+            is_deaf: AtomicBool::new(false),
             is_leaving: AtomicBool::new(false),
             is_ending: AtomicBool::new(false),
         }
@@ -110,7 +113,8 @@ impl Peer {
 
     /// Whether the peer may yet answer a call that begins now.
     pub(crate) fn may_be_called(&self) -> bool {
-        !self.is_ended.load(Ordering::SeqCst) && !self.is_leaving.load(Ordering::Relaxed)
+        let is_out_of_reach = self.is_deaf.load(Ordering::Relaxed) || self.is_leaving.load(Ordering::Relaxed);
+        !self.is_ended.load(Ordering::SeqCst) && !is_out_of_reach
     }
 
     /// Prepares for the first call, so that whatever ends the connection is noted for it.
@@ -334,8 +338,13 @@ impl Side for Peer {
         if keeper.is_some_and(|keeper| keeper.ends()) {
             return;
         }
+        let is_gone = is_gone(&error);
+        if is_gone {
+            // Before nothing more is taken: who finds that out calls another.
+            connection.side.is_deaf.store(true, Ordering::Relaxed);
+        }
         // What it has sent before it went may lie in the socket: notifications, or answers to us.
-        if !(is_gone(&error) && connection.end_output()) {
+        if !(is_gone && connection.end_output()) {
             connection.close(Some(Arc::new(error)));
         }
     }

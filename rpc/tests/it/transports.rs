@@ -4,7 +4,7 @@ use std::any::Any;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write, pipe};
 use std::net::Shutdown;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -544,6 +544,32 @@ fn a_client_dials_a_path_anew_when_its_server_is_back() {
     });
 }
 
+/// What is sent meets the closed socket before its end is read: the same dhaga calls on, and nothing was polled meanwhile.
+#[test]
+fn who_calls_when_the_peer_is_known_to_take_nothing_more_is_served_by_the_next_one() {
+    within_deadline(|| {
+        let folder = Folder::new();
+        let listener = UnixListener::bind(folder.socket()).expect("nothing is there");
+        let runtime = Runtime::builder().workers(1).build().expect("the kernel gives a thread");
+        let caller = runtime.spawn(move || {
+            let client = plain().connect_unix(folder.socket()).expect("it listens");
+            let (gone, _) = listener.accept().expect("the client is there already");
+            drop(gone);
+            let next = thread::spawn(move || {
+                let (mut next, _) = listener.accept().expect("the client comes again");
+                let call = rmpv::decode::read_value(&mut next).expect("a whole message comes");
+                let id = call.as_array().and_then(|call| call[1].as_u64()).expect("it is a call");
+                next.write_all(&answer(id as u32, 3)).expect("the client is there");
+            });
+            // More than a first packet of the turn.
+            (0..2).for_each(|_| client.notify("note", (ByteBuf::from(vec![7; 1000]),)).expect("it is on its way"));
+            assert_eq!(add(&client, 1, 2).ok(), Some(3));
+            next.join().expect("it was called once");
+        });
+        caller.join().expect("it is so");
+    });
+}
+
 #[test]
 fn a_server_over_a_listener_of_the_users() {
     within_deadline(|| {
@@ -784,7 +810,7 @@ fn a_child_is_killed_with_its_runtime() {
 fn standard_streams_may_be_sockets_and_are_closed_when_the_server_ends() {
     within_deadline(|| {
         let folder = Folder::new();
-        let listener = std::os::unix::net::UnixListener::bind(folder.socket()).expect("nothing is there");
+        let listener = UnixListener::bind(folder.socket()).expect("nothing is there");
         let mut child = embedded().env(EMBEDDED, folder.socket()).kill_on_drop(true).spawn().expect("it runs again");
         let (mut far, _) = listener.accept().expect("the child connects");
         far.set_read_timeout(Some(PATIENCE)).expect("it is not zero");
