@@ -1,4 +1,4 @@
-//! One transport: reading on demand, one outgoing buffer, flushed once a turn.
+//! One transport: reading on demand, one outgoing buffer, flushed at the end of a turn.
 //!
 //! An idle connection is this struct and a source in its worker's reactor: no dhaga, no stack, no buffer.
 //!
@@ -203,12 +203,9 @@ impl<S: Side> Connection<S> {
         self.outbox.try_append(messages)
     }
 
-    /// Lets `encode` append messages to what goes out at the end of the turn. Returns false when the connection has ended.
+    /// Lets `encode` append a message to what goes out, at the latest at the end of the turn. Returns false when the connection has ended.
     pub(crate) fn send(self: &Arc<Self>, encode: impl FnOnce(&mut Vec<u8>)) -> bool {
-        let encoding = Encoding(self);
-        let appended = self.outbox.append(encode);
-        std::mem::forget(encoding);
-        self.note(appended)
+        self.note(self.outbox.append(encode))
     }
 
     /// As [`note`](Self::note), for who needs the connection no more.
@@ -468,16 +465,6 @@ impl<S: Side> Connection<S> {
         S::closed(self, reason);
         self.outbox.close();
         self.transport.close();
-    }
-}
-
-/// Code of users that encodes into the outgoing buffer. Dropped when it panics: what others have put there must leave.
-struct Encoding<'a, S: Side>(&'a Arc<Connection<S>>);
-
-impl<S: Side> Drop for Encoding<'_, S> {
-    #[cold]
-    fn drop(&mut self) {
-        self.0.note(self.0.outbox.take_stranded());
     }
 }
 

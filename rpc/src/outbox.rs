@@ -14,7 +14,8 @@
 //! turn. What we send unasked does not count: of two sides that push at once, each would wait for the other to read. Its
 //! senders wait themselves at the limit, and with them all answers.
 //!
-//! The buffer is taken out of the lock while a message is encoded: that runs the user's `Serialize`, which might wait.
+//! A message is encoded outside of the lock, beside the buffer: that runs the user's `Serialize`, which might wait, and what one
+//! sender sends leaves in the order in which it was sent, whatever others are encoding meanwhile.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -283,28 +284,23 @@ impl Outbox {
 
     /// Lets `encode` append to the buffer. Never waits by itself.
     pub(crate) fn append(&self, encode: impl FnOnce(&mut Vec<u8>)) -> Appended {
+        let mut message = take_spare();
+        encode(&mut message);
         let mut state = self.lock();
-        if state.is_closed {
-            return Appended::Closed;
-        }
-        let (buffer, answers) = (std::mem::take(&mut state.buffer), std::mem::take(&mut state.answers));
+        let appended = if state.is_closed { Appended::Closed } else { self.put_unasked(&mut state, &mut message) };
         drop(state);
-        let mut lent = Lent { outbox: self, buffer, answers, is_back: false };
-        if lent.buffer.capacity() == 0 {
-            lent.buffer = take_spare();
-        }
-        encode(&mut lent.buffer);
-        lent.give_back().mark_dirty_unasked()
+        keep_spare(message);
+        appended
     }
 
-    /// After an encoder has panicked: its turn may have ended while it waited, and then nobody will flush what it held of others.
-    #[cold]
-    pub(crate) fn take_stranded(&self) -> Appended {
-        let mut state = self.lock();
+    #[inline]
+    fn put_unasked(&self, state: &mut State, message: &mut Vec<u8>) -> Appended {
         match state.buffer.is_empty() {
-            true => Appended::Queued,
-            false => state.mark_dirty(),
+            true => std::mem::swap(&mut state.buffer, message),
+            false => state.buffer.extend_from_slice(message),
         }
+        self.note_tightness(state);
+        state.mark_dirty_unasked()
     }
 
     /// Appends whole answers, however much is unsent.
@@ -452,34 +448,6 @@ impl Outbox {
     }
 }
 
-/// The buffer while somebody encodes into it. Goes back also when that panics: what others have put there must leave.
-struct Lent<'a> {
-    outbox: &'a Outbox,
-    buffer: Vec<u8>,
-    answers: Answers,
-    is_back: bool,
-}
-
-impl<'a> Lent<'a> {
-    #[inline]
-    fn give_back(&mut self) -> ShortGuard<'a, State> {
-        self.is_back = true;
-        let mut state = self.outbox.lock();
-        state.put_back(std::mem::take(&mut self.buffer), self.answers);
-        self.outbox.note_tightness(&state);
-        state
-    }
-}
-
-impl Drop for Lent<'_> {
-    #[inline]
-    fn drop(&mut self) {
-        if !self.is_back {
-            drop(self.give_back());
-        }
-    }
-}
-
 /// A place in the queue for room, left however the wait ends.
 struct Place<'a> {
     outbox: &'a Outbox,
@@ -540,20 +508,6 @@ impl State {
         }
         self.mark_dirty()
     }
-
-    /// Somebody else may have begun another buffer meanwhile; whole messages go behind each other in any order.
-    #[inline]
-    fn put_back(&mut self, buffer: Vec<u8>, answers: Answers) {
-        if self.is_closed {
-            return;
-        }
-        self.answers += answers;
-        if self.buffer.is_empty() {
-            self.buffer = buffer;
-        } else {
-            self.buffer.extend_from_slice(&buffer);
-        }
-    }
 }
 
 #[cfg(test)]
@@ -581,19 +535,37 @@ mod tests {
     }
 
     #[test]
-    fn what_others_have_sent_is_flushed_although_who_holds_it_panics_after_the_turn() {
-        let (near, _far) = Transport::pair().expect("there are descriptors");
+    fn messages_leave_in_the_order_of_their_sender_although_another_is_being_encoded() {
+        let (near, far) = Transport::pair().expect("there are descriptors");
+        let outbox = Outbox::new(usize::MAX);
+        let send = |byte| outbox.append(|buffer| buffer.push(byte));
+        assert_eq!(send(1), Appended::First);
+        // `Serialize` waits, and meanwhile who has sent the first sends a second, and the turn ends.
+        outbox.append(|buffer| {
+            send(2);
+            assert!(matches!(outbox.flush(&near), Flushed::Done));
+            buffer.push(3);
+        });
+        assert!(matches!(outbox.flush(&near), Flushed::Done));
+        let mut sent = [0; 4];
+        assert_eq!(far.try_read(&mut sent).expect("it is open"), Some(3));
+        assert_eq!(sent[..3], [1, 2, 3]);
+    }
+
+    #[test]
+    fn of_a_message_whose_encoder_panics_nothing_leaves_and_the_others_do() {
+        let (near, far) = Transport::pair().expect("there are descriptors");
         let outbox = Outbox::new(usize::MAX);
         assert_eq!(outbox.append(|buffer| buffer.push(1)), Appended::First);
-        let waits_and_panics = |_: &mut Vec<u8>| {
-            // The turn ends while `Serialize` waits.
-            assert!(matches!(outbox.flush(&near), Flushed::Done));
+        let panics = |buffer: &mut Vec<u8>| {
+            buffer.push(2);
             panic!("in the middle of a message");
         };
-        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| outbox.append(waits_and_panics)));
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| outbox.append(panics)));
         assert!(panicked.is_err());
-        assert_eq!(outbox.take_stranded(), Appended::First, "nobody else will flush it");
-        assert_eq!(outbox.take_stranded(), Appended::Queued);
+        assert!(matches!(outbox.flush(&near), Flushed::Done));
+        let mut sent = [0; 4];
+        assert_eq!(far.try_read(&mut sent).expect("it is open"), Some(1));
     }
 
     #[test]
@@ -619,16 +591,13 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_counted_with_the_buffer_in_which_they_are_although_it_is_lent_when_the_writer_looks() {
+    fn answers_are_counted_until_they_have_left() {
         let (near, _far) = Transport::pair().expect("there are descriptors");
         let outbox = Outbox::new(1);
         outbox.append_answers(&[1]);
         let is_congested = || (outbox.was_tight() && outbox.is_congested(), outbox.is_flooded());
         assert_eq!(is_congested(), (true, true));
-        outbox.append(|buffer| {
-            assert!(outbox.take_batch().is_empty(), "the writer finds what is lent");
-            buffer.push(2);
-        });
+        outbox.append(|buffer| buffer.push(2));
         assert_eq!(is_congested(), (true, true), "an answer is forgotten");
         assert!(matches!(outbox.flush(&near), Flushed::Done));
         assert_eq!(is_congested(), (false, false), "an answer that has left is counted");

@@ -118,7 +118,7 @@ impl<'a> Doze<'a> {
         is_over
     }
 
-    /// Lets the time pass in which nothing is likely to come.
+    /// Lets the time pass in which nothing is likely to come, unless somebody wants the core.
     #[inline]
     pub(super) fn pause(&self) {
         while !self.learned.offers.is_wanted.get() && now() < self.next_poll() {
