@@ -9,7 +9,7 @@
 //!
 //! Who answers a peer waits for about as long each time, and polls before that time find nothing. So the worker remembers the
 //! shortest wait of late, and makes none before three quarters of it have passed: half of the system calls. Only what comes much
-//! earlier than anything of late did is late, by 38 µs at most.
+//! earlier than anything of late did is late, by 38 µs at most, as is the first offer to who has not wanted the core before.
 //!
 //! ```text
 //!   ├─ poll ─ pause ─ poll ─ poll ─ poll: an event                          three quarters of the shortest wait without a poll
