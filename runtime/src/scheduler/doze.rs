@@ -121,8 +121,13 @@ impl<'a> Doze<'a> {
     /// Lets the time pass in which nothing is likely to come, unless somebody wants the core.
     #[inline]
     pub(super) fn pause(&self) {
-        while !self.learned.offers.is_wanted.get() && now() < self.next_poll() {
+        if self.learned.offers.is_wanted.get() {
+            return;
+        }
+        let (mut time, until) = (self.polled, self.next_poll());
+        while time < until {
             spin_loop();
+            time = now();
         }
     }
 

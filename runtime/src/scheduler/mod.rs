@@ -753,7 +753,7 @@ pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
-/// Processor time that the caller's OS thread has had. A system call.
+/// Processor time that the caller's OS thread has had, and the one door to that. A system call.
 fn busy_time() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec.cast_unsigned(), time.tv_nsec as u32)
